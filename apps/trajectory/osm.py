@@ -1,0 +1,219 @@
+"""Road networks from OpenStreetMap: a file or the name of a place, through osmnx, prepared once and cached.
+
+Only ways that a car may drive are kept (the osmnx "drive" rules, which `graph_from_xml` itself does not apply); the
+missing speed limits (92 % of Porto's) are imputed by road class; the largest strongly connected component remains, so
+that every segment can be reached from every other. Turn restrictions are relations that osmnx does not read: they
+are not obeyed. Map data (c) OpenStreetMap contributors, ODbL 1.0.
+
+Reference: Boeing (2017), OSMnx, Computers, Environment and Urban Systems 65.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import ParseError
+from xml.sax import SAXParseException
+from zlib import error as ZlibError
+
+import numpy as np
+
+from apps.trajectory.network import ROAD_CLASSES, RoadNetwork, utm_zone
+from apps.trajectory.topology import assemble, components
+from core.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import networkx as nx
+
+__all__ = ["CLASS_SPEED", "cache_folder", "from_osm", "from_place"]
+
+CLASS_SPEED: dict[str, float] = {
+    "motorway": 90, "motorway_link": 50, "trunk": 70, "trunk_link": 45, "primary": 50, "primary_link": 40,
+    "secondary": 45, "secondary_link": 35, "tertiary": 40, "tertiary_link": 35, "unclassified": 35, "residential": 30,
+    "living_street": 15, "service": 15, "road": 30, "other": 30,
+}  # fmt: skip
+"""Speeds in km/h for segments without a limit, by road class (urban defaults)."""
+
+_SUFFIXES = (".osm", ".osm.gz", ".osm.bz2", ".graphml")
+_MINOR_SERVICE = {"alley", "driveway", "emergency_access", "parking", "parking_aisle", "private"}
+_VERSION = "4"
+
+
+def cache_folder() -> Path:
+    """Return where prepared networks are kept: $QUINTET_CACHE, or `quintet` in the user's cache folder."""
+    chosen = os.environ.get("QUINTET_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(chosen if chosen else f"{base}/quintet").expanduser()
+
+
+def from_osm(
+    path: str | Path, *, name: str | None = None, simplify: bool = True, cache: str | Path | None = None
+) -> RoadNetwork:
+    """Build the road network of an OpenStreetMap extract.
+
+    Args:
+        path: .osm, .osm.gz, .osm.bz2 or .graphml (as osmnx writes it).
+        name: what to call it; by default the file's name.
+        simplify: merge the stretches between two junctions into one segment.
+        cache: folder for the prepared network, keyed by the content of the file; by default `cache_folder()`.
+
+    Raises:
+        DataError: the file is missing, damaged, or holds no road.
+    """
+    path = Path(path)
+    name = name or path.name.split(".")[0]
+    if not path.is_file():
+        raise DataError("no such file", field=str(path))
+    if not path.name.endswith(_SUFFIXES):
+        raise DataError("not a road network file", field=str(path), hint="expected " + ", ".join(_SUFFIXES))
+    key = hashlib.sha256(path.read_bytes() + f"|{simplify}|{_VERSION}".encode()).hexdigest()
+    network = _cached(key, cache, lambda: _build(_read(path, simplify), name))
+    network.name = name
+    return network
+
+
+def from_place(name: str, *, cache: str | Path | None = None) -> RoadNetwork:
+    """Download and build the road network of a place ("Porto, Portugal") from the public OpenStreetMap services.
+
+    Raises:
+        DataError: the services cannot be reached, or do not know the place.
+    """
+    key = hashlib.sha256(f"{name}|{_VERSION}".encode()).hexdigest()
+    return _cached(key, cache, lambda: _build(_download(name), name))
+
+
+def _cached(key: str, cache: str | Path | None, prepare: Callable[[], RoadNetwork]) -> RoadNetwork:
+    stored = (Path(cache) if cache else cache_folder()) / f"roads-{key[:32]}.npz"
+    if stored.is_file():
+        with suppress(DataError):
+            return RoadNetwork.load(stored)
+    network = prepare()
+    try:
+        network.save(stored)
+    except OSError as error:
+        print(f"note: the prepared network was not cached ({error})", file=sys.stderr)
+    return network
+
+
+@contextmanager
+def _tags() -> Iterator[Any]:
+    """Ask osmnx for the tags that say who may drive, for as long as the context lasts."""
+    import osmnx as ox
+
+    before = ox.settings.useful_tags_way
+    ox.settings.useful_tags_way = [*before, "motor_vehicle", "motorcar", "service", "area"]
+    try:
+        yield ox
+    finally:
+        ox.settings.useful_tags_way = before
+
+
+def _read(path: Path, simplify: bool) -> nx.MultiDiGraph:
+    field = str(path)
+    try:
+        with _tags() as ox:
+            if path.name.endswith(".graphml"):
+                return ox.load_graphml(path)
+            graph = _drivable(ox.graph_from_xml(path, simplify=False, retain_all=True))
+            return ox.simplify_graph(graph) if simplify and graph.number_of_edges() else graph
+    except (ParseError, SAXParseException) as error:
+        sax = isinstance(error, SAXParseException)
+        line, column = (error.getLineNumber(), error.getColumnNumber()) if sax else error.position
+        reason = error.getMessage() if sax else error.msg.split(":")[0]
+        raise DataError(f"malformed XML at line {line}, column {column} ({reason})", field=field) from None
+    except (OSError, EOFError, ZlibError) as error:
+        raise DataError(f"cannot be read ({error})", field=field) from None
+    except Exception as error:
+        detail = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DataError(f"not a usable OpenStreetMap file ({detail})", field=field) from None
+
+
+def _download(place: str) -> nx.MultiDiGraph:
+    try:
+        with _tags() as ox:
+            ox.settings.cache_folder = str(cache_folder() / "osmnx")
+            return ox.graph_from_place(place, network_type="drive")
+    except Exception as error:
+        detail = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+        hint = "check the name and the connection, or pass an .osm file"
+        raise DataError(f"no road network for this place ({detail})", field="place", value=place, hint=hint) from None
+
+
+def _values(tag: Any) -> list[str]:
+    return [] if tag is None else [str(t) for t in (tag if isinstance(tag, list) else [tag])]
+
+
+def _drives(data: dict[str, Any]) -> bool:
+    """Apply the rules of osmnx's "drive" network type to one edge."""
+    roads = set(_values(data.get("highway")))
+    if not roads.intersection(CLASS_SPEED) or "service" in roads or "yes" in _values(data.get("area")):
+        return False
+    if _MINOR_SERVICE.intersection(_values(data.get("service"))) or "private" in _values(data.get("access")):
+        return False
+    return "no" not in _values(data.get("motor_vehicle")) + _values(data.get("motorcar"))
+
+
+def _drivable(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
+    graph.remove_edges_from([(u, v, k) for u, v, k, d in graph.edges(keys=True, data=True) if not _drives(d)])
+    graph.remove_nodes_from([n for n, degree in list(graph.degree()) if degree == 0])
+    return graph
+
+
+def _build(graph: nx.MultiDiGraph, name: str) -> RoadNetwork:
+    """Turn an osmnx graph (longitude and latitude on the nodes) into arrays."""
+    import osmnx as ox
+    import pyproj
+
+    if graph.number_of_edges() == 0:
+        raise DataError("no road that a car may drive", field=name)
+    graph = ox.routing.add_edge_speeds(graph, hwy_speeds=CLASS_SPEED, fallback=CLASS_SPEED["other"])
+    nodes = {n: (d["x"], d["y"]) for n, d in graph.nodes(data=True)}
+    edges = sorted(graph.edges(keys=True, data=True), key=lambda e: e[:3])
+    lines = [_line(nodes, u, v, d) for u, v, _, d in edges]
+    lonlat = np.concatenate(lines)
+    crs = utm_zone(*np.median(lonlat, axis=0))
+    project = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+    columns = _columns(edges)
+    ptr = np.concatenate([[0], np.cumsum([len(p) for p in lines])]).astype(np.int64)
+    xy = np.stack(project.transform(lonlat[:, 0], lonlat[:, 1]), axis=1)
+    network = assemble(name, crs, **columns, geom_ptr=ptr, geom_xy=xy, connected=False)
+    return network.subset(components(network.n, network.source, network.succ))
+
+
+def _line(nodes: dict[int, tuple[float, float]], u: int, v: int, data: dict[str, Any]) -> np.ndarray:
+    if "geometry" in data:
+        return np.asarray(data["geometry"].coords)[:, :2]
+    return np.array([nodes[u], nodes[v]])
+
+
+def _columns(edges: list[tuple[int, int, int, dict[str, Any]]]) -> dict[str, np.ndarray]:
+    number = {c: i for i, c in enumerate(ROAD_CLASSES)}
+    data = [e[3] for e in edges]
+    roads = [(_values(d.get("highway")) or ["other"])[0] for d in data]
+    return {
+        "u": np.array([e[0] for e in edges], dtype=np.int64),
+        "v": np.array([e[1] for e in edges], dtype=np.int64),
+        "key": np.array([e[2] for e in edges]),
+        "osm_way": np.array([int((_values(d.get("osmid")) or ["0"])[0]) for d in data], dtype=np.int64),
+        "length": np.array([d["length"] for d in data]),
+        "speed": np.array([d["speed_kph"] for d in data]),
+        "road_class": np.array([number.get(r, number["other"]) for r in roads]),
+    }
+
+
+def place_or_file(text: str, *, cache: str | Path | None = None) -> RoadNetwork:
+    """Return the network of a file if `text` names one, else of the place of that name.
+
+    Raises:
+        UsageError: `text` is empty.
+    """
+    if not text.strip():
+        raise UsageError("empty", field="network", hint="give an .osm file or the name of a place")
+    return from_osm(text, cache=cache) if text.endswith(_SUFFIXES) else from_place(text, cache=cache)

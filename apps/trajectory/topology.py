@@ -1,0 +1,130 @@
+"""From polylines between junctions to a road network: headings, transitions, and who may turn around.
+
+A transition a -> k exists where segment k starts at the junction at which a ends. A U-turn (k drives a's own line
+back, or doubles back by more than 150 degrees to the junction a came from) is removed, except
+
+* at a dead end, where it is the only way on, and
+* where a segment would otherwise be cut off: U-turns that touch a segment outside the largest strongly connected
+  component are put back. Every removed U-turn then joins two segments of that component, so that the result is as
+  strongly connected as the network with all U-turns, and no street is lost.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
+
+from apps.trajectory.network import RoadNetwork
+from core.errors import DataError
+
+__all__ = ["assemble", "components"]
+
+_DOUBLE_BACK = np.deg2rad(150.0)
+
+
+def components(n: int, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return [n] bool: the largest strongly connected component of the relation source -> target."""
+    relation = sp.csr_matrix((np.ones(len(source), dtype=bool), (source, target)), shape=(n, n))
+    _, label = connected_components(relation, directed=True, connection="strong")
+    return label == np.bincount(label).argmax()
+
+
+def _joins(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(u, kind="stable")
+    first = np.searchsorted(u[order], v, side="left")
+    count = np.searchsorted(u[order], v, side="right") - first
+    source = np.repeat(np.arange(len(u)), count)
+    offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    return source, order[np.repeat(first, count) + offset]
+
+
+def _wrap(angle: np.ndarray) -> np.ndarray:
+    return np.pi - np.mod(np.pi - angle, 2 * np.pi)
+
+
+def _shape(ptr: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return heading at the start, heading at the end and the point halfway of each polyline."""
+    step = np.diff(xy, axis=0)
+    away = np.hypot(step[:, 0], step[:, 1])
+    away[ptr[1:-1] - 1] = 0.0  # the jump from one polyline to the next is not part of either
+    along = np.concatenate([[0.0], np.cumsum(away)])
+    half = (along[ptr[:-1]] + along[ptr[1:] - 1]) / 2
+    real = np.flatnonzero(away > 0)
+    at = np.clip(np.searchsorted(along, half, side="right") - 1, ptr[:-1], ptr[1:] - 2)
+    part = np.divide(half - along[at], away[at], out=np.zeros(len(half)), where=away[at] > 0)
+    first = real[np.minimum(np.searchsorted(real, ptr[:-1]), len(real) - 1)]
+    last = real[np.maximum(np.searchsorted(real, ptr[1:] - 1) - 1, 0)]
+    angle = np.arctan2(step[:, 1], step[:, 0])
+    return angle[first], angle[last], xy[at] + part[:, None] * step[at]
+
+
+def _allowed(net: dict[str, np.ndarray], source: np.ndarray, target: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """Return which of the joins are transitions, by the law in the module's docstring."""
+    u, v, length = net["u"], net["v"], net["length"]
+    back = v[target] == u[source]
+    own = (net["osm_way"][source] == net["osm_way"][target]) & (abs(length[source] - length[target]) < 0.01)
+    keep = ~(back & (own | (abs(turn) > _DOUBLE_BACK)))
+    stuck = np.bincount(source[keep], minlength=len(u)) == 0
+    keep |= stuck[source]
+    inside = components(len(u), source[keep], target[keep])
+    return keep | ~(inside[source] & inside[target])
+
+
+def assemble(
+    name: str,
+    crs: str,
+    *,
+    u: np.ndarray,
+    v: np.ndarray,
+    key: np.ndarray,
+    osm_way: np.ndarray,
+    length: np.ndarray,
+    speed: np.ndarray,
+    road_class: np.ndarray,
+    geom_ptr: np.ndarray,
+    geom_xy: np.ndarray,
+    label: np.ndarray | None = None,
+    pairs: tuple[np.ndarray, np.ndarray] | None = None,
+    connected: bool = True,
+) -> RoadNetwork:
+    """Build a network from segments given as polylines between junctions.
+
+    Args:
+        pairs: the transitions (source, target), where the input states them; otherwise they follow from the
+            junctions and the law on U-turns.
+        connected: keep the largest strongly connected component only.
+        (the others as in `RoadNetwork`)
+
+    Raises:
+        DataError: nothing drivable is left.
+    """
+    if len(u) == 0 or (np.diff(geom_ptr) < 2).any():
+        raise DataError("no drivable segment in it, or one without a line", field=name)
+    rows = {"u": u, "v": v, "key": key, "osm_way": osm_way, "length": length, "speed": speed, "road_class": road_class}
+    kinds = (np.int64, np.int64, np.int16, np.int64, np.float32, np.float32, np.int8)
+    rows = {k: np.asarray(a, dtype=d) for (k, a), d in zip(rows.items(), kinds, strict=True)}
+    rows["length"] = np.maximum(rows["length"], np.float32(0.1))
+    heading_in, heading_out, middle = _shape(geom_ptr, geom_xy)
+    source, target = _joins(rows["u"], rows["v"]) if pairs is None else pairs
+    turn = _wrap(heading_in[target] - heading_out[source])
+    keep = _allowed(rows, source, target, turn) if pairs is None else np.ones(len(source), dtype=bool)
+    order = np.flatnonzero(keep)[np.lexsort((target[keep], source[keep]))]
+    source, target, turn = source[order], target[order], turn[order]
+    network = RoadNetwork(
+        name=name,
+        crs=crs,
+        **rows,
+        heading_in=heading_in.astype(np.float32),
+        heading_out=heading_out.astype(np.float32),
+        start=geom_xy[geom_ptr[:-1]],
+        middle=middle,
+        end=geom_xy[geom_ptr[1:] - 1],
+        geom_ptr=np.asarray(geom_ptr, dtype=np.int64),
+        geom_xy=geom_xy,
+        succ_ptr=np.concatenate([[0], np.cumsum(np.bincount(source, minlength=len(u)))]).astype(np.int64),
+        succ=target.astype(np.int32),
+        turn=turn.astype(np.float32),
+        label=np.empty(0, dtype="U1") if label is None else np.asarray(label, dtype=str),
+    )
+    return network.subset(components(network.n, source, target)) if connected else network
