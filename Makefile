@@ -1,0 +1,32 @@
+# Every target makes its own environment first: a fresh clone needs nothing but Python >= 3.11 and make.
+PY ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lock
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@test -x $(RUN) || $(PY) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@
+
+demo: $(VENV)/.ready ## train, sample, evaluate and draw on embedded data: out/demo/index.html
+	$(RUN) -m apps demo
+
+test: $(VENV)/.ready ## the fast suite (add ARGS=--slow for all of it)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
+
+check: $(VENV)/.ready ## ruff and pyright
+	$(RUN) -m ruff check .
+	$(RUN) -m pyright
+
+lock: ## write constraints.txt from a fresh environment
+	rm -rf $(VENV)-lock && $(PY) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --no-compile "torch==$$(sed -n 's/^torch==//p' constraints.txt)" -e ".[test]"
+	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	rm -rf $(VENV)-lock
