@@ -1,0 +1,205 @@
+"""Constraints as the samplers see them: a window of the law, what it allows, and draws that keep it.
+
+A `Constraint` is a law over WHOLE sequences. Block by block it hands out a `Window` over the next L tokens, which
+
+* `restrict`s a prediction to the values that still have an admissible completion (given the tokens known so far),
+* `admit`s the sites that a sampler wants to reveal, drawn jointly from one of three laws:
+
+  - ``exists``: the prediction at the revealed sites, the others contribute feasibility only. Right when the data
+    obeys the law anyway (roads): one site at a time it is the model itself.
+  - ``reference``: a counted chain over the law, the prediction entering as matched marginals. Right for laws imposed
+    from outside and for few steps; exact at any number of steps when the data are Markov and the chain is theirs.
+  - ``product``: all unknown sites weigh in with their predictions as likelihoods. Kept because it is what
+    "condition the product of the site predictions" means, and because its bias is measured (`constraint_law`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.constrain.chain import Markov, project
+from core.constrain.graph import StateGraph
+from core.constrain.trellis import Trellis, unroll
+
+__all__ = ["Constraint", "Free", "FreeWindow", "Law", "LawWindow", "Mode", "Window"]
+
+Mode = Literal["exists", "reference", "product"]
+
+
+class Window(Protocol):
+    """What a law admits over the next L tokens of B rows, in a local alphabet of K tokens."""
+
+    alphabet: Tensor  # int64 [B, K] global tokens, -1 where a row has fewer
+
+    def restrict(self, log_p: Tensor, known: Tensor) -> Tensor:
+        """Return the prediction [B, L, K] renormalised over values with an admissible completion."""
+
+    def admit(self, log_p: Tensor, known: Tensor, reveal: Tensor, u: Tensor, greedy: bool = False) -> Tensor:
+        """Return tokens int64 [B, L]: `known` where known (-1 unknown), draws at `reveal`."""
+
+
+class Constraint(Protocol):
+    """A law over whole sequences, read block by block."""
+
+    def begin(self) -> np.ndarray:
+        """Return the state of each row before the first token, int64 [B]."""
+
+    def window(self, state: np.ndarray, rows: np.ndarray, length: int, remaining: int) -> Window:
+        """Return the window of some rows over the next `length` tokens with `remaining` after it."""
+
+    def advance(self, window: Window, tokens: Tensor) -> np.ndarray:
+        """Return the states after a window filled with local `tokens` [B, L]."""
+
+    def finished(self, state: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return which rows need no further tokens, bool [B]."""
+
+
+@dataclass(eq=False)
+class FreeWindow:
+    """No law: every token everywhere, sites independent."""
+
+    alphabet: Tensor
+
+    def restrict(self, log_p: Tensor, known: Tensor) -> Tensor:
+        """Return the prediction, with known sites held."""
+        return _hold(log_p.log_softmax(-1), known)
+
+    def admit(self, log_p: Tensor, known: Tensor, reveal: Tensor, u: Tensor, greedy: bool = False) -> Tensor:
+        """Draw each revealed site from its own prediction by inverse CDF in float64."""
+        if greedy:
+            drawn = log_p.argmax(-1)
+        else:
+            cdf = log_p.double().softmax(-1).cumsum(-1)
+            drawn = torch.searchsorted(cdf, (u[..., None] * cdf[..., -1:]), right=True)[..., 0]
+            last = log_p.shape[-1] - 1 - log_p.isfinite().flip(-1).int().argmax(-1)
+            drawn = torch.minimum(drawn, last)
+        return torch.where(reveal, drawn, known)
+
+
+@dataclass(frozen=True)
+class Free:
+    """The trivial constraint over a fixed alphabet.
+
+    Args:
+        rows: batch size B.
+        tokens: alphabet size K.
+    """
+
+    rows: int
+    tokens: int
+
+    def begin(self) -> np.ndarray:
+        """Return dummy states."""
+        return np.zeros(self.rows, np.int64)
+
+    def window(self, state: np.ndarray, rows: np.ndarray, length: int, remaining: int) -> FreeWindow:
+        """Return the window in which everything is allowed."""
+        return FreeWindow(torch.arange(self.tokens).expand(len(state), -1))
+
+    def advance(self, window: Window, tokens: Tensor) -> np.ndarray:
+        """Return dummy states."""
+        return np.zeros(len(tokens), np.int64)
+
+    def finished(self, state: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """No row ever finishes early."""
+        return np.zeros(len(state), bool)
+
+
+@dataclass(eq=False)
+class LawWindow:
+    """A window of a `Law`."""
+
+    trellis: Trellis
+    mode: Mode
+    sweeps: int
+    alphabet: Tensor
+
+    def allowed(self, known: Tensor) -> Tensor:
+        """Return which tokens have an admissible completion given `known` (-1 unknown), bool [B, L, K]."""
+        return torch.from_numpy(self.trellis.feasible(known.cpu().numpy())).to(known.device)
+
+    def restrict(self, log_p: Tensor, known: Tensor) -> Tensor:
+        """Return the prediction renormalised over `allowed(known)`; uniform where it has no mass there."""
+        allowed = self.allowed(known)
+        out = log_p.masked_fill(~allowed, -torch.inf)
+        empty = ~out.isfinite().any(-1, keepdim=True)
+        return torch.where(empty & allowed, torch.zeros_like(out), out).log_softmax(-1)
+
+    def admit(self, log_p: Tensor, known: Tensor, reveal: Tensor, u: Tensor, greedy: bool = False) -> Tensor:
+        """Draw the revealed sites jointly from the mode's law."""
+        if self.mode == "exists":
+            out = self.trellis.exists(
+                log_p.detach().double().cpu().numpy(), known.cpu().numpy(), reveal.cpu().numpy(),
+                u.double().cpu().numpy(), greedy,
+            )
+            return torch.from_numpy(out).to(log_p.device)
+        law = Markov(self.trellis, self.potentials(log_p.double(), known, reveal))
+        return torch.where(reveal, law.mode() if greedy else law.sample(u.double()), known)
+
+    def potentials(self, log_p: Tensor, known: Tensor, reveal: Tensor) -> Tensor:
+        """Return the site potentials of the `reference` or `product` law, float64 [B, L, K]."""
+        if self.mode == "product":
+            return _hold(log_p, known)
+        return project(self.trellis, log_p, known, reveal, self.sweeps)
+
+
+@dataclass(eq=False)
+class Law:
+    """The constraint of a state graph: start somewhere, be accepted at the end.
+
+    Args:
+        graph: the state graph; its `log_weight` is the reference chain.
+        start: int64 [B], state of each row before the first token.
+        togo: int32 [G, S], tokens to acceptance for each group of rows (`StateGraph.togo`).
+        group: int64 [B], the group of each row.
+        exact: bool [R + 1, S], `exact[r]` the states acceptable after exactly r more tokens, for laws whose accepting
+            states do not loop; None where they do.
+        mode: which joint law `admit` draws from.
+        sweeps: half-sweep pairs of the projection.
+        full: number tokens globally (small alphabets).
+    """
+
+    graph: StateGraph
+    start: np.ndarray
+    togo: np.ndarray
+    group: np.ndarray
+    exact: np.ndarray | None = None
+    mode: Mode = "exists"
+    sweeps: int = 3
+    full: bool = False
+
+    def with_mode(self, mode: Mode) -> Law:
+        """Return the same law drawn from in another mode."""
+        return replace(self, mode=mode)
+
+    def begin(self) -> np.ndarray:
+        """Return the start states."""
+        return np.asarray(self.start, np.int64)
+
+    def window(self, state: np.ndarray, rows: np.ndarray, length: int, remaining: int) -> LawWindow:
+        """Return the cone of the next `length` tokens; raises InfeasibleError where it is empty."""
+        exact = None if self.exact is None else self.exact[remaining]
+        trellis = unroll(self.graph, state, length, remaining, self.togo, self.group[rows], exact, self.full)
+        return LawWindow(trellis, self.mode, self.sweeps, torch.from_numpy(np.ascontiguousarray(trellis.alphabet)))
+
+    def advance(self, window: Window, tokens: Tensor) -> np.ndarray:
+        """Return the states after the window; -1 would mean an inadmissible draw."""
+        return window.trellis.arrive(tokens.cpu().numpy())  # type: ignore[attr-defined]
+
+    def finished(self, state: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Rows in an accepting state that loops have arrived."""
+        if self.exact is not None:
+            return np.zeros(len(state), bool)
+        return self.togo[self.group[rows], state] == 0
+
+
+def _hold(log_p: Tensor, known: Tensor) -> Tensor:
+    """Give known sites all the mass."""
+    one_hot = torch.nn.functional.one_hot(known.clamp_min(0), log_p.shape[-1]).bool()
+    held = torch.where(one_hot, 0.0, -torch.inf).to(log_p.dtype)
+    return torch.where((known >= 0)[..., None], held, log_p)

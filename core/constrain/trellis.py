@@ -1,0 +1,327 @@
+"""The window of a law: all admissible continuations of L tokens as a layered graph, row by row.
+
+Layer 0 holds the row's present state, layer i the states that i further tokens can lead to and from which the
+whole sequence can still be accepted within its budget. Only this cone is ever scored, so the cost of a window does
+not grow with the size of the city. Nodes lie row by row and layer by layer; tokens are renumbered per row into a
+local alphabet of the tokens that occur in the window.
+
+**exists** draws. Let R be the sites revealed now, `known` the tokens fixed before. Going left to right, a site of R is
+drawn from the prediction restricted to the tokens from which an admissible completion exists given everything known
+and drawn so far; the other sites contribute feasibility only. One site at a time this is the prediction itself
+(conditioned on admissibility), so an exact denoiser yields the exact law.
+
+*Invariant*: after any reveal some completion exists, since each value is drawn among those that have one. Hence no
+dead ends, at any number of steps and in any order of sites.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from core.constrain.graph import StateGraph
+from core.errors import InfeasibleError
+
+__all__ = ["Trellis", "unroll"]
+
+
+@dataclass(eq=False)
+class Trellis:
+    """Layered continuations of B rows over a window of L tokens.
+
+    Args:
+        layer: int64 [B, L + 2]; nodes of row b in layer i are `layer[b, i]:layer[b, i + 1]`.
+        state: int64 [nodes], state of each node in the law's state graph.
+        token: int32 [nodes], local token of each node (-1 in layer 0).
+        edge_ptr: int64 [nodes + 1]; edges of a node are `edge[edge_ptr[n]:edge_ptr[n + 1]]`.
+        edge: int64 [edges], destination nodes.
+        log_weight: float64 [edges], the reference law's weights (zeros where the law has none).
+        alphabet: int64 [B, K], global token of each local one, -1 where a row has fewer.
+    """
+
+    layer: np.ndarray
+    state: np.ndarray
+    token: np.ndarray
+    edge_ptr: np.ndarray
+    edge: np.ndarray
+    log_weight: np.ndarray
+    alphabet: np.ndarray
+
+    @property
+    def length(self) -> int:
+        """Number of tokens L in the window."""
+        return self.layer.shape[1] - 2
+
+    def feasible(self, known: np.ndarray) -> np.ndarray:
+        """Return which tokens lie on an admissible completion, bool [B, L, K].
+
+        Args:
+            known: int64 [B, L], local token or -1 where unknown.
+        """
+        return _feasible(self.layer, self.token, self.edge_ptr, self.edge, known, self.alphabet.shape[1])
+
+    def exists(
+        self, log_p: np.ndarray, known: np.ndarray, reveal: np.ndarray, u: np.ndarray, greedy: bool = False
+    ) -> np.ndarray:
+        """Draw the sites of `reveal` by the *exists* law; int64 [B, L] with `known` elsewhere.
+
+        Args:
+            log_p: float64 [B, L, K], the prediction.
+            known: int64 [B, L], local token or -1.
+            reveal: bool [B, L].
+            u: float64 [B, L] uniforms.
+            greedy: take the most likely value instead of a draw.
+        """
+        return _exists(self.layer, self.token, self.edge_ptr, self.edge, log_p, known, reveal, u, greedy)
+
+    def arrive(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the state after a whole window of local `tokens` [B, L], int64 [B]; -1 where inadmissible."""
+        return _arrive(self.layer, self.token, self.state, self.edge_ptr, self.edge, tokens)
+
+
+def unroll(
+    law: StateGraph, start: np.ndarray, length: int, remaining: int, togo: np.ndarray, group: np.ndarray,
+    exact: np.ndarray | None = None, full: bool = False,
+) -> Trellis:
+    """Unroll `length` tokens of a law from each row's state, keeping only what can still be accepted.
+
+    Args:
+        law: the state graph.
+        start: int64 [B] present states.
+        length: tokens in the window.
+        remaining: tokens left after the window.
+        togo: int32 [G, S], tokens to acceptance (`StateGraph.togo`) of each group of rows.
+        group: int64 [B], the group of each row.
+        exact: bool [S], states that are acceptable after exactly `remaining` more tokens; None: those with
+            `togo <= remaining` (accepting states loop).
+        full: number tokens globally (small alphabets) instead of locally.
+
+    Raises:
+        InfeasibleError: a row has no admissible continuation.
+    """
+    table = np.zeros(0, np.bool_) if exact is None else np.asarray(exact, np.bool_)
+    weights = np.zeros(0) if law.log_weight is None else law.log_weight
+    out = _unroll(
+        law.succ_ptr, law.succ, law.labels, weights, np.asarray(start, np.int64), length, remaining,
+        togo, np.asarray(group, np.int64), table, law.tokens, full,
+    )
+    bad, layer, state, token, edge_ptr, edge, weight, sizes, alphabet = out
+    if bad >= 0:
+        raise InfeasibleError(f"row {bad}: no admissible continuation of {length} tokens with {remaining} more to come")
+    if full:
+        table = np.broadcast_to(np.arange(law.tokens), (len(start), law.tokens))
+    else:
+        table = np.full((len(start), int(sizes.max())), -1, np.int64)
+        table[np.arange(table.shape[1]) < sizes[:, None]] = alphabet
+    return Trellis(layer, state, token, edge_ptr, edge, weight, table)
+
+
+@njit(cache=True, nogil=True)
+def _grow(array: np.ndarray, size: int) -> np.ndarray:
+    if size <= len(array):
+        return array
+    out = np.empty(max(size, 2 * len(array)), array.dtype)
+    out[: len(array)] = array
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _forward(succ_ptr, succ, start, length, remaining, togo, layers, nodes, stamp, clock):  # noqa: ANN001, ANN202
+    """Breadth-first layers of one row; `stamp` remembers in which layer a state was last met."""
+    nodes = _grow(nodes, 1)
+    nodes[0], layers[0], layers[1], size = start, 0, 1, 1
+    for i in range(length):
+        clock += 1
+        for a in range(layers[i], layers[i + 1]):
+            for e in range(succ_ptr[nodes[a]], succ_ptr[nodes[a] + 1]):
+                s = succ[e]
+                if stamp[s] != clock and togo[s] <= remaining + length - 1 - i:
+                    stamp[s] = clock
+                    nodes = _grow(nodes, size + 1)
+                    nodes[size] = s
+                    size += 1
+        layers[i + 2] = size
+    return nodes, clock
+
+
+@njit(cache=True, nogil=True)
+def _unroll(succ_ptr, succ, label, weights, start, length, remaining, togo, group, table, tokens, full):  # noqa: ANN001, ANN202
+    rows, n_states = len(start), len(succ_ptr) - 1
+    stamp, where = np.zeros(n_states, np.int64), np.zeros(n_states, np.int64)
+    local, seen = np.zeros(tokens, np.int32), np.full(tokens, -1, np.int64)
+    layers = np.zeros(length + 2, np.int64)
+    buffer = np.empty(64, np.int64)
+    layer = np.zeros((rows, length + 2), np.int64)
+    state, token = np.empty(256, np.int64), np.empty(256, np.int32)
+    ptr, edge, weight = np.zeros(257, np.int64), np.empty(512, np.int64), np.empty(512, np.float64)
+    sizes, alphabet = np.zeros(rows, np.int64), np.empty(256, np.int64)
+    n_nodes, n_edges, n_words, clock, bad = 0, 0, 0, 0, -1
+    for b in range(rows):
+        reach = togo[group[b]]
+        buffer, clock = _forward(succ_ptr, succ, start[b], length, remaining, reach, layers, buffer, stamp, clock)
+        total = layers[length + 1]
+        alive = np.zeros(total, np.bool_)
+        for a in range(layers[length], total):
+            alive[a] = table[buffer[a]] if len(table) else reach[buffer[a]] <= remaining
+        for i in range(length - 1, -1, -1):
+            clock += 1
+            for a in range(layers[i + 1], layers[i + 2]):
+                stamp[buffer[a]], where[buffer[a]] = clock, a
+            for a in range(layers[i], layers[i + 1]):
+                for e in range(succ_ptr[buffer[a]], succ_ptr[buffer[a] + 1]):
+                    if stamp[succ[e]] == clock and alive[where[succ[e]]]:
+                        alive[a] = True
+                        break
+        if not alive[0]:
+            bad = b
+            break
+        number = np.cumsum(alive) - 1 + n_nodes
+        kept = number[-1] + 1 - n_nodes
+        state, token, ptr = _grow(state, n_nodes + kept), _grow(token, n_nodes + kept), _grow(ptr, n_nodes + kept + 1)
+        for i in range(length + 1):
+            layer[b, i] = n_nodes
+            if i < length:
+                clock += 1
+                for a in range(layers[i + 1], layers[i + 2]):
+                    stamp[buffer[a]], where[buffer[a]] = clock, a
+            for a in range(layers[i], layers[i + 1]):
+                if not alive[a]:
+                    continue
+                s = buffer[a]
+                word = label[s]
+                if i > 0 and not full and seen[word] != b:
+                    alphabet = _grow(alphabet, n_words + 1)
+                    alphabet[n_words], seen[word], local[word] = word, b, sizes[b]
+                    n_words += 1
+                    sizes[b] += 1
+                state[n_nodes] = s
+                token[n_nodes] = -1 if i == 0 else (word if full else local[word])
+                if i < length:
+                    for e in range(succ_ptr[s], succ_ptr[s + 1]):
+                        if stamp[succ[e]] == clock and alive[where[succ[e]]]:
+                            edge, weight = _grow(edge, n_edges + 1), _grow(weight, n_edges + 1)
+                            edge[n_edges] = number[where[succ[e]]]
+                            weight[n_edges] = weights[e] if len(weights) else 0.0
+                            n_edges += 1
+                n_nodes += 1
+                ptr[n_nodes] = n_edges
+        layer[b, length + 1] = n_nodes
+    return (bad, layer, state[:n_nodes], token[:n_nodes], ptr[: n_nodes + 1], edge[:n_edges], weight[:n_edges],
+            sizes, alphabet[:n_words])
+
+
+@njit(cache=True, nogil=True)
+def _completable(layer, token, edge_ptr, edge, known, b, ok):  # noqa: ANN001, ANN202
+    """Mark the nodes of row b from which a completion consistent with `known` exists."""
+    length = layer.shape[1] - 2
+    base = layer[b, 0]
+    for i in range(length, -1, -1):
+        for n in range(layer[b, i], layer[b, i + 1]):
+            fits = i == 0 or known[b, i - 1] < 0 or known[b, i - 1] == token[n]
+            if fits and i < length:
+                fits = False
+                for e in range(edge_ptr[n], edge_ptr[n + 1]):
+                    if ok[edge[e] - base]:
+                        fits = True
+                        break
+            ok[n - base] = fits
+
+
+@njit(cache=True, nogil=True)
+def _feasible(layer, token, edge_ptr, edge, known, k):  # noqa: ANN001, ANN202
+    rows, length = layer.shape[0], layer.shape[1] - 2
+    out = np.zeros((rows, length, k), np.bool_)
+    for b in range(rows):
+        base, total = layer[b, 0], layer[b, length + 1] - layer[b, 0]
+        ok, here = np.zeros(total, np.bool_), np.zeros(total, np.bool_)
+        _completable(layer, token, edge_ptr, edge, known, b, ok)
+        here[0] = ok[0]
+        for i in range(length):
+            for n in range(layer[b, i], layer[b, i + 1]):
+                if here[n - base]:
+                    for e in range(edge_ptr[n], edge_ptr[n + 1]):
+                        d = edge[e]
+                        if ok[d - base]:
+                            here[d - base] = True
+                            out[b, i, token[d]] = True
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _pick(words, mass, count, u, greedy):  # noqa: ANN001, ANN202
+    """Inverse-CDF draw (or arg max) among `count` words; uniform where the prediction has no mass at all."""
+    total, best = 0.0, 0
+    for j in range(count):
+        total += mass[j]
+        if mass[j] > mass[best]:
+            best = j
+    if greedy and total > 0.0:
+        return words[best]
+    if total <= 0.0:
+        return words[min(int(u * count), count - 1)]
+    target, run, last = u * total, 0.0, best
+    for j in range(count):
+        run += mass[j]
+        if mass[j] > 0.0:
+            last = j
+            if run > target:
+                return words[j]
+    return words[last]
+
+
+@njit(cache=True, nogil=True)
+def _exists(layer, token, edge_ptr, edge, log_p, known, reveal, u, greedy):  # noqa: ANN001, ANN202
+    rows, length, k = log_p.shape
+    out = known.copy()
+    seen = np.zeros(k, np.int64)
+    words, mass = np.empty(k, np.int64), np.empty(k, np.float64)
+    clock = 0
+    for b in range(rows):
+        base, total = layer[b, 0], layer[b, length + 1] - layer[b, 0]
+        ok, here = np.zeros(total, np.bool_), np.zeros(total, np.bool_)
+        _completable(layer, token, edge_ptr, edge, known, b, ok)
+        here[0] = True
+        for i in range(length):
+            clock += 1
+            count, peak = 0, -np.inf
+            for n in range(layer[b, i], layer[b, i + 1]):
+                if here[n - base]:
+                    for e in range(edge_ptr[n], edge_ptr[n + 1]):
+                        d = edge[e]
+                        if ok[d - base]:
+                            here[d - base] = True
+                            if reveal[b, i] and seen[token[d]] != clock:
+                                seen[token[d]] = clock
+                                words[count] = token[d]
+                                mass[count] = log_p[b, i, token[d]]
+                                peak = max(peak, mass[count])
+                                count += 1
+            if reveal[b, i]:
+                for j in range(count):
+                    mass[j] = np.exp(mass[j] - peak) if peak > -np.inf else 0.0
+                out[b, i] = _pick(words, mass, count, u[b, i], greedy)
+                for n in range(layer[b, i + 1], layer[b, i + 2]):
+                    here[n - base] = here[n - base] and token[n] == out[b, i]
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _arrive(layer, token, state, edge_ptr, edge, tokens):  # noqa: ANN001, ANN202
+    rows, length = layer.shape[0], layer.shape[1] - 2
+    out = np.full(rows, -1, np.int64)
+    for b in range(rows):
+        n = layer[b, 0]
+        for i in range(length):
+            step = np.int64(-1)
+            for e in range(edge_ptr[n], edge_ptr[n + 1]):
+                if token[edge[e]] == tokens[b, i]:
+                    step = edge[e]
+                    break
+            n = step
+            if n < 0:
+                break
+        if n >= 0:
+            out[b] = state[n]
+    return out
