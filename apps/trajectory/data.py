@@ -1,0 +1,281 @@
+"""Trips: walks over the segments of a road network, with the time at which each segment is entered.
+
+A trip i is `segment[ptr[i]:ptr[i+1]]`, from the origin segment to the destination segment inclusive; `enter` are the
+seconds after departure at which each segment is entered, `depart` the departure in unix seconds. Unknown times are
+NaN. Trips of different lengths stay ragged: one array and one pointer, nothing is padded here.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from apps.trajectory.network import RoadNetwork
+from core.errors import DataError, UsageError
+
+__all__ = ["Trips", "open_text", "read_matched", "split", "table"]
+
+
+@dataclass(eq=False)
+class Trips:
+    """n trips over one network.
+
+    Args:
+        network: the roads.
+        ptr: [n+1] int64 rows of `segment` and `enter`.
+        segment: [T] int32 segments.
+        enter: [T] float32 seconds after departure at which a segment is entered, NaN unknown.
+        depart: [n] float64 departure in unix seconds, NaN unknown.
+        id: [n] names.
+        report: what reading or matching had to say (counts, reasons).
+    """
+
+    network: RoadNetwork
+    ptr: np.ndarray
+    segment: np.ndarray
+    enter: np.ndarray
+    depart: np.ndarray
+    id: list[str]
+    report: dict[str, object] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ptr) - 1
+
+    def __repr__(self) -> str:
+        return f"Trips({len(self)} trips, {len(self.segment)} segments, {self.network.name!r})"
+
+    @classmethod
+    def from_lists(
+        cls,
+        network: RoadNetwork,
+        lists: Sequence[np.ndarray],
+        depart: np.ndarray | None = None,
+        enter: Sequence[np.ndarray] | None = None,
+        id: Sequence[str] | None = None,
+    ) -> Trips:
+        """Collect one array of segments per trip; missing times become NaN, missing names numbers.
+
+        Raises:
+            UsageError: the lists do not have the same lengths.
+        """
+        n = len(lists)
+        sizes = np.array([len(s) for s in lists], dtype=np.int64)
+        for name, given in (("depart", depart), ("enter", enter), ("id", id)):
+            if given is not None and len(given) != n:
+                raise UsageError(f"{len(given)} entries for {n} trips", field=name)
+        if enter is not None and any(len(e) != k for e, k in zip(enter, sizes, strict=True)):
+            raise UsageError("one time per segment is needed", field="enter")
+        ptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        flat = np.concatenate([np.asarray(s) for s in lists]) if n else np.empty(0)
+        times = np.concatenate([np.asarray(e) for e in enter]) if enter is not None and n else np.full(ptr[-1], np.nan)
+        return cls(
+            network,
+            ptr,
+            flat.astype(np.int32),
+            times.astype(np.float32),
+            np.full(n, np.nan) if depart is None else np.asarray(depart, dtype=np.float64),
+            [str(i) for i in range(n)] if id is None else [str(i) for i in id],
+        )
+
+    def lists(self) -> list[np.ndarray]:
+        """Return one array of segments per trip (views)."""
+        return [self.segment[a:b] for a, b in zip(self.ptr[:-1], self.ptr[1:], strict=True)]
+
+    def times(self) -> list[np.ndarray]:
+        """Return one array of enter times per trip (views)."""
+        return [self.enter[a:b] for a, b in zip(self.ptr[:-1], self.ptr[1:], strict=True)]
+
+    def hops(self) -> np.ndarray:
+        """[n] number of segments of each trip."""
+        return np.diff(self.ptr)
+
+    def kilometres(self) -> np.ndarray:
+        """[n] float64 length of each trip."""
+        along = np.concatenate([[0.0], np.cumsum(self.network.length[self.segment].astype(np.float64))])
+        return np.diff(along[self.ptr]) / 1000.0
+
+    @property
+    def origin(self) -> np.ndarray:
+        """[n] first segment of each trip."""
+        return self.segment[self.ptr[:-1]]
+
+    @property
+    def destination(self) -> np.ndarray:
+        """[n] last segment of each trip."""
+        return self.segment[self.ptr[1:] - 1]
+
+    @cached_property
+    def owner(self) -> np.ndarray:
+        """[T] the trip that each entry of `segment` belongs to."""
+        return np.repeat(np.arange(len(self)), self.hops())
+
+    def select(self, index: np.ndarray | Sequence[int] | slice) -> Trips:
+        """Return the trips of an index, a mask or a slice, in that order."""
+        rows = np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index)]
+        sizes = self.hops()[rows]
+        ptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        at = np.repeat(self.ptr[:-1][rows] - ptr[:-1], sizes) + np.arange(ptr[-1])
+        names = [self.id[i] for i in rows]
+        return Trips(self.network, ptr, self.segment[at], self.enter[at], self.depart[rows], names)
+
+    @classmethod
+    def concat(cls, parts: Sequence[Trips]) -> Trips:
+        """Join collections over the same network."""
+        if not parts or any(p.network is not parts[0].network for p in parts):
+            raise UsageError("only trips over one and the same network can be joined", field="trips")
+        sizes = np.concatenate([p.hops() for p in parts])
+        join = [np.concatenate([getattr(p, k) for p in parts]) for k in ("segment", "enter", "depart")]
+        ptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        return cls(parts[0].network, ptr, *join, [i for p in parts for i in p.id])
+
+    def check(self) -> list[str]:
+        """Return what is wrong: empty trips, unknown segments, steps that are no transition, times that run back."""
+        wrong = [f"trip {self.id[i]}: empty" for i in np.flatnonzero(self.hops() == 0)]
+        if len(self.segment) and (self.segment.min() < 0 or self.segment.max() >= self.network.n):
+            at = np.flatnonzero((self.segment < 0) | (self.segment >= self.network.n))
+            return wrong + [f"trip {self.id[self.owner[i]]}: no segment {self.segment[i]}" for i in at]
+        a, k = self.segment[:-1], self.segment[1:]
+        inner = self.owner[:-1] == self.owner[1:]
+        for i in np.flatnonzero(inner & (self.network.transition(a, k) < 0)):
+            wrong.append(f"trip {self.id[self.owner[i]]}: no transition {a[i]} -> {k[i]}")
+        with np.errstate(invalid="ignore"):
+            back = np.flatnonzero(inner & (np.diff(self.enter) < 0))
+        return wrong + [f"trip {self.id[self.owner[i]]}: time runs back at segment {k[i]}" for i in back]
+
+
+def split(
+    trips: Trips, seed: int = 0, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+) -> tuple[Trips, Trips, Trips]:
+    """Split into training, validation and test trips by a hash of the trip's name, whatever the order of the file.
+
+    Raises:
+        UsageError: the fractions are negative or do not add up to 1.
+    """
+    if min(fractions) < 0 or abs(sum(fractions) - 1.0) > 1e-9:
+        raise UsageError("three fractions that add up to 1 are needed", field="fractions", value=fractions)
+    digests = [hashlib.sha256(f"{seed}|{i}".encode()).digest()[:8] for i in trips.id]
+    place = np.array([int.from_bytes(d, "big") / 2.0**64 for d in digests])
+    part = np.searchsorted(np.cumsum(fractions)[:2], place, side="right")
+    train, valid, test = (trips.select(part == k) for k in range(3))
+    return train, valid, test
+
+
+def open_text(path: str | Path) -> io.TextIOBase:
+    """Open a text file, compressed (.gz) or not.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError("no such file", field=str(path))
+    if path.suffix == ".gz":
+        return io.TextIOWrapper(gzip.open(path), encoding="utf-8", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def table(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line number, row) of a CSV file that must have `columns`.
+
+    Raises:
+        DataError: the file is missing, damaged or not a table, a column is missing, or a row is too short.
+    """
+    where = str(path)
+    with open_text(path) as stream:
+        try:
+            csv.field_size_limit(1 << 27)
+            rows = csv.DictReader(stream)
+            header = rows.fieldnames or []
+            for name in columns:
+                if name not in header:
+                    raise DataError(f"no column {name!r}", field=where, choices=header or ["(the file is empty)"])
+            for row in rows:
+                if any(row[c] is None for c in columns):
+                    raise DataError(f"line {rows.line_num} has fewer columns than the header", field=where)
+                yield rows.line_num, row
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"damaged table ({type(error).__name__}: {error})", field=where) from None
+
+
+def cell(path: str | Path, line: int, column: str, text: str, read: Callable[[str], object]) -> object:
+    """Convert one cell of a table.
+
+    Raises:
+        DataError: it cannot be converted; names file, line and column.
+    """
+    try:
+        return read(text)
+    except (ValueError, OverflowError):
+        kind = {"float": "a number", "int": "a whole number"}.get(getattr(read, "__name__", ""), "readable")
+        raise DataError(f"line {line}, column {column!r} is not {kind}", field=str(path), value=text[:60]) from None
+
+
+def read_matched(path: str | Path, network: RoadNetwork) -> Trips:
+    """Read matched trips given as OSM junction ids (columns trip_id, start_unix, osm_nodes, enter_s).
+
+    A trip whose junctions or transitions the network does not have is left out; `report` says how many and why.
+
+    Raises:
+        DataError: the file is malformed, or not one of its trips lies on the network.
+    """
+    between = _segments_between(network)
+    lists, times, departs, names, reasons = [], [], [], [], {"unknown segment": 0, "illegal transition": 0}
+    for line, row in table(path, ("trip_id", "start_unix", "osm_nodes", "enter_s")):
+        nodes = cell(path, line, "osm_nodes", row["osm_nodes"], lambda t: [int(x) for x in t.split()])
+        enter = cell(path, line, "enter_s", row["enter_s"], lambda t: [float(x) for x in t.split()])
+        start = cell(path, line, "start_unix", row["start_unix"], float)
+        if len(enter) != len(nodes) - 1:
+            raise DataError(f"line {line}: {len(enter)} times for {len(nodes)} junctions", field=str(path))
+        steps = [between.get(pair, []) for pair in zip(nodes[:-1], nodes[1:], strict=True)]
+        walk = _walk(network, steps) if all(steps) else None
+        if walk is None:
+            reasons["illegal transition" if all(steps) else "unknown segment"] += 1
+            continue
+        lists.append(walk)
+        times.append(np.asarray(enter))
+        departs.append(start)
+        names.append(row["trip_id"])
+    lost = sum(reasons.values())
+    if not lists:
+        raise DataError(f"none of its {lost} trips lies on {network.name!r}", field=str(path))
+    trips = Trips.from_lists(network, lists, np.array(departs), times, names)
+    trips.report = {"read": len(lists) + lost, "mapped": len(lists), "left out": reasons}
+    return trips
+
+
+def _segments_between(network: RoadNetwork) -> dict[tuple[int, int], list[int]]:
+    between: dict[tuple[int, int], list[int]] = {}
+    for i in np.argsort(network.length, kind="stable"):
+        between.setdefault((int(network.u[i]), int(network.v[i])), []).append(int(i))
+    return between
+
+
+def _walk(network: RoadNetwork, steps: list[list[int]]) -> np.ndarray | None:
+    """Choose one of the parallel segments at each step so that the whole is a legal walk, shorter ones first."""
+    back: list[dict[int, int]] = []
+    alive = {s: 0.0 for s in steps[0]}
+    cost = {s: float(network.length[s]) for s in steps[0]}
+    for options in steps[1:]:
+        best: dict[int, int] = {}
+        fresh: dict[int, float] = {}
+        for k in options:
+            legal = [a for a in alive if network.transition(a, k) >= 0]
+            if legal:
+                best[k] = min(legal, key=cost.__getitem__)
+                fresh[k] = cost[best[k]] + float(network.length[k])
+        if not best:
+            return None
+        back.append(best)
+        alive = cost = fresh
+    walk = [min(cost, key=cost.__getitem__)]
+    for best in reversed(back):
+        walk.append(best[walk[-1]])
+    return np.array(walk[::-1])
