@@ -1,0 +1,112 @@
+"""The state of a module and its optimiser, whole or sharded, and the running average of its weights.
+
+torch's distributed state dictionaries give the same full, CPU-side state by parameter name for a plain module, a
+replicated one (DDP) and a sharded one (FSDP2), so a checkpoint does not know how it was trained.
+
+The average is ema_{s+1} = d_s ema_s + (1 - d_s) theta_{s+1} with d_s = min(decay, (1 + s) / (10 + s)), a short memory
+at the start (as in TensorFlow's ExponentialMovingAverage with `num_updates`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict as full
+
+from core.errors import CheckpointError
+
+__all__ = ["Average", "Weights", "shard"]
+
+
+class Weights:
+    """Reads and replaces the full state of a module and its optimiser."""
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.module, self.optimizer = module, optimizer
+        self.options = full.StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+    def get(self) -> dict[str, Tensor]:
+        """Return a copy of the module's state on the CPU, whole on the first process."""
+        state = full.get_model_state_dict(self.module, options=self.options)
+        return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    def put(self, state: Mapping[str, Tensor]) -> None:
+        """Load a full state.
+
+        Raises:
+            CheckpointError: names that differ, or the first shape that does.
+        """
+        own = self.module.state_dict()
+        if missing := sorted(set(own) ^ set(state)):
+            raise CheckpointError("does not fit this network", field=missing[0], hint="was it trained by this recipe?")
+        for name, value in own.items():
+            if value.shape != state[name].shape:
+                shapes = f"shape {tuple(state[name].shape)}, the network has {tuple(value.shape)}"
+                raise CheckpointError(f"does not fit this network: {shapes}", field=name)
+        full.set_model_state_dict(self.module, dict(state), options=full.StateDictOptions(full_state_dict=True))
+
+    def get_optimizer(self) -> dict[str, Any]:
+        """Return the optimiser's state by parameter name."""
+        return full.get_optimizer_state_dict(self.module, self.optimizer, options=self.options)
+
+    def put_optimizer(self, state: dict[str, Any]) -> None:
+        """Load an optimiser's state."""
+        options = full.StateDictOptions(full_state_dict=True)
+        full.set_optimizer_state_dict(self.module, self.optimizer, state, options=options)
+
+
+class Average:
+    """The exponential moving average of a module's parameters; `decay` 0 keeps none."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.parameters = list(module.parameters())
+        self.decay = decay
+        self.shadow: list[Tensor] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Start from the module's present weights."""
+        self.shadow = [p.detach().clone() for p in self.parameters] if self.decay else []
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take the weights after step `step` into the average."""
+        if self.decay:
+            weight = 1 - min(self.decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], weight)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the module hold the average for a while; its own weights come back bit for bit."""
+        if not self.decay:
+            yield
+            return
+        own = [p.detach().clone() for p in self.parameters]
+        self.copy(self.shadow)
+        try:
+            yield
+        finally:
+            self.copy(own)
+
+    @torch.no_grad()
+    def copy(self, values: list[Tensor]) -> None:
+        """Overwrite the module's parameters."""
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+def shard(module: nn.Module, mesh: Any) -> nn.Module:
+    """Shard each block of a module's lists, then the rest, over the devices (FSDP2)."""
+    from torch.distributed.fsdp import fully_shard
+
+    part = mesh["data_parallel"]
+    for child in module.modules():
+        if isinstance(child, nn.ModuleList):
+            for block in child:
+                fully_shard(block, mesh=part)
+    fully_shard(module, mesh=part)
+    return module

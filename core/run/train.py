@@ -1,0 +1,456 @@
+"""The one training loop.
+
+Step s of process r draws everything from streams keyed by (seed, s, r): the batch is `task.batch(s, r, world)`, and
+torch is reseeded from a hash of the key before the loss. So the state of a run is (weights, averaged weights,
+optimiser, s) and nothing else; a run that was killed and resumed ends with the same bits as one that was not (same
+machine, same number of threads).
+
+One step, with A micro-batches on each of W processes (micro-batch a of process r counts as process r A + a of W A):
+
+    g      = mean over the W A micro-batches of grad loss          clipped to norm `clip`
+    theta <- optimiser(theta, g, lr(s))
+    ema   <- d ema + (1 - d) theta,    d = min(decay, (1 + s) / (10 + s))
+
+A loss or gradient that is not finite ends the run before the weights are touched. SIGTERM and SIGINT let the step
+finish, save and end with 143 and 130. Devices, precision and distribution are Lightning Fabric's business.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from core.errors import CheckpointError, QuintetError, UsageError
+from core.run import checkpoint as store
+from core.run.config import LoggerConfig, OptimConfig, TrainerConfig
+from core.run.data import Prefetch, stream
+from core.run.log import Journal
+from core.run.state import Average, Weights, shard
+
+__all__ = ["Interrupted", "Task", "TrainResult", "train"]
+
+
+class Task(Protocol):
+    """What an app hands to the loop. An attribute `forward_methods` may name methods that run the network."""
+
+    def module(self) -> nn.Module:
+        """Build the network afresh, deterministic in the recipe's seed."""
+        ...
+
+    def batch(self, step: int, rank: int, world: int) -> Any:
+        """Return CPU arrays or tensors as a PURE function of the arguments; it may run ahead in a thread."""
+        ...
+
+    def loss(self, module: nn.Module, batch: Any, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Return the scalar to minimise and figures to log."""
+        ...
+
+    def validate(self, module: nn.Module, step: int) -> dict[str, float]:
+        """Return figures under the averaged weights; `loss` drives `best` and early stopping."""
+        ...
+
+
+class Interrupted(QuintetError):
+    """A signal ended the run after its checkpoint was saved; exit code 128 + signal."""
+
+    def __init__(self, number: int, step: int, out: Path) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} after step {step}; checkpoint saved in {out}",
+            hint="the same command resumes",
+        )
+        self.exit_code = 128 + number
+
+
+@dataclass
+class TrainResult:
+    """How a run ended: steps done, last validation figures, the run's folder, why, and the seconds it took."""
+
+    step: int
+    metrics: dict[str, float]
+    folder: Path
+    stopped: Literal["steps", "early", "time"]
+    seconds: float
+
+
+@dataclass(eq=False)
+class Run:
+    """The moving parts of one run, so that the loop reads as the mathematics above."""
+
+    task: Task
+    app: str
+    config: dict[str, Any]
+    trainer: TrainerConfig
+    optim: OptimConfig
+    out: Path
+    fabric: Fabric
+    module: Any
+    optimizer: Any
+    weights: Weights
+    average: Average
+    step: int = 0
+    saved: int = -1
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: float = math.inf
+    stale: int = 0
+
+
+def train(
+    task: Task,
+    *,
+    app: str,
+    config: dict[str, Any],
+    trainer: TrainerConfig,
+    optim: OptimConfig,
+    logger: LoggerConfig,
+    out: Path,
+    initial: Path | None = None,
+) -> TrainResult:
+    """Train until the last step, an early stop, the clock or a signal; resume where `out` holds a checkpoint.
+
+    Args:
+        task: the app's task.
+        app: the domain, written into each checkpoint.
+        config: the recipe as plain JSON values, written into each checkpoint.
+        trainer, optim, logger: the recipe's groups.
+        out: the folder of the run; one run at a time may use it.
+        initial: a checkpoint to start from instead of fresh weights (fine-tuning).
+    Raises:
+        UsageError: `out` is in use, not writable, or holds a run with other settings.
+        Interrupted: on SIGTERM or SIGINT, after saving.
+        QuintetError: the loss was not finite; nothing was overwritten.
+    """
+    began = time.monotonic()
+    fabric = launch(trainer)
+    with reserved(out, fabric.is_global_zero), signals() as caught:
+        run = prepare(task, app, config, trainer, optim, out, fabric, initial)
+        journal = Journal(out, first=run.step, last=trainer.steps, name=logger.name, active=fabric.is_global_zero)
+        if run.step:
+            journal.note(f"resuming after step {run.step} from {out / 'checkpoints'}")
+        try:
+            stopped = loop(run, journal, caught, began)
+        finally:
+            journal.close()
+    finish(run)
+    return TrainResult(run.step, run.metrics, out, stopped, time.monotonic() - began)
+
+
+def launch(trainer: TrainerConfig) -> Fabric:
+    """Start Fabric on the recipe's devices, with its other processes if there are to be any."""
+    strategy: Any = trainer.strategy
+    if strategy == "fsdp":
+        from lightning.fabric.strategies import ModelParallelStrategy
+
+        strategy = ModelParallelStrategy(shard)
+    if trainer.threads:
+        torch.set_num_threads(trainer.threads)
+    try:
+        fabric = Fabric(
+            accelerator=trainer.accelerator, devices=trainer.devices, strategy=strategy, precision=trainer.precision
+        )
+    except (RuntimeError, ValueError) as error:  # Lightning's MisconfigurationException is a RuntimeError
+        raise UsageError(str(error), field="trainer.accelerator", value=trainer.accelerator) from None
+    fabric.launch()
+    return fabric
+
+
+def prepare(
+    task: Task,
+    app: str,
+    config: dict[str, Any],
+    trainer: TrainerConfig,
+    optim: OptimConfig,
+    out: Path,
+    fabric: Fabric,
+    initial: Path | None,
+) -> Run:
+    """Build or restore what a run consists of."""
+    reseed(trainer.seed, "module")
+    module = fabric.setup_module(task.module())
+    for name in getattr(task, "forward_methods", ()):
+        module.mark_forward_method(name)
+    optimizer = fabric.setup_optimizers(make_optimizer(module, optim))
+    weights = Weights(module.module, optimizer.optimizer)
+    run = Run(
+        task, app, config, trainer, optim, out, fabric, module, optimizer, weights, Average(module.module, trainer.ema)
+    )
+    found = store.newest(out / "checkpoints", complain=fabric.print if fabric.is_global_zero else lambda line: None)
+    if found is not None:
+        restore(run, store.load(found, app=app))
+    elif initial is not None:
+        weights.put(store.load(initial, app=app).inference)
+        run.average.reset()
+    return run
+
+
+def restore(run: Run, saved: store.Checkpoint) -> None:
+    """Put a checkpoint's state into a run; refuse one that was trained with other settings."""
+    free = {"trainer", "logger"}
+    for key in {**saved.config, **run.config}:
+        old, new = saved.config.get(key), run.config.get(key)
+        if key not in free and old != new:
+            changed = difference(key, old, new)
+            raise UsageError(
+                f"{run.out} holds a run with other settings ({changed})", field="out", hint="choose another --out"
+            )
+    if saved.optimizer is None:
+        raise CheckpointError("an inference checkpoint cannot be resumed", field=str(saved.path))
+    if saved.ema:
+        run.weights.put(saved.ema)
+        run.average.reset()
+    run.weights.put(saved.weights)
+    run.weights.put_optimizer(saved.optimizer)
+    run.step = run.saved = saved.step
+    counters = {k: v for k, v in saved.metrics.items() if k in {"best", "stale"}}
+    run.metrics = {k: v for k, v in saved.metrics.items() if k not in counters}
+    run.best, run.stale = counters.get("best", math.inf), int(counters.get("stale", 0))
+
+
+def difference(path: str, old: Any, new: Any) -> str:
+    """Name the first setting in which two configs differ, as `path: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            if old.get(key) != new.get(key):
+                return difference(f"{path}.{key}", old.get(key), new.get(key))
+    return f"{path}: {old!r} -> {new!r}"
+
+
+def loop(run: Run, journal: Journal, caught: list[int], began: float) -> Literal["steps", "early", "time"]:
+    """Do the steps that are left."""
+    cfg, world, micro = run.trainer, run.fabric.world_size, run.trainer.accumulate
+    first = run.fabric.global_rank * micro
+    prefetch = Prefetch(lambda n: run.task.batch(n // micro, first + n % micro, world * micro), cfg.prefetch)
+    clock = time.monotonic()
+    try:
+        while run.step < cfg.steps:
+            figures = advance(run, [prefetch.get(run.step * micro + a, cfg.steps * micro) for a in range(micro)])
+            if due(run.step, cfg.log_every, cfg.steps):
+                seconds, clock = time.monotonic() - clock, time.monotonic()
+                journal.step(run.step, {**average_figures(run.fabric, figures), "seconds": seconds})
+            if due(run.step, cfg.validate_every, cfg.steps):
+                validate(run, journal)
+            late = cfg.max_minutes and time.monotonic() - began > 60 * cfg.max_minutes
+            stop, late = agree(run.fabric, caught[-1] if caught else 0, float(bool(late)))
+            early = bool(cfg.patience) and run.stale >= cfg.patience
+            if stop or late or early or due(run.step, cfg.checkpoint_every, cfg.steps):
+                save(run)
+            if stop:
+                raise Interrupted(int(stop), run.step, run.out)
+            if early or late:
+                return "early" if early else "time"
+    finally:
+        prefetch.close()
+    return "steps"
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Tell whether something that happens each `every` steps (0: at the last only) happens after `step` steps."""
+    return step == last or (every > 0 and step % every == 0)
+
+
+def advance(run: Run, batches: Sequence[Any]) -> dict[str, float | Tensor]:
+    """Make one optimiser step from the micro-batches and return the last one's figures with the mean loss."""
+    cfg, fabric, step = run.trainer, run.fabric, run.step
+    run.module.train()
+    total, figures = torch.zeros((), device=fabric.device), {}
+    for number, batch in enumerate(batches):
+        last = number == len(batches) - 1
+        reseed(cfg.seed, step, fabric.global_rank * len(batches) + number)
+        with fabric.no_backward_sync(run.module, enabled=not last):
+            loss, figures = run.task.loss(run.module, fabric.to_device(batch), step)
+            fabric.backward(loss / len(batches))
+        total += loss.detach().float() / len(batches)
+    norm = clip(run)
+    broken = not math.isfinite(float(total)) or (cfg.precision != "16-mixed" and not math.isfinite(norm))
+    if agree(fabric, float(broken))[0]:
+        dump(run, batches, float(total), norm)
+    rate = learning_rate(run.optim, step, cfg.steps)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.average.update(step)
+    run.step += 1
+    return {"loss": total, **{k: v for k, v in figures.items() if k != "loss"}, "norm": norm, "lr": rate}
+
+
+def clip(run: Run) -> float:
+    """Clip the gradient to the recipe's norm (0: measure only) and return the norm before."""
+    most = run.trainer.clip or math.inf
+    norm = run.fabric.clip_gradients(run.module, run.optimizer, max_norm=most, error_if_nonfinite=False)
+    return float(getattr(norm, "full_tensor", lambda: norm)())  # type: ignore[arg-type]
+
+
+def validate(run: Run, journal: Journal) -> None:
+    """Measure under the averaged weights; keep the best so far as `out/best`."""
+    reseed(run.trainer.seed, run.step, run.fabric.global_rank, "validate")
+    run.module.eval()
+    with run.average.applied(), torch.no_grad():
+        found = {k: float(v) for k, v in run.task.validate(run.module, run.step).items()}
+    if not found:
+        return
+    run.metrics = average_figures(run.fabric, found)
+    journal.validation(run.step, run.metrics)
+    loss = run.metrics.get("loss")
+    if loss is not None and loss < run.best:
+        run.best, run.stale = loss, 0
+        export(run, run.out / "best")
+    elif loss is not None:
+        run.stale += 1
+
+
+def save(run: Run) -> None:
+    """Save a checkpoint of this step unless it stands already."""
+    if run.saved == run.step:
+        return
+    weights, optimizer = run.weights.get(), run.weights.get_optimizer()
+    with run.average.applied():
+        ema = run.weights.get() if run.average.decay else {}
+    if run.fabric.is_global_zero:
+        counters = {"stale": run.stale} | ({"best": run.best} if math.isfinite(run.best) else {})
+        store.save(
+            run.out / "checkpoints",
+            app=run.app,
+            config=run.config,
+            step=run.step,
+            module_state=weights,
+            ema_state=ema,
+            optimizer_state=optimizer,
+            metrics=run.metrics | counters,
+            keep=run.trainer.keep,
+        )
+    run.fabric.barrier()
+    run.saved = run.step
+
+
+def export(run: Run, path: Path) -> None:
+    """Write the averaged weights as an inference checkpoint."""
+    with run.average.applied():
+        weights = run.weights.get()
+    if run.fabric.is_global_zero:
+        store.export(path, store.Checkpoint(run.app, run.config, run.step, weights, metrics=run.metrics))
+
+
+def finish(run: Run) -> None:
+    """Leave `out/model`: the averaged weights to sample with."""
+    export(run, run.out / "model")
+
+
+def dump(run: Run, batches: Sequence[Any], loss: float, norm: float) -> None:
+    """Write what is needed to look into a step that was not finite, and end the run."""
+    import json
+
+    report = {"step": run.step, "loss": str(loss), "norm": str(norm), "seed": run.trainer.seed, "config": run.config}
+    folder = run.out / f"not-finite-{run.step:09d}"
+    if run.fabric.is_global_zero:
+        folder.mkdir(exist_ok=True)
+        (folder / "report.json").write_text(json.dumps(report, indent=1))
+        (folder / "batch.txt").write_text("\n".join(repr(batch) for batch in batches))
+    what = "loss" if not math.isfinite(loss) else "gradient"
+    raise QuintetError(
+        f"the {what} of step {run.step} is not finite; no checkpoint was overwritten",
+        field="train",
+        hint=f"see {folder}; try a lower optim.lr or trainer.clip",
+    )
+
+
+def learning_rate(optim: OptimConfig, step: int, steps: int) -> float:
+    """Return the rate of step `step`: linear warm-up, then constant or half a cosine down to `final * lr`."""
+    if step < optim.warmup:
+        return optim.lr * (step + 1) / (optim.warmup + 1)
+    if optim.schedule == "constant":
+        return optim.lr
+    done = (step - optim.warmup) / max(1, steps - optim.warmup)
+    return optim.lr * (optim.final + (1 - optim.final) * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+
+
+def make_optimizer(module: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    """Build the optimiser; gains, biases and other vectors are not decayed."""
+    matrices = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": optim.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if optim.name == "sgd":
+        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.betas[0])
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]))
+
+
+def reseed(*key: int | str) -> None:
+    """Seed the global generators of torch, numpy and Python from a key."""
+    number = stream(*key)
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)
+    random.seed(number)
+
+
+def agree(fabric: Fabric, *flags: float) -> list[float]:
+    """Return the largest value of each flag over all processes, so that they all take the same branch."""
+    if fabric.world_size == 1:
+        return list(flags)
+    return [float(v) for v in fabric.all_gather(torch.tensor(flags)).reshape(-1, len(flags)).amax(0)]
+
+
+def average_figures(fabric: Fabric, figures: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """Average figures over processes."""
+    values = torch.tensor([float(v) for v in figures.values()], dtype=torch.float64)
+    if fabric.world_size > 1:
+        values = fabric.all_reduce(values.float(), reduce_op="mean").double()  # type: ignore[union-attr]
+    return dict(zip(figures, values.tolist(), strict=True))
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT instead of dying from them; a second SIGINT interrupts at once."""
+    import threading
+
+    caught: list[int] = []
+
+    def handler(number: int, frame: Any) -> None:
+        if number == signal.SIGINT and caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield caught
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextmanager
+def reserved(out: Path, active: bool) -> Iterator[None]:
+    """Hold a run's folder: refuse one that is not writable or that another run holds."""
+    import fcntl
+
+    if not active:
+        yield
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "checkpoints").mkdir(exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        raise UsageError(f"cannot be written ({error.strerror})", field="out", value=str(out)) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError("another run is using this folder", field="out", value=str(out)) from None
+        yield
+
+
