@@ -1,0 +1,158 @@
+"""Denoisers of tokens, and what exactly they predict.
+
+Three functions of a noisy sequence describe one site with own token `x_t`; they carry the same information:
+
+    posterior       D(v) = p(x_0 = v | x_t)                    sees the own token
+    leave-one-out   l(v) = p(x_0 = v | x_t of the other sites) does not
+    score           r(y) = p(x_t with the site set to y) / p(x_t)
+
+    D(v) ∝ l(v) q(x_t | v),        r(y) = c(y) / c(x_t),   c(y) = alpha_t l(y) + sigma_t pi(y).
+
+`c` is the law of the site at time t given all the others: resampling a site from it leaves the law of `x_t` unchanged.
+The first conversion is a shift of one log-odd, `log(1 + alpha / (sigma pi(x_t)))` at `v = x_t`. Each law of
+`core.process.categorical` needs a particular one of the three, so a `Prediction` names what it is and converts itself.
+
+A site with `pi(x_t) = 0` (an unmasked site of the absorbing law) is known: `D` is the point mass on its token,
+whatever `l` was, so `l` cannot be recovered from it; the conversion returns the point mass, and every reverse law
+ignores the difference.
+
+Wrapping is how predictions are modified: temperature, nucleus, guidance and caches are denoisers around a denoiser.
+
+References: Sahoo et al., 2024, arXiv:2406.07524 (SUBS); Lou et al., 2023, arXiv:2310.16834 (score); Holtzman et al.,
+2020, arXiv:1904.09751 (nucleus); Gourevitch et al., 2026, arXiv:2605.22765 (leave-one-out for uniform diffusion).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from core.process.categorical import Categorical, at_sites, safe_log
+
+__all__ = ["Denoiser", "Prediction", "Temperature", "TopP", "log_normalise", "subs"]
+
+Kind = Literal["posterior", "leave_one_out"]
+
+
+def log_normalise(log_w: Tensor, otherwise: Tensor) -> Tensor:
+    """Return `log_w` [..., K] normalised to a law; rows without any mass take the row of `otherwise` (log-weights)."""
+    return torch.where((log_w == -torch.inf).all(-1, keepdim=True), otherwise, log_w).log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A normalised law over `x_0` at each site: `log_p` [B, S, K], of the stated kind."""
+
+    log_p: Tensor
+    kind: Kind = "posterior"
+
+    def posterior(self, x_t: Tensor, t: Tensor | float, process: Categorical) -> Prediction:
+        """Return `D`, having seen the own token `x_t` [B, S] at time `t`."""
+        if self.kind == "posterior":
+            return self
+        log_q = process.log_likelihood(x_t, t)
+        own = torch.arange(process.K, device=x_t.device) == x_t[..., None]
+        known = torch.where(own, 0.0, -torch.inf).to(log_q)
+        otherwise = torch.where(own.any(-1, keepdim=True), known, self.log_p.to(log_q))
+        return Prediction(log_normalise(self.log_p + log_q, otherwise), "posterior")
+
+    def leave_one_out(self, x_t: Tensor, t: Tensor | float, process: Categorical) -> Prediction:
+        """Return `l`, the evidence of the own token `x_t` [B, S] at time `t` taken out."""
+        if self.kind == "leave_one_out" or process.mask is not None:
+            return replace(self, kind="leave_one_out")
+        log_q = process.log_likelihood(x_t, t)
+        possible = log_q > -torch.inf
+        log_w = torch.where(possible, self.log_p - torch.where(possible, log_q, 0.0), -torch.inf)
+        return Prediction(log_normalise(log_w, self.log_p.to(log_w)), "leave_one_out")
+
+    def conditional(self, x_t: Tensor, t: Tensor | float, process: Categorical) -> Tensor:
+        """Return `log p_t(site = y | the other sites)`, the kernel of Gibbs correctors: float64 [B, S, K']."""
+        return safe_log(process.forward(self.leave_one_out(x_t, t, process).log_p.to(torch.float64).exp(), t))
+
+    def score(self, x_t: Tensor, t: Tensor | float, process: Categorical) -> Tensor:
+        """Return the log-score `log r(y)` of every single-site change: float64 [B, S, K'], 0 at `y = x_t`."""
+        log_c = self.conditional(x_t, t, process)
+        return log_c - log_c.gather(-1, x_t[..., None])
+
+    @classmethod
+    def from_score(cls, log_r: Tensor, t: Tensor | float, process: Categorical) -> Prediction:
+        """Invert `score`: `l = (c - sigma pi) / alpha` with `c = r / sum r`.
+
+        Args:
+            log_r: log-scores [B, S, K'].
+            t: time at which they were taken, with alpha_t > 0.
+            process: the corruption.
+        """
+        t = at_sites(t, log_r[..., 0])[..., None]
+        if process.mask is not None:  # on tokens c = alpha l: nothing to subtract
+            return cls(log_r[..., : process.K].to(torch.float64).log_softmax(-1), "leave_one_out")
+        noise = process.schedule.sigma(t) * process.pi.to(log_r.device)
+        clean = (log_r.to(torch.float64).softmax(-1) - noise).clamp(min=0)
+        return cls(safe_log(clean / clean.sum(-1, keepdim=True)), "leave_one_out")
+
+
+class Denoiser(Protocol):
+    """Anything that predicts `x_0` from tokens `x_t` [B, S] at time `t` ((), (B,) or (B, S)) and a context."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, context: Any = None) -> Prediction:
+        """Return the law of `x_0` at each site."""
+        ...
+
+
+def subs(logits: Tensor, x_t: Tensor, mask: int) -> Prediction:
+    """Turn network outputs into the posterior of absorbing diffusion.
+
+    The mask is never predicted (zero masking probability), and a site that is not masked returns itself (carry-over).
+
+    Args:
+        logits: [B, S, K], or [B, S, K + 1] whose last column is the mask's and is dropped.
+        x_t: tokens [B, S] in 0..K.
+        mask: K, the index of the mask.
+    """
+    log_p = logits[..., :mask].log_softmax(-1)
+    own = torch.arange(mask, device=x_t.device) == x_t[..., None]
+    known = (x_t != mask)[..., None]
+    return Prediction(log_p.masked_fill(known & own, 0.0).masked_fill(known & ~own, -torch.inf), "posterior")
+
+
+@dataclass(frozen=True)
+class _Reshaped:
+    """A denoiser whose log-probabilities pass through `reshape` before they are normalised again."""
+
+    denoiser: Callable[..., Prediction]
+
+    def reshape(self, log_p: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def __call__(self, x_t: Tensor, t: Tensor, context: Any = None) -> Prediction:
+        prediction = self.denoiser(x_t, t, context)
+        return replace(prediction, log_p=self.reshape(prediction.log_p).log_softmax(-1))
+
+
+@dataclass(frozen=True)
+class Temperature(_Reshaped):
+    """A denoiser with `p` replaced by `p^(1/temperature)`, normalised."""
+
+    temperature: float = 1.0
+
+    def reshape(self, log_p: Tensor) -> Tensor:
+        return log_p / self.temperature
+
+
+@dataclass(frozen=True)
+class TopP(_Reshaped):
+    """A denoiser restricted to its nucleus: the likeliest tokens up to and including the one that crosses mass `p`."""
+
+    p: float = 0.9
+
+    def reshape(self, log_p: Tensor) -> Tensor:
+        ranked, order = log_p.sort(-1, descending=True)
+        mass = ranked.to(torch.float64).exp()
+        before = mass.cumsum(-1) - mass
+        outside = (before >= self.p).scatter(-1, order, before >= self.p)
+        outside = outside.scatter(-1, order[..., :1], False)
+        return log_p.masked_fill(outside, -torch.inf)
