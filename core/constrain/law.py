@@ -36,6 +36,9 @@ class Window(Protocol):
 
     alphabet: Tensor  # int64 [B, K] global tokens, -1 where a row has fewer
 
+    def settle(self, known: Tensor) -> Tensor:
+        """Return `known` (-1 unknown) with the sites filled that have a single admissible value."""
+
     def restrict(self, log_p: Tensor, known: Tensor) -> Tensor:
         """Return the prediction [B, L, K] renormalised over values with an admissible completion."""
 
@@ -64,6 +67,10 @@ class FreeWindow:
     """No law: every token everywhere, sites independent."""
 
     alphabet: Tensor
+
+    def settle(self, known: Tensor) -> Tensor:
+        """Return `known`: nothing is forced."""
+        return known
 
     def restrict(self, log_p: Tensor, known: Tensor) -> Tensor:
         """Return the prediction, with known sites held."""
@@ -122,6 +129,12 @@ class LawWindow:
     def allowed(self, known: Tensor) -> Tensor:
         """Return which tokens have an admissible completion given `known` (-1 unknown), bool [B, L, K]."""
         return torch.from_numpy(self.trellis.feasible(known.cpu().numpy())).to(known.device)
+
+    def settle(self, known: Tensor) -> Tensor:
+        """Return `known` with the sites filled that have a single admissible value."""
+        allowed = self.allowed(known)
+        forced = (known < 0) & (allowed.sum(-1) == 1)
+        return torch.where(forced, allowed.int().argmax(-1), known)
 
     def restrict(self, log_p: Tensor, known: Tensor) -> Tensor:
         """Return the prediction renormalised over `allowed(known)`; uniform where it has no mass there."""

@@ -50,15 +50,17 @@ def block_mask(query_block: Tensor, query_clean: Tensor, key_block: Tensor, key_
     return (kc & torch.where(qc, kb <= qb, kb < qb)) | (~qc & ~kc & (kb == qb))
 
 
-def rotary(x: Tensor, position: Tensor) -> Tensor:
-    """Rotate feature pairs of x [B, H, S, D] by angles proportional to `position` [S] or [B, S]."""
-    half = x.shape[-1] // 2
-    frequency = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
-    angle = position[..., None].double() * frequency
-    if angle.dim() == 3:
-        angle = angle[:, None]
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x[..., :half], x[..., half:]
+def rotary(position: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return cos and sin tables [S, width / 2] of rotary positions [S]."""
+    half = width // 2
+    frequency = 10000.0 ** (-torch.arange(half, device=position.device, dtype=torch.float64) / half)
+    angle = position[:, None].double() * frequency
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def _rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    a, b = x.chunk(2, -1)
+    cos, sin = table
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
@@ -110,10 +112,10 @@ class _Attention(nn.Module):
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, position: Tensor, mask: object, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, table: tuple[Tensor, Tensor], mask: object, cache: KVCache | None, layer: int) -> Tensor:
         b, s, d = x.shape
         q, k, v = self.qkv(x).view(b, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        q, k = rotary(q, position), rotary(k, position)
+        q, k = _rotate(q, table), _rotate(k, table)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         if mask is None or isinstance(mask, Tensor):
@@ -139,13 +141,16 @@ class _Layer(nn.Module):
             nn.init.zeros_(self.modulate.weight)
             nn.init.zeros_(self.modulate.bias)
 
-    def forward(self, x: Tensor, position: Tensor, time: Tensor | None, mask: object, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, table: tuple[Tensor, Tensor], time: Tensor | None, mask: object,
+        cache: KVCache | None, layer: int,
+    ) -> Tensor:
         if self.modulate is None or time is None:
-            x = x + self.drop(self.attention(self.norm1(x), position, mask, cache, layer))
+            x = x + self.drop(self.attention(self.norm1(x), table, mask, cache, layer))
             return x + self.drop(self.mlp(self.norm2(x)))
         a1, b1, g1, a2, b2, g2 = self.modulate(time).chunk(6, -1)
         h = self.norm1(x) * (1 + a1) + b1
-        x = x + (1 + g1) * self.drop(self.attention(h, position, mask, cache, layer))
+        x = x + (1 + g1) * self.drop(self.attention(h, table, mask, cache, layer))
         return x + (1 + g2) * self.drop(self.mlp(self.norm2(x) * (1 + a2) + b2))
 
 
@@ -181,8 +186,9 @@ class BlockTransformer(nn.Module):
         """
         embedded = None if self.time is None or time is None else self.time(_fourier(time).to(h.dtype))
         mask = self._mask(block, clean, cache)
+        table = rotary(position, self.config.dim // self.config.heads, h.dtype)
         for i, layer in enumerate(self.layers):
-            h = layer(h, position, embedded, mask, cache, i)
+            h = layer(h, table, embedded, mask, cache, i)
         return self.norm(h)
 
     def _mask(self, block: Tensor, clean: Tensor, cache: KVCache | None) -> object:

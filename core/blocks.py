@@ -1,0 +1,126 @@
+"""Block after block: the same reverse loop over a key-value cache, as a generator.
+
+    p(x) = prod_b  p(x^b | x^{<b}),        each factor a diffusion over the L' sites of block b.
+
+Block size 1 is autoregression, block size L is full diffusion (Arriola et al. 2025, arXiv 2503.09573). The committed
+block and the next noisy one share one forward pass, so committing costs no pass of its own. Rows that have arrived
+leave the batch; since noise is addressed by (seed, sample, block, step), the others do not notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.constrain.law import Constraint, Window
+from core.denoiser import Prediction
+from core.noise import Stream
+from core.plan import Plan
+from core.process.categorical import Categorical
+from core.process.schedule import Linear, Schedule
+from core.sample import Solver, denoise
+
+__all__ = ["Block", "BlockContext", "BlockDenoiser", "blocks", "generate"]
+
+
+class BlockContext(Protocol):
+    """What a network remembers of the clean tokens so far, row by row."""
+
+    def enter(self, window: Window, state: np.ndarray) -> None:
+        """Prepare for a window whose rows are in the law's `state`."""
+
+    def predict(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """Predict x_0 of the window's sites from local tokens [B, L], the mask being K."""
+
+    def commit(self, x_0: Tensor) -> None:
+        """Append the window's clean local tokens [B, L] to the memory."""
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only some rows."""
+
+
+class BlockDenoiser(Protocol):
+    """A network that predicts block by block."""
+
+    def open(self, rows: int, length: int) -> BlockContext:
+        """Return the context of `rows` empty sequences of at most `length` tokens."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One committed block.
+
+    Args:
+        number: its place in the sequence of blocks.
+        rows: rows of the original batch that it belongs to, int64 [R].
+        tokens: global tokens, int64 [R, L].
+        final: which of these rows are finished with it, bool [R].
+    """
+
+    number: int
+    rows: Tensor
+    tokens: Tensor
+    final: Tensor
+
+
+def blocks(
+    model: BlockDenoiser, plan: Plan, solver: Solver, *, constraint: Constraint, length: int, block: int,
+    stream: Stream, greedy: bool = False, schedule: Schedule | None = None, process: Any = None,
+) -> Iterator[Block]:
+    """Yield the blocks of B sequences as they are committed.
+
+    Args:
+        model: the network.
+        plan: steps per block.
+        solver: the token solver.
+        constraint: the law over whole sequences (`Free` for none).
+        length: total tokens of a sequence.
+        block: tokens per block, 1 ... length.
+        stream: one stream per row.
+        greedy: take the most likely values.
+        schedule: clock of the absorbing process; linear by default.
+        process: another `Categorical` process over the (fixed) alphabet.
+    """
+    state = constraint.begin()
+    rows = np.arange(len(state))
+    context = model.open(len(rows), length)
+    number, done = 0, 0
+    while done < length and len(rows):
+        size = min(block, length - done)
+        window = constraint.window(state, rows, size, length - done - size)
+        context.enter(window, state)
+        law = process or Categorical.absorbing(window.alphabet.shape[1], schedule or Linear())
+        here = stream.select(torch.from_numpy(rows)).fold(number)
+        start = law.prior((size,), here.fold(2)).to(window.alphabet.device)
+        x_0 = denoise(context.predict, law, plan, window, solver, here, start, greedy)
+        state = constraint.advance(window, x_0)
+        final = constraint.finished(state, rows)
+        tokens = window.alphabet.gather(1, x_0)
+        yield Block(number, torch.from_numpy(rows), tokens, torch.from_numpy(final))
+        number, done = number + 1, done + size
+        if done < length and not final.all():
+            context.commit(x_0)
+            if final.any():
+                keep = np.flatnonzero(~final)
+                context.select(torch.from_numpy(keep))
+                state, rows = state[keep], rows[keep]
+        elif final.all():
+            return
+
+
+def generate(model: BlockDenoiser, plan: Plan, solver: Solver, **arguments: Any) -> Tensor:
+    """Return whole sequences, int64 [B, L]; -1 after a row has finished (arguments as in `blocks`)."""
+    out: Tensor | None = None
+    done = 0
+    for piece in blocks(model, plan, solver, **arguments):
+        if out is None:
+            out = torch.full((len(piece.rows), arguments["length"]), -1, dtype=torch.long)
+        size = piece.tokens.shape[1]
+        out[piece.rows, done : done + size] = piece.tokens.cpu()
+        done += size
+    return torch.empty(0, arguments["length"], dtype=torch.long) if out is None else out

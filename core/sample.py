@@ -1,0 +1,144 @@
+"""The reverse loop: corrupt, predict, make admissible, step back; once, for every solver.
+
+A `Step` is one move from time t to s < t. It holds the state, the window of the law and the address of its noise;
+the network is asked only when a solver reads `step.prediction`, so steps that reveal nothing cost nothing.
+A solver (`core/solvers/tokens.py`) maps a step to the next state. All randomness comes from counter-based streams:
+
+    hit   one uniform per site, drawn once: the level at which the site is uncovered (`alpha_s > hit`), nested in time
+    draw  one uniform per site and step: which value it takes
+
+Sites that the law leaves a single value (a street without a junction) are filled before the network is asked: under
+the restricted prediction they have probability one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from core.constrain.law import Window
+from core.denoiser import Prediction
+from core.noise import Stream
+from core.plan import Plan
+from core.process.categorical import Categorical
+
+__all__ = ["Predict", "Solver", "Step", "denoise", "rollout"]
+
+Predict = Callable[[Tensor, Tensor], Prediction]
+
+
+@dataclass(eq=False)
+class Step:
+    """One step of the reverse process.
+
+    Args:
+        process: the corruption; absorbing ones have their mask at K, the size of the window's alphabet.
+        predict: the denoiser, from (x_t [B, L], t [B]) to a `Prediction`.
+        window: what the law admits.
+        x_t: tokens [B, L].
+        t, s: times, s < t.
+        left: steps left, this one included.
+        hit: uncovering levels [B, L].
+        stream: the streams of this step.
+        greedy: take the most likely values.
+    """
+
+    process: Categorical
+    predict: Predict
+    window: Window
+    x_t: Tensor
+    t: float
+    s: float
+    left: int
+    hit: Tensor
+    stream: Stream
+    greedy: bool = False
+
+    @cached_property
+    def masked(self) -> Tensor:
+        """Which sites are still masked, bool [B, L]."""
+        return self.x_t == self.process.mask
+
+    @cached_property
+    def known(self) -> Tensor:
+        """Tokens, -1 where masked."""
+        return torch.where(self.masked, -1, self.x_t)
+
+    @cached_property
+    def raw(self) -> Prediction:
+        """The network's prediction at (x_t, t)."""
+        return self.predict(self.x_t, torch.full(self.x_t.shape[:1], self.t, device=self.x_t.device))
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        """The posterior at masked sites, restricted to values with an admissible completion, [B, L, K]."""
+        return self.window.restrict(self.raw.log_p, self.known)
+
+    def admit(self, sites: Tensor) -> Tensor:
+        """Return x_t with the masked `sites` [B, L] revealed by the law; no network call where there are none."""
+        if not bool(sites.any()):
+            return self.x_t
+        drawn = self.window.admit(self.log_p, self.known, sites, self.stream.uniform(sites.shape[1]), self.greedy)
+        return torch.where(sites, drawn, self.x_t)
+
+
+class Solver(Protocol):
+    """From a step to the next state."""
+
+    def __call__(self, step: Step) -> Tensor:
+        """Return x_s, tokens [B, L]."""
+
+
+def rollout(
+    predict: Predict, process: Categorical, plan: Plan, window: Window, solver: Solver, stream: Stream,
+    x: Tensor, greedy: bool = False,
+) -> Iterator[tuple[Step, Tensor]]:
+    """Yield (step, x_s) from x at t = 1 down to t = 0; stops early once nothing is masked.
+
+    Args:
+        predict: the denoiser on local tokens.
+        process: corruption over the window's alphabet.
+        plan: the time grid.
+        window: the law over the L sites.
+        solver: the token solver.
+        stream: one stream per row.
+        x: start tokens [B, L] (the prior, with known sites already in place).
+        greedy: take the most likely values.
+    """
+    hit = stream.fold(0).uniform(x.shape[1])
+    for index, (t, s) in enumerate(plan):
+        if process.mask is not None:
+            x = _settle(x, process.mask, window)
+            if not bool((x == process.mask).any()) and not getattr(solver, "revises", False):
+                return
+        step = Step(process, predict, window, x, t, s, plan.steps - index, hit, stream.fold(1, index), greedy)
+        x = solver(step)
+        yield step, x
+
+
+def denoise(
+    predict: Predict, process: Categorical, plan: Plan, window: Window, solver: Solver, stream: Stream,
+    x: Tensor, greedy: bool = False,
+) -> Tensor:
+    """Run the reverse loop and return x_0, tokens [B, L] (arguments as in `rollout`).
+
+    Raises:
+        RuntimeError: a site is still masked after the last step (a solver that does not finish its plan).
+    """
+    for _, x in rollout(predict, process, plan, window, solver, stream, x, greedy):
+        pass
+    if process.mask is not None:
+        x = _settle(x, process.mask, window)
+        if bool((x == process.mask).any()):
+            raise RuntimeError(f"{type(solver).__name__} left masked sites after {plan.steps} steps")
+    return x
+
+
+def _settle(x: Tensor, mask: int, window: Window) -> Tensor:
+    known = window.settle(torch.where(x == mask, -1, x))
+    return torch.where(known < 0, mask, known)
