@@ -6,8 +6,8 @@ distance between `a_i` and `b_j`:
 - Hausdorff: `max( max_i min_j d(i, j), max_j min_i d(i, j) )`, the worst excursion from the other trip;
 - DTW: the cheapest monotone alignment, `γ(i, j) = d(i, j) + min(γ(i-1, j), γ(i, j-1), γ(i-1, j-1))`, a SUM over the
   alignment, hence growing with the number of points; divided by `max(n, m)` it is a mean per point;
-- EDR: the fewest insertions, deletions and substitutions that turn one trip into the other, two points counting as equal
-  when `d < ε`, divided by `max(n, m)`;
+- EDR: the fewest insertions, deletions and substitutions that turn one trip into the other, two points being equal when
+  `d < ε`, divided by `max(n, m)`;
 - Jaccard: `|A ∩ B| / |A ∪ B|`; plain counts segments (it is "the" Jaccard of every table here), length-weighted counts
   their metres.
 
@@ -25,7 +25,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["dtw", "edr", "fast_dtw", "great_circle", "hausdorff", "jaccard", "jaccard_length", "longest_shared", "planar"]
+__all__ = [
+    "dtw", "edr", "fast_dtw", "great_circle", "hausdorff", "haversine", "jaccard", "jaccard_length", "longest_shared",
+    "planar",
+]
 
 Array = NDArray[np.float64]
 Metric = Callable[[Array, Array], Array]
@@ -45,12 +48,17 @@ def great_circle(radius: float) -> Metric:
     """
 
     def metric(a: Array, b: Array) -> Array:
-        a, b = np.radians(a)[:, None, :], np.radians(b)[None, :, :]
-        rise, run = np.sin((b[..., 0] - a[..., 0]) / 2.0), np.sin((b[..., 1] - a[..., 1]) / 2.0)
-        square = rise * rise + np.cos(a[..., 0]) * np.cos(b[..., 0]) * run * run
-        return radius * 2.0 * np.arcsin(np.sqrt(np.minimum(square, 1.0)))
+        return haversine(a[:, None, :], b[None, :, :], radius)
 
     return metric
+
+
+def haversine(a: Array, b: Array, radius: float) -> Array:
+    """Return the great-circle distances of points `[..., 2]` (latitude, longitude in degrees), broadcast."""
+    a, b = np.radians(a), np.radians(b)
+    rise, run = np.sin((b[..., 0] - a[..., 0]) / 2.0), np.sin((b[..., 1] - a[..., 1]) / 2.0)
+    square = rise * rise + np.cos(a[..., 0]) * np.cos(b[..., 0]) * run * run
+    return radius * 2.0 * np.arcsin(np.sqrt(np.minimum(square, 1.0)))
 
 
 def hausdorff(a: Array, b: Array, metric: Metric = planar) -> float:
@@ -65,7 +73,7 @@ def dtw(a: Array, b: Array, metric: Metric = planar) -> float:
 
 
 def edr(a: Array, b: Array, epsilon: float = EPSILON, metric: Metric = planar) -> float:
-    """Return the edit distance on real sequences in [0, 1]; points closer than `epsilon` (unit of `metric`) are equal."""
+    """Return the edit distance on real sequences in [0, 1]; points closer than `epsilon` are equal."""
     return float(_edits(metric(a, b) < epsilon)) / max(len(a), len(b))
 
 
