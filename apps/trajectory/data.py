@@ -11,6 +11,7 @@ import csv
 import gzip
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +22,12 @@ import numpy as np
 from apps.trajectory.network import RoadNetwork
 from core.errors import DataError, UsageError
 
-__all__ = ["Trips", "open_text", "read_matched", "split", "table"]
+SPUR = 200.0
+"""Metres out and back below which a detour with an illegal U-turn counts as noise of the match."""
+
+_Run = tuple[list[int], list[int]]
+
+__all__ = ["SPUR", "Trips", "cell", "open_text", "read_matched", "split", "table"]
 
 
 @dataclass(eq=False)
@@ -221,33 +227,36 @@ def cell(path: str | Path, line: int, column: str, text: str, read: Callable[[st
 def read_matched(path: str | Path, network: RoadNetwork) -> Trips:
     """Read matched trips given as OSM junction ids (columns trip_id, start_unix, osm_nodes, enter_s).
 
-    A trip whose junctions or transitions the network does not have is left out; `report` says how many and why.
+    Where a trip takes a step that the network does not have (a U-turn in mid-street), a spur of at most `SPUR` metres
+    out and back is dropped as noise of the match; otherwise the trip is cut there and its longest part kept. Trips
+    with junctions that the network does not have are left out. `report` counts each case.
 
     Raises:
         DataError: the file is malformed, or not one of its trips lies on the network.
     """
     between = _segments_between(network)
-    lists, times, departs, names, reasons = [], [], [], [], {"unknown segment": 0, "illegal transition": 0}
+    lists, times, departs, names, counts = [], [], [], [], Counter()
     for line, row in table(path, ("trip_id", "start_unix", "osm_nodes", "enter_s")):
         nodes = cell(path, line, "osm_nodes", row["osm_nodes"], lambda t: [int(x) for x in t.split()])
-        enter = cell(path, line, "enter_s", row["enter_s"], lambda t: [float(x) for x in t.split()])
+        enter = np.array(cell(path, line, "enter_s", row["enter_s"], lambda t: [float(x) for x in t.split()]))
         start = cell(path, line, "start_unix", row["start_unix"], float)
         if len(enter) != len(nodes) - 1:
             raise DataError(f"line {line}: {len(enter)} times for {len(nodes)} junctions", field=str(path))
         steps = [between.get(pair, []) for pair in zip(nodes[:-1], nodes[1:], strict=True)]
-        walk = _walk(network, steps) if all(steps) else None
-        if walk is None:
-            reasons["illegal transition" if all(steps) else "unknown segment"] += 1
-            continue
-        lists.append(walk)
-        times.append(np.asarray(enter))
-        departs.append(start)
-        names.append(row["trip_id"])
-    lost = sum(reasons.values())
+        runs = _runs(network, steps) if steps and all(steps) else []
+        joined = _join(network, runs)
+        walk, at = max(joined, key=lambda run: len(run[0]), default=([], []))
+        case = "whole" if len(runs) == 1 else "spur dropped" if len(joined) == 1 else "longest part kept"
+        counts[case if len(walk) > 1 else "left out"] += 1
+        if len(walk) > 1:
+            lists.append(np.array(walk))
+            times.append(enter[at] - enter[at[0]])
+            departs.append(start + enter[at[0]])
+            names.append(row["trip_id"])
     if not lists:
-        raise DataError(f"none of its {lost} trips lies on {network.name!r}", field=str(path))
+        raise DataError(f"none of its {sum(counts.values())} trips lies on {network.name!r}", field=str(path))
     trips = Trips.from_lists(network, lists, np.array(departs), times, names)
-    trips.report = {"read": len(lists) + lost, "mapped": len(lists), "left out": reasons}
+    trips.report = {"read": sum(counts.values()), "mapped": len(lists), **counts}
     return trips
 
 
@@ -258,24 +267,45 @@ def _segments_between(network: RoadNetwork) -> dict[tuple[int, int], list[int]]:
     return between
 
 
-def _walk(network: RoadNetwork, steps: list[list[int]]) -> np.ndarray | None:
-    """Choose one of the parallel segments at each step so that the whole is a legal walk, shorter ones first."""
-    back: list[dict[int, int]] = []
-    alive = {s: 0.0 for s in steps[0]}
-    cost = {s: float(network.length[s]) for s in steps[0]}
-    for options in steps[1:]:
-        best: dict[int, int] = {}
-        fresh: dict[int, float] = {}
-        for k in options:
-            legal = [a for a in alive if network.transition(a, k) >= 0]
-            if legal:
-                best[k] = min(legal, key=cost.__getitem__)
-                fresh[k] = cost[best[k]] + float(network.length[k])
-        if not best:
-            return None
-        back.append(best)
-        alive = cost = fresh
-    walk = [min(cost, key=cost.__getitem__)]
-    for best in reversed(back):
-        walk.append(best[walk[-1]])
-    return np.array(walk[::-1])
+def _runs(network: RoadNetwork, steps: list[list[int]]) -> list[_Run]:
+    """Return the legal walks, as long as possible, along options for each step; of parallel segments the shorter."""
+    runs, first = [], 0
+    while first < len(steps):
+        cost = {s: float(network.length[s]) for s in steps[first]}
+        back: list[dict[int, int]] = []
+        for options in steps[first + 1 :]:
+            best = {}
+            for k in options:
+                legal = [a for a in cost if network.transition(a, k) >= 0]
+                if legal:
+                    best[k] = min(legal, key=cost.__getitem__)
+            if not best:
+                break
+            back.append(best)
+            cost = {k: cost[a] + float(network.length[k]) for k, a in best.items()}
+        walk = [min(cost, key=cost.__getitem__)]
+        for best in reversed(back):
+            walk.append(best[walk[-1]])
+        runs.append((walk[::-1], list(range(first, first + len(walk)))))
+        first += len(walk)
+    return runs
+
+
+def _join(network: RoadNetwork, runs: list[_Run]) -> list[_Run]:
+    """Join neighbouring runs where what lies between them is a short way out and back."""
+    joined: list[_Run] = []
+    for walk, at in runs:
+        while joined:
+            before, when = joined[-1]
+            spur = 0
+            while spur < min(len(before), len(walk)) - 1 and network.u[before[-1 - spur]] == network.v[walk[spur]]:
+                spur += 1
+                if network.transition(before[-1 - spur], walk[spur]) >= 0:
+                    break
+            legal = spur > 0 and network.transition(before[-1 - spur], walk[spur]) >= 0
+            if not legal or network.length[walk[:spur]].sum() > SPUR:
+                break
+            walk, at = before[:-spur] + walk[spur:], when[:-spur] + at[spur:]
+            joined.pop()
+        joined.append((walk, at))
+    return joined
