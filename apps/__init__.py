@@ -1,0 +1,5 @@
+"""Five applications of one diffusion core. Nothing is imported here; `DOMAINS` names them."""
+
+DOMAINS: dict[str, str] = {
+    "trajectory": "road trips on a real network: origin, destination, via points, closures; always legal",
+}

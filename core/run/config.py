@@ -5,7 +5,7 @@ A recipe is a YAML file in `apps/<domain>/recipes`; shared groups (trainer, opti
 so that types are checked when values are merged. Three layers catch a mistake, each in one line:
 
 1. Hydra composes                    -> unknown group or key, wrong type, bad syntax;
-2. plain container + schema          -> keys smuggled in by `+key=value` (merging a DictConfig would keep them silently);
+2. plain container + schema          -> keys smuggled in by `+key=value` (merging a DictConfig keeps them silently);
 3. `setting(...)` bounds and choices -> values out of range.
 
 Beyond this module only plain dataclass instances travel, never a DictConfig.
@@ -38,6 +38,7 @@ __all__ = [
     "recipes",
     "register",
     "setting",
+    "summaries",
     "variants",
 ]
 
@@ -128,6 +129,15 @@ def recipe_folder(domain: str) -> Path:
 def recipes(domain: str) -> list[str]:
     """Return the names of an app's recipes; `base` is their common part and not one of them."""
     return sorted(p.stem for p in recipe_folder(domain).glob("*.yaml") if p.stem != "base")
+
+
+def summaries(domain: str) -> dict[str, str]:
+    """Return each recipe of an app with the comment on its first line."""
+    folder, found = recipe_folder(domain), {}
+    for name in recipes(domain):
+        first = (folder / f"{name}.yaml").read_text().partition("\n")[0]
+        found[name] = first.lstrip("# ") if first.startswith("#") else ""
+    return found
 
 
 def register(schema: type | str) -> type:

@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import math
 import random
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -36,7 +34,9 @@ from core.errors import CheckpointError, QuintetError, UsageError
 from core.run import checkpoint as store
 from core.run.config import LoggerConfig, OptimConfig, TrainerConfig
 from core.run.data import Prefetch, stream
+from core.run.guard import Interrupted, reserved, signals
 from core.run.log import Journal
+from core.run.optim import learning_rate, make_optimizer
 from core.run.state import Average, Weights, shard
 
 __all__ = ["Interrupted", "Task", "TrainResult", "train"]
@@ -60,17 +60,6 @@ class Task(Protocol):
     def validate(self, module: nn.Module, step: int) -> dict[str, float]:
         """Return figures under the averaged weights; `loss` drives `best` and early stopping."""
         ...
-
-
-class Interrupted(QuintetError):
-    """A signal ended the run after its checkpoint was saved; exit code 128 + signal."""
-
-    def __init__(self, number: int, step: int, out: Path) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(number).name} after step {step}; checkpoint saved in {out}",
-            hint="the same command resumes",
-        )
-        self.exit_code = 128 + number
 
 
 @dataclass
@@ -365,27 +354,6 @@ def dump(run: Run, batches: Sequence[Any], loss: float, norm: float) -> None:
     )
 
 
-def learning_rate(optim: OptimConfig, step: int, steps: int) -> float:
-    """Return the rate of step `step`: linear warm-up, then constant or half a cosine down to `final * lr`."""
-    if step < optim.warmup:
-        return optim.lr * (step + 1) / (optim.warmup + 1)
-    if optim.schedule == "constant":
-        return optim.lr
-    done = (step - optim.warmup) / max(1, steps - optim.warmup)
-    return optim.lr * (optim.final + (1 - optim.final) * (1 + math.cos(math.pi * min(1.0, done))) / 2)
-
-
-def make_optimizer(module: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """Build the optimiser; gains, biases and other vectors are not decayed."""
-    matrices = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": optim.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
-    if optim.name == "sgd":
-        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.betas[0])
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]))
-
-
 def reseed(*key: int | str) -> None:
     """Seed the global generators of torch, numpy and Python from a key."""
     number = stream(*key)
@@ -398,7 +366,7 @@ def agree(fabric: Fabric, *flags: float) -> list[float]:
     """Return the largest value of each flag over all processes, so that they all take the same branch."""
     if fabric.world_size == 1:
         return list(flags)
-    return [float(v) for v in fabric.all_gather(torch.tensor(flags)).reshape(-1, len(flags)).amax(0)]
+    return fabric.all_reduce(torch.tensor(flags), reduce_op="max").tolist()  # type: ignore[union-attr]
 
 
 def average_figures(fabric: Fabric, figures: Mapping[str, float | Tensor]) -> dict[str, float]:
@@ -407,50 +375,3 @@ def average_figures(fabric: Fabric, figures: Mapping[str, float | Tensor]) -> di
     if fabric.world_size > 1:
         values = fabric.all_reduce(values.float(), reduce_op="mean").double()  # type: ignore[union-attr]
     return dict(zip(figures, values.tolist(), strict=True))
-
-
-@contextmanager
-def signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT instead of dying from them; a second SIGINT interrupts at once."""
-    import threading
-
-    caught: list[int] = []
-
-    def handler(number: int, frame: Any) -> None:
-        if number == signal.SIGINT and caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield caught
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-@contextmanager
-def reserved(out: Path, active: bool) -> Iterator[None]:
-    """Hold a run's folder: refuse one that is not writable or that another run holds."""
-    import fcntl
-
-    if not active:
-        yield
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "checkpoints").mkdir(exist_ok=True)
-        lock = (out / ".lock").open("w")
-    except OSError as error:
-        raise UsageError(f"cannot be written ({error.strerror})", field="out", value=str(out)) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError("another run is using this folder", field="out", value=str(out)) from None
-        yield
-
-

@@ -1,0 +1,126 @@
+"""One command line for every app: `train sample evaluate check recipes data`.
+
+`build(domain)` returns a typer app with the verbs that need no knowledge of the domain (train, check, recipes, data).
+The app's `cli.py` adds its own with typed options and imports what it needs inside the function:
+
+    app = build("trajectory")
+
+    @app.command()
+    def sample(model: str, n: int = 8, json: Json = False) -> None:
+        from apps.trajectory import verbs
+        emit(verbs.sample(model, n), json)
+
+stdout carries the result, as text or as one JSON object; stderr the progress. A `QuintetError` is one line and its
+exit code; nothing but typer is imported before a verb runs.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from core.errors import QuintetError
+
+__all__ = ["Json", "Out", "build", "emit"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Where to write.", show_default=False)]
+Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]... [HYDRA FLAGS]", show_default=False)]
+Initial = Annotated[Path | None, typer.Option("--initial", help="Start from a checkpoint's weights (fine-tuning).")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)]
+
+ORDER = ("train", "sample", "evaluate", "check", "recipes", "data")
+FREE = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+class Verbs(TyperGroup):
+    """The group of an app's verbs: shared ones first, and every user's mistake in one line."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the shared verbs in their order, then the domain's own."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), names.index(n)))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb; translate failures into exit codes."""
+        try:
+            return super().invoke(ctx)
+        except QuintetError as error:
+            print(error, file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # the reader of stdout left, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+
+def emit(result: Mapping[str, Any], as_json: bool = False) -> None:
+    """Print a result on stdout: one JSON object, or a line for each entry."""
+    import json
+
+    if as_json:
+        print(json.dumps(result, default=str))
+        return
+    width = max((len(key) for key in result), default=0)
+    for key, value in result.items():
+        print(f"{key:<{width}}  {f'{value:.6g}' if isinstance(value, float) else value}")
+
+
+def build(domain: str, *, schema: str | None = None, summary: str = "") -> typer.Typer:
+    """Return the command line of an app with the shared verbs.
+
+    Args:
+        domain: the name of the app's folder.
+        schema: dotted path of the recipe's dataclass; by default `apps.<domain>.model:Recipe`.
+        summary: the line that `--help` shows.
+    """
+    kind = schema or f"apps.{domain}.model:Recipe"
+    app = typer.Typer(
+        cls=Verbs, help=summary, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
+
+    @app.command(context_settings=FREE)
+    def train(words: Words = None, out: Out = None, initial: Initial = None, json: Json = False) -> None:
+        """Train a recipe (default: toy), or go on where it stopped.
+
+        KEY=VALUE changes a setting, e.g. optim.lr=1e-3 or trainer=gpu. Hydra's flags work as in Hydra:
+        -m sweeps over optim.lr=1e-3,3e-4, --cfg job prints the recipe.
+        """
+        from core.run.launch import launch, read
+
+        order = read(words or [])
+        results = launch(domain, order, schema=kind, out=out, initial=initial)
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            return
+        for result in results:
+            head = {"model": str(result.folder / "model"), "step": result.step, "stopped": result.stopped}
+            emit({**head, "seconds": round(result.seconds, 1), **result.metrics}, json)
+
+    @app.command(context_settings=FREE)
+    def check(words: Words = None, json: Json = False) -> None:
+        """Try a recipe without training (data, one batch, one gradient), or verify a checkpoint folder."""
+        from core.run.preflight import preflight
+
+        emit(preflight(domain, kind, words or []), json)
+
+    @app.command()
+    def recipes(json: Json = False) -> None:
+        """List what this app can train."""
+        from core.run.config import summaries
+
+        emit(summaries(domain), json)
+
+    @app.command()
+    def data(names: Names = None, out: Out = None, json: Json = False) -> None:
+        """List the public data sets of this app, or fetch and verify those named."""
+        from core.run import fetch
+
+        emit(fetch.obtain(names, domain, out) if names else fetch.catalogue(domain), json)
+
+    return app
