@@ -33,7 +33,7 @@ from torch import Tensor
 
 from core.process.categorical import Categorical, at_sites, safe_log
 
-__all__ = ["Denoiser", "Prediction", "Temperature", "TopP", "log_normalise", "subs"]
+__all__ = ["Denoiser", "Kind", "Prediction", "Temperature", "TopP", "log_normalise", "subs"]
 
 Kind = Literal["posterior", "leave_one_out"]
 

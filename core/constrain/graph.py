@@ -73,21 +73,6 @@ class StateGraph:
         stop = np.zeros(self.states, np.bool_) if blocked is None else np.asarray(blocked, np.bool_)
         return hops_to(ptr, pred, np.asarray(accept, np.int64), stop)
 
-    def absorbing(self, accept: np.ndarray) -> StateGraph:
-        """Return the same graph in which the states of `accept` only loop on themselves ("arrived")."""
-        keep = np.ones(self.states, bool)
-        keep[accept] = False
-        source = np.repeat(np.arange(self.states), np.diff(self.succ_ptr))
-        held = keep[source]
-        weight = np.zeros(len(self.succ)) if self.log_weight is None else self.log_weight
-        src = np.concatenate([source[held], accept])
-        order = np.argsort(src, kind="stable")
-        ptr = np.zeros(self.states + 1, np.int64)
-        np.cumsum(np.bincount(src, minlength=self.states), out=ptr[1:])
-        dst = np.concatenate([self.succ[held], np.asarray(accept)])[order].astype(np.int32)
-        log_weight = None if self.log_weight is None else np.concatenate([weight[held], np.zeros(len(accept))])[order]
-        return StateGraph(ptr, dst, self.tokens, self.label, log_weight)
-
     def follow(self, state: int, tokens: np.ndarray) -> int:
         """Return the state after reading `tokens` from `state`, or -1 where the law forbids it."""
         for token in np.asarray(tokens):

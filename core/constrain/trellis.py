@@ -95,7 +95,7 @@ def unroll(
         togo: int32 [G, S], tokens to acceptance (`StateGraph.togo`) of each group of rows.
         group: int64 [B], the group of each row.
         exact: bool [S], states that are acceptable after exactly `remaining` more tokens; None: those with
-            `togo <= remaining` (accepting states loop).
+            `togo <= remaining`, accepting states (`togo = 0`) only looping on themselves ("arrived").
         full: number tokens globally (small alphabets) instead of locally.
 
     Raises:
@@ -128,15 +128,24 @@ def _grow(array: np.ndarray, size: int) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _forward(succ_ptr, succ, start, length, remaining, togo, layers, nodes, stamp, clock):  # noqa: ANN001, ANN202
+def _arrows(succ_ptr, state, togo, loops):  # noqa: ANN001, ANN202
+    """Return the arrows out of a state; an accepting state of a looping law has one, to itself."""
+    if loops and togo[state] == 0:
+        return 0, 1, True
+    return succ_ptr[state], succ_ptr[state + 1], False
+
+
+@njit(cache=True, nogil=True)
+def _forward(succ_ptr, succ, start, length, remaining, togo, loops, layers, nodes, stamp, clock):  # noqa: ANN001, ANN202
     """Breadth-first layers of one row; `stamp` remembers in which layer a state was last met."""
     nodes = _grow(nodes, 1)
     nodes[0], layers[0], layers[1], size = start, 0, 1, 1
     for i in range(length):
         clock += 1
         for a in range(layers[i], layers[i + 1]):
-            for e in range(succ_ptr[nodes[a]], succ_ptr[nodes[a] + 1]):
-                s = succ[e]
+            low, high, arrived = _arrows(succ_ptr, nodes[a], togo, loops)
+            for e in range(low, high):
+                s = nodes[a] if arrived else succ[e]
                 if stamp[s] != clock and togo[s] <= remaining + length - 1 - i:
                     stamp[s] = clock
                     nodes = _grow(nodes, size + 1)
@@ -157,10 +166,10 @@ def _unroll(succ_ptr, succ, label, weights, start, length, remaining, togo, grou
     state, token = np.empty(256, np.int64), np.empty(256, np.int32)
     ptr, edge, weight = np.zeros(257, np.int64), np.empty(512, np.int64), np.empty(512, np.float64)
     sizes, alphabet = np.zeros(rows, np.int64), np.empty(256, np.int64)
-    n_nodes, n_edges, n_words, clock, bad = 0, 0, 0, 0, -1
+    n_nodes, n_edges, n_words, clock, bad, loops = 0, 0, 0, 0, -1, len(table) == 0
     for b in range(rows):
         reach = togo[group[b]]
-        buffer, clock = _forward(succ_ptr, succ, start[b], length, remaining, reach, layers, buffer, stamp, clock)
+        buffer, clock = _forward(succ_ptr, succ, start[b], length, remaining, reach, loops, layers, buffer, stamp, clock)
         total = layers[length + 1]
         alive = np.zeros(total, np.bool_)
         for a in range(layers[length], total):
@@ -170,8 +179,10 @@ def _unroll(succ_ptr, succ, label, weights, start, length, remaining, togo, grou
             for a in range(layers[i + 1], layers[i + 2]):
                 stamp[buffer[a]], where[buffer[a]] = clock, a
             for a in range(layers[i], layers[i + 1]):
-                for e in range(succ_ptr[buffer[a]], succ_ptr[buffer[a] + 1]):
-                    if stamp[succ[e]] == clock and alive[where[succ[e]]]:
+                low, high, arrived = _arrows(succ_ptr, buffer[a], reach, loops)
+                for e in range(low, high):
+                    t = buffer[a] if arrived else succ[e]
+                    if stamp[t] == clock and alive[where[t]]:
                         alive[a] = True
                         break
         if not alive[0]:
@@ -199,11 +210,13 @@ def _unroll(succ_ptr, succ, label, weights, start, length, remaining, togo, grou
                 state[n_nodes] = s
                 token[n_nodes] = -1 if i == 0 else (word if full else local[word])
                 if i < length:
-                    for e in range(succ_ptr[s], succ_ptr[s + 1]):
-                        if stamp[succ[e]] == clock and alive[where[succ[e]]]:
+                    low, high, arrived = _arrows(succ_ptr, s, reach, loops)
+                    for e in range(low, high):
+                        t = s if arrived else succ[e]
+                        if stamp[t] == clock and alive[where[t]]:
                             edge, weight = _grow(edge, n_edges + 1), _grow(weight, n_edges + 1)
-                            edge[n_edges] = number[where[succ[e]]]
-                            weight[n_edges] = weights[e] if len(weights) else 0.0
+                            edge[n_edges] = number[where[t]]
+                            weight[n_edges] = weights[e] if len(weights) and not arrived else 0.0
                             n_edges += 1
                 n_nodes += 1
                 ptr[n_nodes] = n_edges

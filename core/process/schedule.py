@@ -93,7 +93,9 @@ class Cosine(Schedule):
     """`sigma(t) = sin(pi t / 2)`: run backwards, few sites are revealed first, many at the end."""
 
     def alpha(self, t: Tensor | float) -> Tensor:
-        return 2 * torch.sin(math.pi / 4 * (1 - _float64(t))).square()
+        t = _float64(t)
+        late = 2 * torch.sin(math.pi / 4 * (1 - t)).square()
+        return torch.where(t < 0.5, 1 - torch.sin(math.pi / 2 * t), late)
 
     def sigma(self, t: Tensor | float) -> Tensor:
         return torch.sin(math.pi / 2 * _float64(t))
