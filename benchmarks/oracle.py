@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.denoiser import Denoiser, Prediction, log_normalise
+from core.denoiser import Denoiser, Kind, Prediction, log_normalise
 from core.process.categorical import Categorical
 
 __all__ = [
@@ -88,7 +88,7 @@ class Oracle:
     law: Tensor
     process: Categorical
     length: int
-    kind: str = "posterior"
+    kind: Kind = "posterior"
 
     @property
     def x(self) -> Tensor:
@@ -119,7 +119,7 @@ class Oracle:
         per_site = kernel[self.x[:, None], self.states[None]]
         return self.law @ per_site.prod(-1)
 
-    def prediction(self, x_t: Tensor, t: Tensor | float, kind: str | None = None) -> Prediction:
+    def prediction(self, x_t: Tensor, t: Tensor | float, kind: Kind | None = None) -> Prediction:
         """Return the exact `Prediction` for `x_t` [B, L]; impossible states get the uniform law."""
         factor = self.evidence(x_t, t)
         kind = kind or self.kind
@@ -141,6 +141,8 @@ def count_bound(denoiser: Denoiser, process: Categorical, x_0: Tensor, block: in
 
     Blocks before the current one are clean and those after it masked, which is what a block-causal denoiser sees.
     """
+    if process.mask is None:
+        raise ValueError("the count form needs absorbing noise")
     length = x_0.shape[-1]
     block = block or length
     total = torch.zeros(len(x_0), dtype=torch.float64)
