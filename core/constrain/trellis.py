@@ -82,7 +82,7 @@ class Trellis:
 
 
 def unroll(
-    law: StateGraph, start: np.ndarray, length: int, remaining: int, togo: np.ndarray, group: np.ndarray,
+    law: StateGraph, start: np.ndarray, length: int, remaining: int | np.ndarray, togo: np.ndarray, group: np.ndarray,
     exact: np.ndarray | None = None, full: bool = False,
 ) -> Trellis:
     """Unroll `length` tokens of a law from each row's state, keeping only what can still be accepted.
@@ -91,7 +91,7 @@ def unroll(
         law: the state graph.
         start: int64 [B] present states.
         length: tokens in the window.
-        remaining: tokens left after the window.
+        remaining: tokens left after the window, one number or int64 [B].
         togo: int32 [G, S], tokens to acceptance (`StateGraph.togo`) of each group of rows.
         group: int64 [B], the group of each row.
         exact: bool [S], states that are acceptable after exactly `remaining` more tokens; None: those with
@@ -104,12 +104,12 @@ def unroll(
     table = np.zeros(0, np.bool_) if exact is None else np.asarray(exact, np.bool_)
     weights = np.zeros(0) if law.log_weight is None else law.log_weight
     out = _unroll(
-        law.succ_ptr, law.succ, law.labels, weights, np.asarray(start, np.int64), length, remaining,
-        togo, np.asarray(group, np.int64), table, law.tokens, full,
+        law.succ_ptr, law.succ, law.labels, weights, np.asarray(start, np.int64), length,
+        np.broadcast_to(np.asarray(remaining, np.int64), (len(start),)).copy(), togo, np.asarray(group, np.int64), table, law.tokens, full,
     )
     bad, layer, state, token, edge_ptr, edge, weight, sizes, alphabet = out
     if bad >= 0:
-        raise InfeasibleError(f"row {bad}: no admissible continuation of {length} tokens with {remaining} more to come")
+        raise InfeasibleError(f"row {bad}: no admissible continuation of {length} tokens with {np.max(remaining)} more to come")
     if full:
         table = np.broadcast_to(np.arange(law.tokens), (len(start), law.tokens))
     else:
@@ -169,11 +169,11 @@ def _unroll(succ_ptr, succ, label, weights, start, length, remaining, togo, grou
     n_nodes, n_edges, n_words, clock, bad, loops = 0, 0, 0, 0, -1, len(table) == 0
     for b in range(rows):
         reach = togo[group[b]]
-        buffer, clock = _forward(succ_ptr, succ, start[b], length, remaining, reach, loops, layers, buffer, stamp, clock)
+        buffer, clock = _forward(succ_ptr, succ, start[b], length, remaining[b], reach, loops, layers, buffer, stamp, clock)
         total = layers[length + 1]
         alive = np.zeros(total, np.bool_)
         for a in range(layers[length], total):
-            alive[a] = table[buffer[a]] if len(table) else reach[buffer[a]] <= remaining
+            alive[a] = table[buffer[a]] if len(table) else reach[buffer[a]] <= remaining[b]
         for i in range(length - 1, -1, -1):
             clock += 1
             for a in range(layers[i + 1], layers[i + 2]):

@@ -1,0 +1,211 @@
+"""TrajDLM: block diffusion over road segments, conditioned on origin, destination and departure.
+
+A trip  o = s_0, s_1, ..., s_n = d  is a sequence over segments that stays at d once it has arrived. It is cut into
+blocks of L' tokens, and
+
+    p(trip) = prod_b  p(s^b | s^{<b}, o, d, depart),     each factor an absorbing diffusion over the window of block b.
+
+Within a window only the **cone** of segments that can be reached in the right number of hops is scored. A candidate x
+is encoded from its road embedding and its view (`field.py`); a masked site j asks with its hidden state h_j:
+
+    D_j(x) ∝ exp(q(h_j) . k(x) / sqrt(d) + b(x))      over the x with an admissible completion given the known sites.
+
+The restriction to admissible completions is the same function in training and in sampling (`core/constrain`).
+
+References: Wongso et al. 2026, arXiv 2605.10020 (TrajDLM); Arriola et al. 2025, arXiv 2503.09573 (block diffusion).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from apps.trajectory.encoder import RoadEncoder
+from apps.trajectory.field import VIEW
+from core.nn.transformer import BlockTransformer, KVCache, TransformerConfig
+from core.run.config import LoggerConfig, OptimConfig, TrainerConfig, setting
+
+if TYPE_CHECKING:
+    from apps.trajectory.batch import Batch
+
+__all__ = ["DataConfig", "ModelConfig", "Recipe", "SampleConfig", "TripNet", "clock"]
+
+
+@dataclass
+class ModelConfig:
+    """Shape of the network.
+
+    `dim`, `depth`, `heads` are the trunk's; `road` the width of segment embeddings and `rounds` their message-passing
+    rounds (0 turns the encoder's messages off); `ids` adds a learned vector for each of so many segments.
+    """
+
+    dim: int = setting(128, low=8)
+    depth: int = setting(4, low=1)
+    heads: int = setting(4, low=1)
+    road: int = setting(48, low=4)
+    rounds: int = setting(2, low=0)
+    ids: int = setting(0, low=0)
+    dropout: float = setting(0.0, low=0, high=0.9)
+    block: int = setting(32, low=1)
+
+
+@dataclass
+class DataConfig:
+    """Where trips come from.
+
+    `network` is `city` (synthetic) or an OSM, GraphML or prepared file; `trips` a matched-trips file ("" for none);
+    `simulated` the number of trips drawn from the recursive logit; `destinations` how many different goals they share;
+    `fit` calibrates the logit on the training split; `real` is the share of real trips in a batch.
+    """
+
+    network: str = setting("city")
+    trips: str = setting("")
+    cache: str = setting("")
+    simulated: int = setting(20000, low=0)
+    destinations: int = setting(400, low=1)
+    fit: bool = setting(False)
+    real: float = setting(0.0, low=0, high=1)
+    batch: int = setting(32, low=1)
+    max_hops: int = setting(320, low=2)
+
+
+@dataclass
+class SampleConfig:
+    """Defaults of sampling: block length, steps per block, solver, guidance weight, detour budget."""
+
+    block: int = setting(16, low=1)
+    steps: int = setting(4, low=1)
+    solver: str = setting("confidence", choices=("ancestral", "first-hitting", "confidence", "in-order", "threshold"))
+    guidance: float = setting(0.0, low=0)
+    mode: str = setting("exists", choices=("exists", "reference", "product"))
+    detour: float = setting(2.0, low=1)
+
+
+@dataclass
+class Recipe:
+    """A training run: everything that `quintet trajectory train` can be told."""
+
+    seed: int = setting(0, low=0)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    blocks: list[int] = setting([1, 4, 8, 16, 16, 16], low=1)
+    unconditional: float = setting(0.1, low=0, high=1)
+    time_weight: float = setting(0.1, low=0)
+    initial: str = setting("")
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+def clock(depart: Tensor) -> Tensor:
+    """Embed departures (unix seconds [B], NaN unknown) in time of day and of week, [B, 7]."""
+    known = depart.isfinite()
+    seconds = torch.where(known, depart, torch.zeros_like(depart)).double()
+    day, week = seconds % 86400 / 86400 * 2 * math.pi, (seconds / 86400 + 3) % 7
+    weekend = (week >= 5).double()
+    parts = [day.sin(), day.cos(), (2 * day).sin(), (2 * day).cos(), weekend, torch.ones_like(day)]
+    out = torch.stack(parts, -1) * known[:, None]
+    return torch.cat([out, (~known)[:, None].double()], -1).float()
+
+
+class TripNet(nn.Module):
+    """The network: road encoder, candidate encoder, block trunk, pointer head, travel-time head.
+
+    Args:
+        config: its shape.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d = config.dim
+        self.config = config
+        self.trunk_config = TransformerConfig(d, config.depth, config.heads, dropout=config.dropout)
+        self.roads = RoadEncoder(config.road, config.rounds, config.ids)
+        self.level = nn.Embedding(config.block + 1, config.road)
+        self.candidate = nn.Sequential(nn.Linear(2 * config.road + VIEW + 1, d), nn.GELU(), nn.Linear(d, d))
+        self.token, self.query = nn.Linear(d, d), nn.Linear(d, d, bias=False)
+        self.bias = nn.Linear(d, 1)
+        self.masked = nn.Parameter(torch.zeros(d))
+        self.place = nn.Embedding(config.block + 1, d)
+        self.condition = nn.Sequential(nn.Linear(7, d), nn.GELU(), nn.Linear(d, d))
+        self.trunk = BlockTransformer(self.trunk_config)
+        self.pace = nn.Sequential(nn.Linear(2 * d, d), nn.GELU(), nn.Linear(d, 2))
+        for module in (self.level, self.place):
+            nn.init.normal_(module.weight, std=0.02)
+
+    def bind(self, features: Tensor, edges: Tensor) -> TripNet:
+        """Put the network on a city: segment features [N, STATIC] and transitions int64 [2, M]."""
+        self.register_buffer("features", features, persistent=False)
+        self.register_buffer("edges", edges, persistent=False)
+        return self
+
+    def embed_roads(self) -> Tensor:
+        """Return the embeddings of all segments, [N, road]."""
+        return self.roads(self.features, self.edges)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the count-form bound of each active block, nats [R], and the travel-time loss, a scalar."""
+        b = batch
+        encoded = self.encode(self.embed_roads()[b.segment], b.level, b.view, b.informed[b.trip][:, None])
+        condition = self.condition(b.clock * b.informed[:, None])
+        clean = self.embed(encoded[b.clean], torch.zeros_like(b.clean, dtype=torch.bool), b.place, condition)
+        noisy = self.embed(encoded[b.clean[:, 1:]], b.noisy, b.place[1:], condition)
+        position = torch.arange(b.clean.shape[1], device=clean.device)
+        flags = torch.cat([torch.ones_like(b.place), torch.zeros_like(b.place[1:])]).bool()
+        h = self.trunk(
+            torch.cat([clean, noisy], 1), torch.cat([position, position[1:]]), torch.cat([b.block, b.block[1:]]), flags
+        )
+        width = len(b.place)
+        hidden = h[:, width:].unflatten(1, (-1, b.masked.shape[1]))[b.row_trip, b.row_block]
+        scores = self.scores(hidden, encoded[b.candidates])
+        log_p = scores.masked_fill(~b.allowed, -torch.inf).log_softmax(-1)
+        nll = -log_p.gather(-1, b.target[..., None])[..., 0]
+        nll = torch.where(b.masked, nll, torch.zeros_like(nll)).sum(-1) * b.weight
+        return nll, self.pace_loss(h[:, :width], encoded[b.clean], b.pace)
+
+    def pace_loss(self, hidden: Tensor, encoded: Tensor, target: Tensor) -> Tensor:
+        """Return the mean Laplace loss of log travel times against `target` [B, S] (NaN unknown)."""
+        known = target.isfinite()
+        mean, scale = self.paces(hidden, encoded)
+        loss = (torch.where(known, target, mean) - mean).abs() / scale + scale.log()
+        return (loss * known).sum() / known.sum().clamp_min(1)
+
+    def paces(self, hidden: Tensor, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Return median and Laplace scale of the log of (seconds on a segment / free-flow seconds), [B, S] each."""
+        mean, raw = self.pace(torch.cat([hidden, encoded], -1)).unbind(-1)
+        return mean, nn.functional.softplus(raw) + 0.05
+
+    def encode(self, roads: Tensor, level: Tensor, view: Tensor, informed: Tensor) -> Tensor:
+        """Encode candidates.
+
+        Args:
+            roads: road embeddings [..., road].
+            level: hops from the window's start, int64 [...].
+            view: [..., VIEW].
+            informed: 1 where the goal is known, 0 for the unconditional branch, float [..., 1].
+
+        Returns:
+            [..., d].
+        """
+        features = torch.cat([roads, self.level(level.clamp_max(self.config.block)), view * informed, informed], -1)
+        return self.candidate(features)
+
+    def embed(self, encoded: Tensor, masked: Tensor, place: Tensor, condition: Tensor) -> Tensor:
+        """Embed sites [B, S, d]: the encoded token or the mask, its place in the block [S], the trip's condition [B, d]."""
+        value = torch.where(masked[..., None], self.masked, self.token(encoded))
+        return value + self.place(place) + condition[:, None]
+
+    def scores(self, hidden: Tensor, encoded: Tensor) -> Tensor:
+        """Return logits [R, L, K] of hidden states [R, L, d] over candidates [R, K, d]."""
+        q = self.query(hidden) / math.sqrt(self.config.dim)
+        return q @ encoded.transpose(1, 2) + self.bias(encoded).transpose(1, 2)
+
+    def cache(self, rows: int, length: int) -> KVCache:
+        """Return an empty cache for `rows` trips of at most `length` tokens and one more block."""
+        p = self.masked
+        return KVCache(self.trunk_config, rows, length + 2 * self.config.block + 2, p.dtype, p.device)
