@@ -40,7 +40,7 @@ def inverse_cdf(p: Tensor, u: Tensor) -> Tensor:
     cdf = p.cumsum(-1)
     if p.is_cuda:
         cdf = cdf.cummax(-1).values  # a parallel scan need not be monotone
-    total = cdf[..., -1:]
+    total = cdf[-1] if p.ndim == 1 else cdf[..., -1:]
     if p.numel() and not (bool((total > 0).all()) and bool(total.isfinite().all()) and bool((p >= 0).all())):
         raise ValueError("a categorical law needs weights that are finite, not negative and not all zero")
     k = torch.searchsorted(cdf, (u.to(torch.float64) * total).contiguous(), right=True).clamp(max=p.shape[-1] - 1)

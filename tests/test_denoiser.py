@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.oracle import Oracle, markov_law
+from benchmarks._oracle import Oracle, markov_law
 from core.denoiser import Prediction, Temperature, TopP, subs
 from core.errors import UsageError
 from core.guide.classifier_free import ClassifierFree, guided

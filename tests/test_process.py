@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.oracle import Oracle, chi_square, markov_law, mislabelled, propagate, sequences, total_variation
+from benchmarks._oracle import Oracle, chi_square, markov_law, mislabelled, propagate, sequences, total_variation
 from core.denoiser import Prediction
 from core.errors import UsageError
 from core.noise import Stream
@@ -86,12 +86,13 @@ def test_bridge_is_bayes(noise: str, t: float, s: float) -> None:
 
 def test_time_may_differ_by_row_and_by_site() -> None:
     law, x_t, x_0 = process("absorbing"), torch.tensor([[3, 3], [3, 1]]), torch.tensor([[0, 1], [2, 1]])
-    t, s = torch.tensor([[0.9, 0.6], [0.8, 0.3]]), torch.tensor([[0.5, 0.1], [0.2, 0.2]])
+    t = torch.tensor([[0.9, 0.6], [0.8, 0.3]], dtype=torch.float64)
+    s = torch.tensor([[0.5, 0.1], [0.2, 0.2]], dtype=torch.float64)
     whole = law.bridge(x_t, x_0, t, s)
     for b, i in itertools.product(range(2), range(2)):
         one = law.bridge(x_t[b : b + 1, i : i + 1], x_0[b : b + 1, i : i + 1], t[b, i], s[b, i])
         assert torch.equal(whole[b, i], one[0, 0])
-    assert torch.equal(law.bridge(x_t, x_0, t[:, 0], s[:, 0])[1], law.bridge(x_t, x_0, 0.8, torch.tensor(0.2))[1])
+    assert torch.equal(law.bridge(x_t, x_0, t[:, 0], s[:, 0])[1], law.bridge(x_t, x_0, 0.8, 0.2)[1])
 
 
 @pytest.mark.parametrize("noise", NOISES)

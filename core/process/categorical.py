@@ -74,7 +74,7 @@ class Coupling:
 
 def at_sites(t: Tensor | float, x: Tensor) -> Tensor:
     """Return `t` of shape (), (B,) or (B, L) as float64 that broadcasts against the tokens `x` [B, ...]."""
-    t = torch.as_tensor(t, device=x.device).to(torch.float64)
+    t = torch.as_tensor(t, dtype=torch.float64, device=x.device)
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 

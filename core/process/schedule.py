@@ -39,7 +39,7 @@ __all__ = ["SCHEDULES", "Clipped", "Cosine", "Linear", "Polynomial", "Schedule",
 
 
 def _float64(t: Tensor | float) -> Tensor:
-    return torch.as_tensor(t).to(torch.float64)
+    return torch.as_tensor(t, dtype=torch.float64)
 
 
 class Schedule(ABC):

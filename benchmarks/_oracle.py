@@ -115,7 +115,7 @@ class Oracle:
 
     def marginal(self, t: float) -> Tensor:
         """Return the law of `x_t` over `states`: float64 [K'^L]."""
-        kernel = self.process.forward(torch.arange(self.process.K), torch.tensor(t))
+        kernel = self.process.forward(torch.arange(self.process.K), t)
         per_site = kernel[self.x[:, None], self.states[None]]
         return self.law @ per_site.prod(-1)
 
