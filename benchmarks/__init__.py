@@ -1,0 +1,1 @@
+"""One file per figure; `python -m benchmarks NAME` measures it and writes results/NAME.json."""

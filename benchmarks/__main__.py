@@ -1,0 +1,38 @@
+"""`python -m benchmarks NAME [--full]`, `python -m benchmarks list`, `python -m benchmarks table`.
+
+Exit code 0 if every bar holds, 1 if one does not, 2 for a wrong name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from benchmarks.harness import measure, names, table
+from core.errors import QuintetError
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", help="a benchmark, `list` or `table`")
+    parser.add_argument("--full", action="store_true", help="the long variant")
+    words = parser.parse_args()
+    try:
+        if words.name == "list":
+            print("\n".join(names()))
+        elif words.name == "table":
+            print(table())
+        else:
+            report = measure(words.name, words.full)
+            print(json.dumps(report))
+            return 0 if all(bar["holds"] for bar in report["bars"]) else 1
+    except QuintetError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
