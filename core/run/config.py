@@ -37,12 +37,13 @@ __all__ = [
     "recipe_folder",
     "recipes",
     "register",
+    "searchpath",
     "setting",
     "summaries",
     "variants",
 ]
 
-SHARED = "pkg://core.run.recipes"
+SHARED = Path(__file__).parent / "recipes"
 
 
 def setting(
@@ -161,6 +162,11 @@ def place(domain: str, name: str) -> tuple[Path, str]:
     return recipe_folder(domain), name
 
 
+def searchpath(domain: str) -> str:
+    """Return the override that lets Hydra find an app's recipes and the shared groups."""
+    return f"hydra.searchpath=['file://{recipe_folder(domain)}','file://{SHARED}']"
+
+
 def compose(domain: str, name: str, overrides: Sequence[str], schema: type | str) -> DictConfig:
     """Compose a recipe with Hydra; a mistake becomes a `UsageError` that names the field and the nearest choice."""
     import hydra
@@ -169,10 +175,9 @@ def compose(domain: str, name: str, overrides: Sequence[str], schema: type | str
 
     folder, stem = place(domain, name)
     register(schema)
-    search = [f"hydra.searchpath=[file://{recipe_folder(domain)},{SHARED}]"]
     try:
         with hydra.initialize_config_dir(str(folder), version_base=None):
-            return hydra.compose(stem, overrides=[*search, *overrides])
+            return hydra.compose(stem, overrides=[searchpath(domain), *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides, schema) from None
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import QuintetError, UsageError
-from core.run.config import SHARED, instance, load_recipe, locate, place, recipe_folder, register, variants
+from core.run.config import instance, load_recipe, locate, place, register, searchpath, variants
 
 __all__ = ["Order", "launch", "read"]
 
@@ -97,7 +97,7 @@ def launch(domain: str, order: Order, *, schema: str, out: Path | None, initial:
 def hydra_defaults(domain: str, stem: str, out: Path) -> list[str]:
     """Return the overrides that give Hydra our folders and keep its console log off stdout."""
     return [
-        f"hydra.searchpath=[file://{recipe_folder(domain)},{SHARED}]",
+        searchpath(domain),
         f"hydra.job.name={stem}",
         f"hydra.run.dir='{out}'",
         f"hydra.sweep.dir='{out}'",

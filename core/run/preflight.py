@@ -46,7 +46,7 @@ def gradient(task: Any, steps: int) -> dict[str, Any]:
     loss, _ = task.loss(module, batch, 0)
     loss.backward()
     seconds = time.perf_counter() - began
-    value = float(loss)
+    value = float(loss.detach())
     if not math.isfinite(value):
         raise QuintetError("the first loss is not finite", field="check", value=value)
     idle = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]

@@ -1,0 +1,1 @@
+"""The smallest app: it shows what an app hands to the workshop."""
