@@ -166,7 +166,7 @@ def evaluate_hoser(
 
     Returns:
         km averages, `jsd_distance`, `jsd_radius`, `jsd_duration` (only where both have times), `hausdorff_km`,
-        `dtw_km`, `edr` over the matched `pairs` (NaN if there is none), and of real trips against real trips (`*_floor`).
+        `dtw_km`, `edr` over the matched `pairs` (NaN if there is none); `*_floor`: real trips against real trips.
 
     Raises:
         UsageError: an unknown city.

@@ -12,8 +12,8 @@ Conditioned on ending at d within H hops, it stays exact: with the backward mess
     B_h(i) = [i = d] e_d + (1 − e_i) Σ_j P(j | i) B_{h−1}(j)
 
 a trip ends with probability `[i = d] e_d / B_h(i)` and else moves to j with probability
-`(1 − e_i) P(j | i) B_{h−1}(j) / B_h(i)`; its log-probability is the plain one less `log B_H(origin)`. Closed segments are
-left out of the sums, which conditions on avoiding them.
+`(1 − e_i) P(j | i) B_{h−1}(j) / B_h(i)`; its log-probability is the plain one less `log B_H(origin)`. Closed segments
+are left out of the sums, which conditions on avoiding them.
 """
 
 from __future__ import annotations
