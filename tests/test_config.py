@@ -32,10 +32,10 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("recipe", "overrides", "field", "says"), [m[1:] for m in MISTAKES], ids=[m[0] for m in MISTAKES])
-def test_mistake_names_field_and_choice(
-    toy_app: str, recipe: str, overrides: list[str], field: str, says: str
-) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "field", "says"), [m[1:] for m in MISTAKES], ids=[m[0] for m in MISTAKES]
+)
+def test_mistake_names_field_and_choice(toy_app: str, recipe: str, overrides: list[str], field: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
         load_recipe(toy_app, recipe, overrides)
     line = str(caught.value)

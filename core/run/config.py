@@ -189,7 +189,9 @@ def instance(config: DictConfig, schema: type | str) -> Any:
 
     kind = locate(schema) if isinstance(schema, str) else schema
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        for path in sorted(OmegaConf.missing_keys(config)):
+            raise UsageError("has no default and was not given", field=path, hint=f"add {path}=VALUE")
+        plain = OmegaConf.to_container(config, resolve=True)
         recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), plain))
     except OmegaConfBaseException as error:
         raise explain(error, (), kind) from None
@@ -279,9 +281,6 @@ def explain(error: Exception, overrides: Sequence[str], schema: type | str) -> Q
     path = getattr(cause, "full_key", None) or ""
     if type(cause).__name__ in {"ConfigKeyError", "ConfigAttributeError"}:
         return UsageError("no such setting", field=path, value=given.get(path), choices=closest(path, kind))
-    if type(cause).__name__ == "MissingMandatoryValue":
-        path = (re.search(r"Missing mandatory value: (\S+)", message) or [0, path])[1]
-        return UsageError("has no default and was not given", field=str(path), hint=f"add {path}=VALUE")
     if type(error).__name__ == "OverrideParseException":
         wrong = getattr(error, "override", "")
         return UsageError(
