@@ -114,9 +114,8 @@ def subs(logits: Tensor, x_t: Tensor, mask: int) -> Prediction:
         mask: K, the index of the mask.
     """
     log_p = logits[..., :mask].log_softmax(-1)
-    own = torch.arange(mask, device=x_t.device) == x_t[..., None]
-    known = (x_t != mask)[..., None]
-    return Prediction(log_p.masked_fill(known & own, 0.0).masked_fill(known & ~own, -torch.inf), "posterior")
+    point = torch.full_like(log_p, -torch.inf).scatter(-1, x_t.clamp(max=mask - 1)[..., None], 0.0)
+    return Prediction(torch.where((x_t != mask)[..., None], point, log_p), "posterior")
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,11 @@ def inverse_cdf(p: Tensor, u: Tensor) -> Tensor:
     Raises:
         ValueError: a row has no mass, or a weight that is negative or not finite.
     """
-    p = p.to(torch.float64)
-    cdf = p.cumsum(-1)
+    cdf = p.cumsum(-1, dtype=torch.float64)
     if p.is_cuda:
         cdf = cdf.cummax(-1).values  # a parallel scan need not be monotone
     total = cdf[-1] if p.ndim == 1 else cdf[..., -1:]
-    if p.numel() and not (bool((total > 0).all()) and bool(total.isfinite().all()) and bool((p >= 0).all())):
+    if p.numel() and not (bool((total > 0).all()) and bool(total.isfinite().all()) and bool(p.amin() >= 0)):
         raise ValueError("a categorical law needs weights that are finite, not negative and not all zero")
     k = torch.searchsorted(cdf, (u.to(torch.float64) * total).contiguous(), right=True).clamp(max=p.shape[-1] - 1)
     weight = p[k] if p.ndim == 1 else p.gather(-1, k)
@@ -56,13 +55,16 @@ def categorical(log_p: Tensor, u: Tensor) -> Tensor:
     """Draw one symbol from each row of log-weights.
 
     Args:
-        log_p: log-weights, [..., K]; -inf is never drawn.
+        log_p: log-weights, [..., K], of any scale; -inf is never drawn. Their exponentials keep the precision given, the
+            cumulative sum is float64.
         u: uniforms in [0, 1), [...].
 
     Returns:
         Symbols, int64, [...].
     """
-    return inverse_cdf(log_p.detach().to(torch.float64).exp(), u[..., None])[..., 0]
+    log_p = log_p.detach()
+    log_p = log_p.float() if log_p.dtype in (torch.float16, torch.bfloat16) else log_p
+    return inverse_cdf((log_p - log_p.amax(-1, keepdim=True)).exp_(), u[..., None])[..., 0]
 
 
 def gumbel(u: Tensor) -> Tensor:
