@@ -6,7 +6,6 @@ file, the line and the column; GPX is parsed without a document type, so that no
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import zlib
@@ -20,6 +19,7 @@ import numpy as np
 import shapely
 
 from apps.trajectory.data import Trips, cell, open_text, table
+from apps.trajectory.markup import parse
 from apps.trajectory.network import RoadNetwork
 from apps.trajectory.traffic import PERIODS, Traffic, normal, period, segment_time
 from core.errors import DataError
@@ -150,15 +150,11 @@ class _Gpx:
         self.parser = expat.ParserCreate(namespace_separator=" ")
         self.parser.StartElementHandler, self.parser.EndElementHandler = self.start, self.end
         self.parser.CharacterDataHandler = self.text
-        self.parser.StartDoctypeDeclHandler = self.doctype
         self.segments: list[tuple[str, list[tuple[float, float, float]]]] = []
         self.open: list[str] = []
         self.words = ""
         self.track = 0
         self.name = ""
-
-    def doctype(self, *_: object) -> None:
-        raise DataError("a document type (and so an entity) is not accepted in GPX", field=str(self.path))
 
     def where(self) -> str:
         return f"line {self.parser.CurrentLineNumber}, column {self.parser.CurrentColumnNumber}"
@@ -204,17 +200,8 @@ class _Gpx:
 
 
 def _read_gpx(path: Path) -> list[GpsTrace]:
-    if not path.is_file():
-        raise DataError("no such file", field=str(path))
     gpx = _Gpx(path)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            gpx.parser.ParseFile(stream)
-    except expat.ExpatError as error:
-        reason = f"malformed XML at line {error.lineno}, column {error.offset} ({expat.ErrorString(error.code)})"
-        raise DataError(reason, field=str(path)) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot be read ({error})", field=str(path)) from None
+    parse(path, gpx.parser)
     return [trace for name, fixes in _unique(gpx.segments) if (trace := _trace(name, fixes)) is not None]
 
 

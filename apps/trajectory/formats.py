@@ -1,0 +1,278 @@
+"""Other people's files: HOSER / LibCity road maps and trips, SUMO networks and routes.
+
+Both state which segment follows which, so that the transitions are theirs, not derived. Where a road map names no
+junctions they follow from its relation: the end of a and the start of k are one junction for every a -> k.
+Segments keep the order of the file (HOSER's ids are rows) and their names as labels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from xml.parsers import expat
+
+import numpy as np
+import pyproj
+import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
+
+from apps.trajectory.data import Trips, cell, table
+from apps.trajectory.markup import parse
+from apps.trajectory.network import ROAD_CLASSES, RoadNetwork, utm_zone
+from apps.trajectory.osm import CLASS_SPEED
+from apps.trajectory.topology import assemble
+from core.errors import DataError
+
+__all__ = ["read_hoser", "read_roadmap", "read_sumo", "read_sumo_network"]
+
+_NUMBER = {c: i for i, c in enumerate(ROAD_CLASSES)}
+
+
+def read_roadmap(folder: str | Path, stem: str = "roadmap") -> RoadNetwork:
+    """Read a LibCity / HOSER road map: `stem`.geo (a line per segment) and `stem`.rel (which follows which).
+
+    Raises:
+        DataError: a file is missing or malformed (file, line, column).
+    """
+    geo, rel = Path(folder) / f"{stem}.geo", Path(folder) / f"{stem}.rel"
+    names, lines, roads, speeds, lengths, ends = [], [], [], [], [], []
+    for line, row in table(geo, ("geo_id", "coordinates")):
+        names.append(row["geo_id"])
+        lines.append(_polyline(geo, line, row["coordinates"]))
+        roads.append(_road(row.get("highway")))
+        speeds.append(_number(row.get("maxspeed")) or CLASS_SPEED[roads[-1]])
+        lengths.append(_number(row.get("length")))
+        ends.append((row.get("u"), row.get("v"), row.get("key")))
+    if not lines:
+        raise DataError("no segment in it", field=str(geo))
+    number = {name: i for i, name in enumerate(names)}
+    pairs = []
+    for line, row in table(rel, ("origin_id", "destination_id")):
+        for column in ("origin_id", "destination_id"):
+            if row[column] not in number:
+                raise DataError(f"line {line}, column {column!r}: no such segment", field=str(rel), value=row[column])
+        pairs.append((number[row["origin_id"]], number[row["destination_id"]]))
+    joins = np.unique(np.array(pairs, dtype=np.int64).reshape(-1, 2), axis=0).T
+    u, v, key = _junctions(ends, joins, len(lines))
+    lonlat = np.concatenate(lines)
+    crs = utm_zone(*np.median(lonlat, axis=0))
+    project = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+    xy = np.stack(project.transform(lonlat[:, 0], lonlat[:, 1]), axis=1)
+    ptr = np.concatenate([[0], np.cumsum([len(p) for p in lines])])
+    metres = [length or float(np.linalg.norm(np.diff(xy[a:b], axis=0), axis=1).sum())
+              for length, a, b in zip(lengths, ptr[:-1], ptr[1:], strict=True)]  # fmt: skip
+    plain = names == [str(i) for i in range(len(names))]
+    return assemble(
+        Path(folder).name, crs, u=u, v=v, key=key, osm_way=np.zeros(len(u)), length=np.array(metres),
+        speed=np.array(speeds), road_class=np.array([_NUMBER[r] for r in roads]), geom_ptr=ptr, geom_xy=xy,
+        label=None if plain else np.array(names), pairs=(joins[0], joins[1]), connected=False,
+    )  # fmt: skip
+
+
+def _polyline(path: Path, line: int, text: str) -> np.ndarray:
+    points = cell(path, line, "coordinates", text, json.loads)
+    try:
+        lonlat = np.array(points, dtype=np.float64).reshape(len(points), 2)
+    except (TypeError, ValueError):
+        lonlat = np.empty((0, 2))
+    if len(lonlat) < 2 or not (np.isfinite(lonlat).all() and (abs(lonlat) <= (180, 90)).all()):
+        raise DataError(f"line {line}, column 'coordinates' is not [[lon, lat], [lon, lat], ...]", field=str(path))
+    return lonlat
+
+
+def _road(text: str | None) -> str:
+    first = (text or "").strip("[]'\" ").split(",")[0].strip("'\" ").removeprefix("highway.")
+    return first if first in _NUMBER else "other"
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float((text or "").strip("[]'\" ").split(",")[0].strip("'\" "))
+    except ValueError:
+        return None
+    return value if np.isfinite(value) and value > 0 else None
+
+
+def _junctions(
+    ends: Sequence[tuple[str | None, str | None, str | None]], joins: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return u, v, key: those of the file where it has them and the relation agrees, else those of the relation."""
+    try:
+        u, v, key = (np.array([int(e[k] or "") for e in ends], dtype=np.int64) for k in range(3))
+        if (v[joins[0]] == u[joins[1]]).all():
+            return u, v, key
+    except ValueError:
+        pass
+    same = sp.csr_matrix((np.ones(joins.shape[1], dtype=bool), (joins[0] + n, joins[1])), shape=(2 * n, 2 * n))
+    node = connected_components(same, directed=False)[1].astype(np.int64)
+    return node[:n], node[n:], _keys(node[:n], node[n:])
+
+
+def _keys(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    seen: Counter[tuple[int, int]] = Counter()
+    key = []
+    for pair in zip(u.tolist(), v.tolist(), strict=True):
+        key.append(seen[pair])
+        seen[pair] += 1
+    return np.array(key)
+
+
+def read_hoser(path: str | Path, network: RoadNetwork | None = None) -> Trips:
+    """Read HOSER trips (rid_list, time_list) or generated trips (gene_trace_road_id, gene_trace_datetime).
+
+    Args:
+        path: the table.
+        network: its road map; by default `roadmap.geo` and `roadmap.rel` beside the table.
+
+    Raises:
+        DataError: malformed (file, line, column), or a segment that the network does not have.
+    """
+    path = Path(path)
+    network = network or read_roadmap(path.parent)
+    known = {str(name): i for i, name in enumerate(network.label)}
+    first = next(table(path, ()), (0, {}))[1]
+    generated = ("gene_trace_road_id", "gene_trace_datetime")
+    segments, times = ("rid_list", "time_list") if "rid_list" in first else generated
+    lists, enters, departs, names, own = [], [], [], [], []
+    for line, row in table(path, (segments, times)):
+        ids = cell(path, line, segments, row[segments], _ids)
+        clock = cell(path, line, times, row[times], _clock)
+        if len(clock) != len(ids) or not len(ids):
+            raise DataError(f"line {line}: {len(clock)} times for {len(ids)} segments", field=str(path))
+        walk = [known.get(i, -1) if known else int(i) if i.isdigit() else -1 for i in ids]
+        wrong = [i for i, s in zip(ids, walk, strict=True) if not 0 <= s < network.n]
+        if wrong:
+            raise DataError(f"line {line}, column {segments!r}: no such segment", field=str(path), value=wrong[0])
+        lists.append(np.array(walk))
+        enters.append(clock - clock[0])
+        departs.append(clock[0])
+        names.append(row.get("traj_id") or str(len(names)))
+        own.append(row.get("entity_id") or "")
+    unique = len(set(own)) == len(own) and all(own)
+    return Trips.from_lists(network, lists, np.array(departs), enters, own if unique else names)
+
+
+def _ids(text: str) -> list[str]:
+    return [w.strip(" '\"") for w in text.strip().strip("[]").split(",") if w.strip()]
+
+
+def _clock(text: str) -> np.ndarray:
+    moments = [w.removesuffix("Z") for w in _ids(text)]
+    return np.array(moments, dtype="datetime64[ms]").astype(np.int64) / 1000.0
+
+
+class _SumoNetwork:
+    """Collects the edges that cars may use, and the connections among them."""
+
+    def __init__(self) -> None:
+        self.edges: dict[str, tuple[str, str, str, str, float, float]] = {}
+        self.connections: list[tuple[str, str]] = []
+        self.offset, self.projection = (0.0, 0.0), "!"
+        self.edge: dict[str, str] | None = None
+        self.root = ""
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        self.root = self.root or tag
+        if tag == "location":
+            self.offset = tuple(float(x) for x in attributes["netOffset"].split(","))
+            self.projection = attributes.get("projParameter", "!")
+        elif tag == "edge":
+            self.edge = attributes if attributes.get("function", "normal") == "normal" else None
+        elif tag == "lane" and self.edge and self.edge["id"] not in self.edges and _for_cars(attributes):
+            e = self.edge
+            shape = e.get("shape") or attributes["shape"]
+            length, speed = float(attributes["length"]), float(attributes["speed"])
+            self.edges[e["id"]] = (e["from"], e["to"], e.get("type", ""), shape, length, speed)
+        elif tag == "connection" and "from" in attributes and not attributes["from"].startswith(":"):
+            self.connections.append((attributes["from"], attributes["to"]))
+
+
+def _for_cars(lane: dict[str, str]) -> bool:
+    allow, disallow = lane.get("allow", "").split(), lane.get("disallow", "").split()
+    return "passenger" in allow or "all" in allow if allow else not {"passenger", "all"}.intersection(disallow)
+
+
+def read_sumo_network(path: str | Path) -> RoadNetwork:
+    """Read a SUMO network (.net.xml, .net.xml.gz): its edges for passenger cars and its connections.
+
+    Raises:
+        DataError: malformed, not a SUMO network, or without a projection.
+    """
+    path, net, parser = Path(path), _SumoNetwork(), expat.ParserCreate()
+    parser.StartElementHandler = net.start
+    try:
+        parse(path, parser)
+    except (KeyError, ValueError) as error:
+        where = f"line {parser.CurrentLineNumber}: an element lacks or misstates {error}"
+        raise DataError(where, field=str(path)) from None
+    if net.root != "net" or not net.edges:
+        raise DataError("not a SUMO network with edges for cars", field=str(path), value=net.root)
+    if net.projection == "!":
+        raise DataError("the network has no projection", field=str(path), hint="build it with netconvert --proj.utm")
+    names, rows = list(net.edges), list(net.edges.values())
+    number = {name: i for i, name in enumerate(names)}
+    node = {name: i for i, name in enumerate(dict.fromkeys(x for r in rows for x in r[:2]))}
+    lines = [np.array([p.split(",")[:2] for p in r[3].split()], dtype=np.float64) for r in rows]
+    joins = sorted({(number[a], number[k]) for a, k in net.connections if a in number and k in number})
+    source, target = np.array(joins, dtype=np.int64).reshape(-1, 2).T
+    u, v = np.array([node[r[0]] for r in rows]), np.array([node[r[1]] for r in rows])
+    return assemble(
+        path.name.split(".")[0], net.projection, u=u, v=v, key=_keys(u, v), osm_way=np.zeros(len(u)),
+        length=np.array([r[4] for r in rows]), speed=np.array([r[5] * 3.6 for r in rows]),
+        road_class=np.array([_NUMBER[_road(r[2])] for r in rows]),
+        geom_ptr=np.concatenate([[0], np.cumsum([len(p) for p in lines])]),
+        geom_xy=np.concatenate(lines) - np.array(net.offset), label=np.array(names), pairs=(source, target),
+        connected=False,
+    )  # fmt: skip
+
+
+def read_sumo(path: str | Path, network: RoadNetwork, *, midnight: float = 0.0) -> Trips:
+    """Read SUMO routes (.rou.xml, .rou.xml.gz): every vehicle with a list of edges; `report` counts the others.
+
+    Args:
+        path: the routes. network: the SUMO network. midnight: unix seconds of SUMO's time 0.
+
+    Raises:
+        DataError: malformed, or no vehicle has a route on the network.
+    """
+    number = {str(name): i for i, name in enumerate(network.label)}
+    routes: dict[str, str] = {}
+    vehicles: list[tuple[str, str, str | None]] = []
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        if tag == "vehicle":
+            vehicles.append((attributes.get("id", ""), attributes.get("depart", ""), attributes.get("route")))
+        elif tag == "route" and "id" in attributes:
+            routes[attributes["id"]] = attributes.get("edges", "")
+        elif tag == "route" and vehicles and vehicles[-1][2] is None:
+            routes[f"of {vehicles[-1][0]}"] = attributes.get("edges", "")
+            vehicles[-1] = (*vehicles[-1][:2], f"of {vehicles[-1][0]}")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = start
+    parse(path, parser)
+    lists, departs, names, counts = [], [], [], Counter()
+    for name, depart, route in vehicles:
+        edges = routes.get(route or "", "").split()
+        case = "no route" if not edges else "unknown edge" if any(e not in number for e in edges) else "read"
+        walk = np.array([number[e] for e in edges]) if case == "read" else np.empty(0, dtype=int)
+        case = "unconnected edges" if case == "read" and not network.is_walk(walk) else case
+        counts[case] += 1
+        if case == "read":
+            lists.append(walk)
+            departs.append(midnight + _seconds_or_nan(depart))
+            names.append(name)
+    if not lists:
+        raise DataError(f"no vehicle with a route on this network ({dict(counts)})", field=str(path))
+    trips = Trips.from_lists(network, lists, np.array(departs), None, names)
+    trips.report = dict(counts)
+    return trips
+
+
+def _seconds_or_nan(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
