@@ -44,7 +44,7 @@ def uses(trips: Trips) -> NDArray[np.int64]:
 
 def credit(network: RoadNetwork) -> str:
     """Return the attribution that a picture of this network owes ("" for a synthetic city)."""
-    return ATTRIBUTION if network.osm_way.any() else ""
+    return "" if network.name.startswith("synthetic") else ATTRIBUTION
 
 
 def png(figure: Figure, dpi: int = 130) -> str:
@@ -110,8 +110,8 @@ def routes_picture(
     seen = np.zeros(network.n, dtype=bool)
     seen[np.concatenate([r for r, _ in routes])] = True
     figure, axes = _canvas(network, seen, title or "Route alternatives")
-    for k, (route, share) in reversed(list(enumerate(routes))):
-        width = 1.5 + 7.0 * share + 1.4 * k
+    for k, (route, _) in reversed(list(enumerate(routes))):
+        width = 3.0 + 1.8 * k
         line = _walks(network, [np.asarray(route)])
         axes.add_collection(LineCollection(line, colors=COLOURS[k], linewidths=width, alpha=0.85, zorder=9 - k))
     ends = network.middle[[routes[0][0][0], routes[0][0][-1]]] / 1e3 - _centre(network)
@@ -153,8 +153,8 @@ def _walks(network: RoadNetwork, walks: Iterable[NDArray[np.integer]]) -> list[N
 def _roads(
     axes: Axes, network: RoadNetwork, ids: NDArray[np.integer], colour: ArrayLike, width: ArrayLike, zorder: float = 3.0
 ) -> None:
-    lines = LineCollection(_walks(network, ids[:, None]), colors=colour, linewidths=width, capstyle="round", zorder=zorder)
-    axes.add_collection(lines)
+    lines = _walks(network, ids[:, None])
+    axes.add_collection(LineCollection(lines, colors=colour, linewidths=width, capstyle="round", zorder=zorder))
 
 
 def _crosses(axes: Axes, network: RoadNetwork, closed: NDArray[np.bool_]) -> None:
