@@ -2,8 +2,8 @@ r"""What if these segments were closed?
 
 A router draws the trips of n requests (or the observed trips are given). Those that use a closed segment are drawn
 again from the same router with the segments closed, request i from the SAME random stream (seed, i); all others stay
-exactly as they were. For a router that conditions its law on the closure the result is a draw from that conditioned law: a trip
-that avoids the segments already is one, and the others are replaced.
+exactly as they were. For a router that conditions its law on the closure the result is a draw from that conditioned
+law: a trip that avoids the segments already is one, and the others are replaced.
 
 The flow of a segment is the number of times that it is driven; the difference, after minus before, says where the trips
 go. The same request answered by the fastest path stands beside it. A request that the closure makes impossible is not
