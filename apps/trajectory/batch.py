@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from apps.trajectory import tokenizer
-from apps.trajectory.field import Fields, Goal, alone, view
+from apps.trajectory.field import Fields, alone, view
 from apps.trajectory.model import clock
-from core.constrain.graph import StateGraph
 from core.constrain.trellis import unroll
 
 __all__ = ["Batch", "Collator"]
@@ -78,11 +77,6 @@ class Collator:
     max_hops: int = 320
     restrict: bool = True
 
-    def __post_init__(self) -> None:
-        """Build the law of the roads."""
-        net = self.fields.network
-        self.graph = StateGraph(net.succ_ptr, net.succ, net.n)
-
     def __call__(
         self, trips: Sequence[np.ndarray], block: int, rng: np.random.Generator, *,
         depart: np.ndarray | None = None, enter: Sequence[np.ndarray] | None = None, unconditional: float = 0.0,
@@ -104,15 +98,16 @@ class Collator:
         row_trip, row_block = np.nonzero(np.arange((tokens.shape[1] - 1) // block)[None, :] * block < last[:, None])
         sites = tokens[:, 1:].reshape(len(trips), -1, block)[row_trip, row_block]
         start = tokens[row_trip, row_block * block]
-        goals = [self.fields.to(Goal((int(t[-1]),))) for t in trips]
+        goals = [self.fields.to(int(t[-1])) for t in trips]
+        graph, every = self.fields.roads, np.arange(len(trips))
         trellis = unroll(
-            self.graph, start, block, (-(-self.max_hops // block) - 1 - row_block) * block,
+            graph, start, block, (-(-self.max_hops // block) - 1 - row_block) * block,
             np.stack([g.hops for g in goals]), row_trip,
         )
         target = (trellis.alphabet[:, None, :] == sites[..., None]).argmax(-1)
         masked, weight = self._mask(len(start), block, rng) if masks is None else (masks, np.ones(len(start)))
         known = np.where(masked if self.restrict else np.ones_like(masked), -1, target)
-        level, seen = view(self.fields, trellis, self.graph.labels, start, [goals[b] for b in row_trip])
+        level, seen = view(self.fields, trellis, graph.labels, start, goals, row_trip)
         origin = tokens[:, 0]
         valid = trellis.alphabet >= 0
         index = np.where(valid, np.cumsum(valid).reshape(valid.shape) - 1 + len(trips), 0)
@@ -128,7 +123,7 @@ class Collator:
         parts = {
             "segment": np.concatenate([origin, trellis.alphabet[valid]]),
             "level": np.concatenate([np.zeros(len(trips), np.int64), level[valid]]),
-            "view": np.concatenate([alone(self.fields, origin, goals), seen[valid]]),
+            "view": np.concatenate([alone(self.fields, graph.labels, origin, goals, every), seen[valid]]),
             "trip": np.concatenate([np.arange(len(trips)), row_trip[np.nonzero(valid)[0]]]),
             "clean": clean, "noisy": noisy, "place": place, "block": numbers,
             "row_trip": row_trip, "row_block": row_block, "candidates": index,

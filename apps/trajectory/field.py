@@ -1,6 +1,7 @@
 """How far it still is: hops and seconds to a destination, and what a driver sees of the roads ahead.
 
-For a destination set the **field** holds, for every segment x, the least number of further segments and the least
+For a goal the **field** holds, for every state x of the trip's law (a segment, and with via points or counters what has
+been visited and spent), the least number of further segments and the least
 free-flow seconds from the end of x to the end of the destination. Both come from one sweep each against the arrows
 (breadth first, Dijkstra), stopped where the detour would exceed a budget, so that their cost follows the trip, not the
 size of the city.
@@ -21,10 +22,10 @@ import numpy as np
 from numba import njit
 
 from apps.trajectory.network import RoadNetwork
-from core.constrain.graph import hops_to
+from core.constrain.graph import StateGraph, hops_to
 from core.constrain.trellis import Trellis
 
-__all__ = ["VIEW", "Field", "Fields", "Goal", "alone", "view"]
+__all__ = ["VIEW", "Field", "Fields", "alone", "view"]
 
 SEGMENT_SECONDS = 3.0
 """Seconds lost at each junction, added to the free-flow time of every segment."""
@@ -36,30 +37,21 @@ CAP = 7200.0
 """Seconds to go beyond which a view no longer distinguishes."""
 
 
-@dataclass(frozen=True)
-class Goal:
-    """Where a trip must end and what it may not use.
-
-    Args:
-        targets: accepting segments, ascending.
-        closed: bool [N] segments that may not be entered, or None.
-    """
-
-    targets: tuple[int, ...]
-    closed: np.ndarray | None = None
-
-    def key(self) -> tuple[object, ...]:
-        """Return what tells two goals apart."""
-        return self.targets, None if self.closed is None else self.closed.tobytes()
-
-
 @dataclass(eq=False)
 class Field:
-    """To-go tables of one goal: hops int32 [N] (2^30 unreachable), seconds float32 [N] (inf unreachable)."""
+    """To-go tables of one goal over the states of a law.
+
+    Args:
+        hops: int32 [S], 2^30 unreachable.
+        seconds: float32 [S], inf unreachable.
+        xy: float64 [stages, 2], where each stage of the trip is heading, metres.
+        per_stage: number of states of a stage (state // per_stage is the stage).
+    """
 
     hops: np.ndarray
     seconds: np.ndarray
     xy: np.ndarray
+    per_stage: int
 
 
 @dataclass(eq=False)
@@ -76,34 +68,41 @@ class Fields:
     kept: OrderedDict[tuple[object, ...], Field] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
-        """Store the cost of entering each segment, float32 [N] seconds."""
+        """Store the cost of entering each segment, float32 [N] seconds, and the roads as a law."""
         self.cost = (self.network.travel_time + SEGMENT_SECONDS).astype(np.float32)
+        self.roads = StateGraph(self.network.succ_ptr, self.network.succ, self.network.n)
 
-    def to(self, goal: Goal, origin: int = -1, detour: float = np.inf, slack: float = 300.0) -> Field:
-        """Return the field of a goal.
+    def to(self, target: int, origin: int = -1, detour: float = np.inf, slack: float = 300.0) -> Field:
+        """Return the field of a destination segment on the open roads.
 
         Args:
-            goal: destination and closures.
+            target: destination segment.
             origin: the trip's first segment, -1 for none.
-            detour: seconds to go are explored up to `detour * tau(origin) + slack`; segments beyond are
+            detour: states are explored up to `detour * seconds(origin) + slack` seconds to go; what lies beyond is
                 unreachable. Infinite: the whole network.
             slack: seconds.
         """
-        key = (*goal.key(), origin if np.isfinite(detour) else -1, detour)
+        key = (target, origin if np.isfinite(detour) else -1, detour)
         if key in self.kept:
             self.kept.move_to_end(key)
             return self.kept[key]
-        n = self.network.n
-        blocked = np.zeros(n, np.bool_) if goal.closed is None else goal.closed
-        targets = np.array(goal.targets, np.int64)
-        ptr, pred = self.network.pred_ptr, self.network.pred
-        seconds = _dijkstra(ptr, pred, self.cost, targets, blocked, origin, detour, slack)
-        hops = hops_to(ptr, pred, targets, ~np.isfinite(seconds))
-        found = Field(hops, seconds, self.network.end[targets].mean(0))
+        found = self.explore(self.roads, np.array([target]), None, self.network.end[[target]], origin, detour, slack)
         self.kept[key] = found
-        while len(self.kept) > max(64, int(self.megabytes * 1e6 / (8 * n))):
+        while len(self.kept) > max(64, int(self.megabytes * 1e6 / (8 * self.network.n))):
             self.kept.popitem(last=False)
         return found
+
+    def explore(
+        self, law: StateGraph, accept: np.ndarray, closed: np.ndarray | None, xy: np.ndarray,
+        origin: int = -1, detour: float = np.inf, slack: float = 300.0, per_stage: int = 0,
+    ) -> Field:
+        """Return the field of accepting states of any law over the segments (arguments as in `to` and `Field`)."""
+        blocked = np.zeros(law.states, np.bool_) if closed is None else np.asarray(closed, np.bool_)[law.labels]
+        ptr, pred = law.reverse
+        targets = np.asarray(accept, np.int64)
+        seconds = _dijkstra(ptr, pred, self.cost[law.labels], targets, blocked, origin, detour, slack)
+        hops = hops_to(ptr, pred, targets, ~np.isfinite(seconds))
+        return Field(hops, seconds, np.atleast_2d(xy), per_stage or law.states)
 
 
 @njit(cache=True, nogil=True)
@@ -139,11 +138,12 @@ def _dijkstra(pred_ptr, pred, cost, targets, blocked, origin, detour, slack):  #
 
 
 @njit(cache=True, nogil=True)
-def _ahead(layer, state, token, edge_ptr, edge, segment, cost, k):  # noqa: ANN001, ANN202
-    """First layer and least seconds at which each local token is reached from the window's start, [B, K] each."""
+def _ahead(layer, state, token, edge_ptr, edge, segment, cost, k, seconds, hops, group):  # noqa: ANN001, ANN202
+    """Per local token: first layer, least seconds from the window's start, and seconds and hops to go from there."""
     rows, length = layer.shape[0], layer.shape[1] - 2
     first = np.zeros((rows, k), np.int64)
-    least = np.full((rows, k), np.inf, np.float32)
+    ahead = np.full((rows, k), np.inf, np.float32)
+    togo, left = np.full((rows, k), np.inf, np.float32), np.full((rows, k), 2**30, np.int64)
     for b in range(rows):
         base, total = layer[b, 0], layer[b, length + 1] - layer[b, 0]
         g = np.full(total, np.inf, np.float32)
@@ -159,12 +159,14 @@ def _ahead(layer, state, token, edge_ptr, edge, segment, cost, k):  # noqa: ANN0
                     v = token[d]
                     if first[b, v] == 0:
                         first[b, v] = i + 1
-                    least[b, v] = min(least[b, v], enter)
-    return first, least
+                    rest = seconds[group[b], state[d]]
+                    if enter + rest < ahead[b, v] + togo[b, v]:
+                        ahead[b, v], togo[b, v], left[b, v] = enter, rest, hops[group[b], state[d]]
+    return first, ahead, togo, left
 
 
 def view(
-    fields: Fields, trellis: Trellis, segment: np.ndarray, start: np.ndarray, goals: list[Field]
+    fields: Fields, trellis: Trellis, segment: np.ndarray, start: np.ndarray, goals: list[Field], group: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Describe the candidates of a window.
 
@@ -172,37 +174,44 @@ def view(
         fields: the network's fields.
         trellis: the window, B rows over a local alphabet of segments.
         segment: int [S], segment of each state of the law.
-        start: int64 [B], segment before the window.
-        goals: the field of each row.
+        start: int64 [B], state before the window.
+        goals: G fields.
+        group: int64 [B], the goal of each row.
 
     Returns:
         (level int64 [B, K] hops from the start, view float32 [B, K, VIEW]); padding is zero.
     """
     alphabet = trellis.alphabet
-    level, ahead = _ahead(
+    seconds, hops = np.stack([g.seconds for g in goals]), np.stack([g.hops for g in goals])
+    level, ahead, togo, left = _ahead(
         trellis.layer, trellis.state, trellis.token, trellis.edge_ptr, trellis.edge, segment, fields.cost,
-        alphabet.shape[1],
+        alphabet.shape[1], seconds, hops, group,
     )
     row, col = np.nonzero(alphabet >= 0)
-    x = alphabet[row, col]
+    aim = np.stack([goals[g].xy[min(s // goals[g].per_stage, len(goals[g].xy) - 1)] for g, s in zip(group, start, strict=True)])
     out = np.zeros((*alphabet.shape, VIEW), np.float32)
-    out[row, col] = _describe(fields, x, row, start, goals, ahead[row, col])
+    out[row, col] = _describe(
+        fields.network, alphabet[row, col], segment[start][row], aim[row],
+        ahead[row, col], togo[row, col], left[row, col], seconds[group, start][row],
+    )
     return level, out
 
 
+def alone(fields: Fields, segment: np.ndarray, start: np.ndarray, goals: list[Field], group: np.ndarray) -> np.ndarray:
+    """View of the origins (law states `start` [B] on `segment` [S]) seen from themselves, float32 [B, VIEW]."""
+    zero = np.zeros(len(start), np.float32)
+    tau = np.array([goals[g].seconds[s] for g, s in zip(group, start, strict=True)])
+    left = np.array([goals[g].hops[s] for g, s in zip(group, start, strict=True)])
+    aim = np.stack([goals[g].xy[min(s // goals[g].per_stage, len(goals[g].xy) - 1)] for g, s in zip(group, start, strict=True)])
+    x = segment[start]
+    return _describe(fields.network, x, x, aim, zero, tau, left, tau)
+
+
 def _describe(
-    fields: Fields, x: np.ndarray, row: np.ndarray, start: np.ndarray, goals: list[Field], ahead: np.ndarray
+    net: RoadNetwork, x: np.ndarray, s: np.ndarray, xy: np.ndarray, ahead: np.ndarray, tau: np.ndarray,
+    hops: np.ndarray, tau_s: np.ndarray,
 ) -> np.ndarray:
-    """View of candidates x [C] of rows `row` [C]."""
-    net = fields.network
-    s, xy = start[row], np.stack([g.xy for g in goals])[row]
-    bounds = np.flatnonzero(np.diff(row, prepend=-1))
-    stops = np.append(bounds[1:], len(row))
-    tau, hops = np.empty(len(x), np.float32), np.empty(len(x), np.float32)
-    tau_s = np.empty(len(x), np.float32)
-    for a, b in zip(bounds, stops, strict=True):
-        goal = goals[row[a]]
-        tau[a:b], hops[a:b], tau_s[a:b] = goal.seconds[x[a:b]], goal.hops[x[a:b]], goal.seconds[s[a]]
+    """View of segments x [C] from segments s [C], heading to xy [C, 2]; times in seconds."""
     tau, tau_s, hops = np.minimum(tau, CAP), np.minimum(tau_s, CAP), np.minimum(hops, 1000)
     excess = np.maximum(ahead + tau - tau_s, 0.0)
     to_goal, here = xy - net.end[s], net.end[x] - net.end[s]
@@ -222,9 +231,3 @@ def _describe(
         ],
         1,
     ).astype(np.float32)  # fmt: skip
-
-
-def alone(fields: Fields, segment: np.ndarray, goals: list[Field]) -> np.ndarray:
-    """View of segments seen from themselves (the origin, before the first window), float32 [B, VIEW]."""
-    rows = np.arange(len(segment))
-    return _describe(fields, segment, rows, segment, goals, np.zeros(len(segment), np.float32))

@@ -96,7 +96,6 @@ class Recipe:
     blocks: list[int] = setting([1, 4, 8, 16, 16, 16], low=1)
     unconditional: float = setting(0.1, low=0, high=1)
     time_weight: float = setting(0.1, low=0)
-    initial: str = setting("")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)

@@ -110,34 +110,40 @@ class StateGraph:
             j += 1
         return j * self.states + state
 
-    def counted(self, cost: np.ndarray, high: int, within: np.ndarray | None = None) -> StateGraph:
-        """Return the product with an additive counter that may not exceed `high`.
+    def induced(self, keep: np.ndarray) -> tuple[StateGraph, np.ndarray]:
+        """Return the graph on the states of `keep` (bool [S]) and their old numbers, int64 [S']."""
+        old = np.flatnonzero(keep)
+        new = np.full(self.states, -1, np.int64)
+        new[old] = np.arange(len(old))
+        source = np.repeat(np.arange(self.states), np.diff(self.succ_ptr))
+        held = keep[source] & keep[self.succ]
+        ptr = np.zeros(len(old) + 1, np.int64)
+        np.cumsum(np.bincount(new[source[held]], minlength=len(old)), out=ptr[1:])
+        weight = None if self.log_weight is None else self.log_weight[held]
+        return StateGraph(ptr, new[self.succ[held]].astype(np.int32), self.tokens, self.labels[old], weight), old
 
-        State `c * S + s` means that the tokens read so far cost c (the start's own cost is the caller's).
+    def counted(self, cost: np.ndarray, size: int, saturate: bool = False) -> StateGraph:
+        """Return the product with an additive counter c of what has been read.
+
+        State `c * S + s`, c = 0 ... size. Beyond `size` a transition is forbidden (an upper limit), or the counter
+        stays at `size` (a lower limit: "at least `size`").
 
         Args:
             cost: int64 [S] >= 0, the cost of entering each state.
-            high: largest total cost allowed.
-            within: bool [S], states to keep (the cone of interest); others lose their transitions.
+            size: largest count.
+            saturate: stay at `size` instead of forbidding.
         """
         n = self.states
         source = np.repeat(np.arange(n), np.diff(self.succ_ptr))
-        keep = np.ones(len(source), bool) if within is None else within[source] & within[self.succ]
-        src, dst = source[keep], self.succ[keep].astype(np.int64)
-        price = np.asarray(cost, np.int64)[dst]
-        weight = None if self.log_weight is None else self.log_weight[keep]
-        rows, cols, weights = [], [], []
-        for c in range(high + 1):
-            fits = c + price <= high
-            rows.append(c * n + src[fits])
-            cols.append((c + price[fits]) * n + dst[fits])
-            if weight is not None:
-                weights.append(weight[fits])
-        row, col = np.concatenate(rows), np.concatenate(cols)
-        ptr = np.zeros((high + 1) * n + 1, np.int64)
-        np.cumsum(np.bincount(row, minlength=(high + 1) * n), out=ptr[1:])
-        joined = np.concatenate(weights) if weight is not None else None
-        return StateGraph(ptr, col.astype(np.int32), self.tokens, np.tile(self.labels, high + 1), joined)
+        price = np.asarray(cost, np.int64)[self.succ]
+        count = np.arange(size + 1)[:, None] + price
+        fits = np.ones_like(count, bool) if saturate else count <= size
+        row = (np.arange(size + 1)[:, None] * n + source)[fits]
+        col = (np.minimum(count, size) * n + self.succ)[fits]
+        ptr = np.zeros((size + 1) * n + 1, np.int64)
+        np.cumsum(np.bincount(row, minlength=(size + 1) * n), out=ptr[1:])
+        weight = None if self.log_weight is None else np.broadcast_to(self.log_weight, count.shape)[fits]
+        return StateGraph(ptr, col.astype(np.int32), self.tokens, np.tile(self.labels, size + 1), weight)
 
 
 @njit(cache=True, nogil=True)

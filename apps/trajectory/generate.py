@@ -1,0 +1,332 @@
+"""Sampling trips: the network as a block denoiser, and the model a user holds.
+
+The context of a batch keeps the key-value cache, the candidates of the present window and the block just committed,
+which enters the cache in the same pass that starts the next block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apps.trajectory.batch import Batch, Collator
+from apps.trajectory.constraints import Rules, TripLaw, trip_law
+from apps.trajectory.data import Trips
+from apps.trajectory.encoder import graph_tensors
+from apps.trajectory.field import Fields, alone, view
+from apps.trajectory.model import Recipe, TripNet, clock
+from apps.trajectory.network import RoadNetwork
+from apps.trajectory.tokenizer import trim
+from core.blocks import generate
+from core.constrain.law import LawWindow, Window
+from core.denoiser import Prediction
+from core.guide.classifier_free import mix
+from core.noise import Stream
+from core.plan import uniform_plan
+from core.sample import Solver
+from core.solvers.tokens import SOLVERS
+
+__all__ = ["TripContext", "TripModel"]
+
+
+class TripContext:
+    """What the network remembers of a batch of trips.
+
+    Args:
+        model: the sampling model.
+        law: the batch's law.
+        condition: embedded departures [B, d].
+        informed: whether the goal is known (False for the unconditional branch of guidance).
+        length: most tokens of a trip.
+    """
+
+    def __init__(self, model: TripModel, law: TripLaw, condition: Tensor, informed: bool, length: int) -> None:
+        self.model, self.net, self.law = model, model.net, law
+        self.condition, self.informed = condition, torch.full((1,), float(informed), device=condition.device)
+        self.group = law.group
+        self.cache = self.net.cache(len(law.group), length)
+        start = law.law.begin()
+        labels = law.law.graph.labels
+        seen = self._tensor(alone(model.fields, labels, start, law.goals, law.group))
+        origin = self._tensor(labels[start].astype(np.int64))
+        encoded = self.net.encode(model.roads[origin], torch.zeros_like(origin), seen, self._flag(seen))
+        self.pending = self._embed(encoded[:, None], torch.zeros(1, dtype=torch.long, device=origin.device))
+        self.position, self.block = 0, 0
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.condition.device)
+
+    def _flag(self, seen: Tensor) -> Tensor:
+        return self.informed.expand(*seen.shape[:-1], 1)
+
+    def _embed(self, encoded: Tensor, place: Tensor, masked: Tensor | None = None) -> Tensor:
+        hidden = torch.zeros(encoded.shape[:2], dtype=torch.bool, device=encoded.device) if masked is None else masked
+        return self.net.embed(encoded, hidden, place, self.condition)
+
+    def enter(self, window: Window, state: np.ndarray) -> None:
+        """Encode the candidates of a window."""
+        assert isinstance(window, LawWindow)
+        law = self.law
+        level, seen = view(self.model.fields, window.trellis, law.law.graph.labels, state, law.goals, self.group)
+        ids = window.alphabet.clamp_min(0).to(self.condition.device)
+        seen_t = self._tensor(seen)
+        self.encoded = self.net.encode(self.model.roads[ids], self._tensor(level), seen_t, self._flag(seen_t))
+        self.padded = torch.cat([self.encoded, torch.zeros_like(self.encoded[:, :1])], 1)
+        self.place = torch.arange(1, window.trellis.length + 1, device=ids.device)
+
+    def predict(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """Predict the window's segments, log-probabilities over its candidates [B, L, K]."""
+        mask = self.encoded.shape[1]
+        noisy = self._embed(self._gather(x_t), self.place, x_t == mask)
+        ahead = 0 if self.pending is None else self.pending.shape[1]
+        h = noisy if self.pending is None else torch.cat([self.pending, noisy], 1)
+        position = torch.arange(self.position, self.position + h.shape[1], device=h.device)
+        block = torch.cat([position.new_full((ahead,), self.block), position.new_full((noisy.shape[1],), self.block + 1)])
+        h = self.net.trunk(h, position, block, torch.arange(len(block), device=h.device) < ahead, cache=self.cache)
+        if self.pending is not None:
+            self.cache.commit(block[:ahead])
+            self.position, self.pending = self.position + ahead, None
+        return Prediction(self.net.scores(h[:, ahead:], self.encoded))
+
+    def _gather(self, x: Tensor) -> Tensor:
+        return self.padded.gather(1, x[..., None].expand(-1, -1, self.padded.shape[2]))
+
+    def commit(self, x_0: Tensor) -> None:
+        """Stage the window's clean segments for the next pass."""
+        if self.pending is not None:  # no pass was needed: the law left no choice
+            self._flush()
+        self.pending, self.block = self._embed(self._gather(x_0), self.place), self.block + 1
+
+    def _flush(self) -> None:
+        n = self.pending.shape[1]
+        position = torch.arange(self.position, self.position + n, device=self.pending.device)
+        block = position.new_full((n,), self.block)
+        self.net.trunk(self.pending, position, block, torch.ones_like(position, dtype=torch.bool), cache=self.cache)
+        self.cache.commit(block)
+        self.position += n
+
+    def select(self, rows: Tensor) -> None:
+        """Keep some rows."""
+        self.cache.select(rows)
+        self.group = self.group[rows.numpy()]
+        self.condition = self.condition[rows]
+        if self.pending is not None:
+            self.pending = self.pending[rows]
+
+
+@dataclass(eq=False)
+class _Guided:
+    """Two contexts, mixed: (1 + w) log p(. | goal) - w log p(.)."""
+
+    given: TripContext
+    free: TripContext
+    weight: float
+
+    def enter(self, window: Window, state: np.ndarray) -> None:
+        self.given.enter(window, state)
+        self.free.enter(window, state)
+
+    def predict(self, x_t: Tensor, t: Tensor) -> Prediction:
+        given, free = self.given.predict(x_t, t), self.free.predict(x_t, t)
+        return Prediction(mix(free.log_p.log_softmax(-1), given.log_p.log_softmax(-1), 1 + self.weight))
+
+    def commit(self, x_0: Tensor) -> None:
+        self.given.commit(x_0)
+        self.free.commit(x_0)
+
+    def select(self, rows: Tensor) -> None:
+        self.given.select(rows)
+        self.free.select(rows)
+
+
+@dataclass(eq=False)
+class _Opener:
+    """A block denoiser bound to a batch's law."""
+
+    model: TripModel
+    law: TripLaw
+    depart: np.ndarray
+    guidance: float
+
+    def open(self, rows: int, length: int) -> TripContext | _Guided:
+        condition = self.model.net.condition(clock(torch.from_numpy(self.depart)).to(self.model.net.masked.device))
+        given = TripContext(self.model, self.law, condition, True, length)
+        if not self.guidance:
+            return given
+        unknown = self.model.net.condition(torch.zeros(rows, 7, device=condition.device))
+        return _Guided(given, TripContext(self.model, self.law, unknown, False, length), self.guidance)
+
+
+@dataclass(eq=False)
+class TripModel:
+    """A trained model on a road network.
+
+    Args:
+        net: the network.
+        recipe: the run that trained it (defaults of sampling).
+        network: the roads, not necessarily those it was trained on.
+        rules: rules that every trip obeys.
+        batch: most trips sampled together.
+    """
+
+    net: TripNet
+    recipe: Recipe
+    network: RoadNetwork
+    rules: Rules = Rules()
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        """Embed the roads once."""
+        self.net.eval()
+        device = self.net.masked.device
+        self.net.bind(*(t.to(device) for t in graph_tensors(self.network)))
+        self.fields = Fields(self.network)
+        with torch.no_grad():
+            self.roads = self.net.embed_roads()
+
+    def on(self, network: RoadNetwork) -> TripModel:
+        """Return the same weights on another city."""
+        return TripModel(self.net, self.recipe, network, batch=self.batch)
+
+    def obeying(self, rules: Rules) -> TripModel:
+        """Return the model under other rules (roads and fields are shared)."""
+        out = object.__new__(TripModel)
+        out.__dict__.update(self.__dict__, rules=rules)
+        return out
+
+    def closing(self, closed: np.ndarray) -> TripModel:
+        """Return the model with segments closed (bool [N]); same seeds, same noise."""
+        return self.obeying(self.rules.closing(np.asarray(closed, bool)))
+
+    def set(self, **changes: object) -> TripModel:
+        """Return the model with other sampling defaults (block, steps, solver, guidance, mode, detour)."""
+        out = self.obeying(self.rules)
+        out.recipe = replace(self.recipe, sample=replace(self.recipe.sample, **changes))  # type: ignore[arg-type]
+        return out
+
+    @torch.inference_mode()
+    def sample(
+        self, origin: np.ndarray, destination: np.ndarray | list[tuple[int, ...]], depart: np.ndarray | None = None,
+        seed: int = 0, *, greedy: bool = False, timed: bool = True, first: int = 0,
+    ) -> Trips:
+        """Draw one trip for each origin and destination.
+
+        Args:
+            origin: segments [n].
+            destination: segments [n], or the accepted segments of each trip.
+            depart: unix seconds [n], NaN or None unknown.
+            seed: all randomness; trip i draws from stream `first + i` whatever the batch.
+            greedy: the most likely value of each site instead of a draw.
+            timed: give each segment the time at which it is entered.
+            first: number of the first trip's stream.
+
+        Returns:
+            Trips in the order of the requests.
+
+        Raises:
+            InfeasibleError: a request that no trip satisfies, before anything is sampled.
+        """
+        origin = np.atleast_1d(np.asarray(origin, np.int64))
+        targets = [(int(d),) if np.isscalar(d) or np.ndim(d) == 0 else tuple(int(v) for v in d) for d in destination]
+        when = np.full(len(origin), np.nan) if depart is None else np.asarray(depart, float)
+        order = np.argsort([hash(t) for t in targets], kind="stable")
+        walks: list[np.ndarray] = [np.empty(0, np.int64)] * len(origin)
+        for a in range(0, len(order), self.batch):
+            rows = order[a : a + self.batch]
+            found = self._draw(origin[rows], [targets[i] for i in rows], when[rows], seed, first + rows, greedy)
+            for i, walk in zip(rows, found, strict=True):
+                walks[i] = walk
+        trips = Trips.from_lists(self.network, walks, when)
+        return self.time(trips, seed, greedy=greedy) if timed else trips
+
+    def _draw(
+        self, origin: np.ndarray, targets: list[tuple[int, ...]], depart: np.ndarray, seed: int,
+        samples: np.ndarray, greedy: bool,
+    ) -> list[np.ndarray]:
+        cfg = self.recipe.sample
+        law = trip_law(
+            self.fields, origin, targets, self.rules, budget=self.recipe.data.max_hops, detour=cfg.detour, mode=cfg.mode  # type: ignore[arg-type]
+        )
+        solver: Solver = SOLVERS[cfg.solver]()
+        rows = generate(
+            _Opener(self, law, depart, cfg.guidance), uniform_plan(cfg.steps), solver, constraint=law.law,
+            length=law.budget, block=cfg.block, stream=Stream(seed, torch.from_numpy(samples.astype(np.int64))),
+            greedy=greedy,
+        )
+        return [np.concatenate([[o], w]) for o, w in zip(origin, map(_arrived, rows.numpy()), strict=True)]
+
+    @torch.inference_mode()
+    def time(self, trips: Trips, seed: int = 0, *, greedy: bool = False) -> Trips:
+        """Return the trips with the seconds at which each segment is entered: drawn, or the medians."""
+        enter: list[np.ndarray] = [np.empty(0, np.float32)] * len(trips)
+        lists, free = trips.lists(), self.network.travel_time
+        for rows, batch in self._batches(trips, self.recipe.sample.block, trimmed=False):
+            hidden, encoded = self._clean(batch)
+            mean, scale = self.net.paces(hidden, encoded)
+            u = Stream(seed, torch.as_tensor(rows)).fold(977).uniform(mean.shape[1]) - 0.5
+            noise = -u.sign() * (1 - 2 * u.abs()).clamp_min(1e-12).log()
+            pace = mean if greedy else mean + scale * noise.to(mean).clamp(-3, 3)
+            for i, row in zip(rows, pace.exp().double().cpu().numpy(), strict=True):
+                seconds = row[: len(lists[i])] * free[lists[i]]
+                enter[i] = np.concatenate([[0.0], np.cumsum(seconds)[:-1]])
+        return Trips.from_lists(self.network, lists, trips.depart, enter, trips.id)
+
+    def _clean(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        net, b = self.net, batch
+        encoded = net.encode(self.roads[b.segment], b.level, b.view, b.informed[b.trip][:, None])[b.clean]
+        h = net.embed(encoded, torch.zeros_like(b.clean, dtype=torch.bool), b.place, net.condition(b.clock))
+        position = torch.arange(len(b.place), device=h.device)
+        return net.trunk(h, position, b.block, torch.ones_like(b.place, dtype=torch.bool)), encoded
+
+    def _batches(self, trips: Trips, block: int, trimmed: bool = True):  # noqa: ANN202
+        collate = Collator(self.fields, max(self.recipe.data.max_hops, int(trips.hops().max(initial=1))))
+        walks = [trim(t) if trimmed else t for t in trips.lists()]
+        order = np.argsort([len(w) for w in walks], kind="stable")
+        for a in range(0, len(order), self.batch):
+            rows = order[a : a + self.batch]
+            batch = collate([walks[i] for i in rows], block, np.random.default_rng(a), depart=trips.depart[rows])
+            yield rows, batch.to(self.net.masked.device)
+
+    @torch.inference_mode()
+    def nll(self, trips: Trips, block: int = 1, draws: int = 1, seed: int = 0) -> np.ndarray:
+        """Return nats of each trip given origin, destination and departure, float64 [n].
+
+        Exact at block size 1; at larger ones the count-form bound, averaged over `draws` random masks. Trips are cut
+        at their first arrival; one that is no walk of the network gets inf.
+        """
+        out = np.zeros(len(trips))
+        for draw in range(1 if block == 1 else draws):
+            collate = Collator(self.fields, max(self.recipe.data.max_hops, int(trips.hops().max(initial=1))))
+            walks = [trim(t) for t in trips.lists()]
+            order = np.argsort([len(w) for w in walks], kind="stable")
+            for a in range(0, len(order), self.batch):
+                rows = order[a : a + self.batch]
+                rng = np.random.default_rng([seed, draw, a])
+                batch = collate([walks[i] for i in rows], block, rng, depart=trips.depart[rows])
+                batch = batch.to(self.net.masked.device)
+                nll = self.net(batch)[0].double().cpu().numpy()
+                np.add.at(out, rows[batch.row_trip.cpu().numpy()], nll)
+        return out / (1 if block == 1 else draws)
+
+    def most_likely(
+        self, origin: np.ndarray, destination: np.ndarray, depart: np.ndarray | None = None, seed: int = 0, draws: int = 8
+    ) -> Trips:
+        """Return for each request the likeliest trip found: greedy decodes and `draws` samples, judged by exact `nll`."""
+        found = [self.sample(origin, destination, depart, seed, greedy=True, timed=False)]
+        found.append(self.set(block=1, steps=1).sample(origin, destination, depart, seed, greedy=True, timed=False))
+        n = len(found[0])
+        found += [self.sample(origin, destination, depart, seed, timed=False, first=k * n) for k in range(draws)]
+        score = np.stack([self.nll(t) for t in found])
+        lists = [t.lists() for t in found]
+        best = [lists[k][i] for i, k in enumerate(score.argmin(0))]
+        return self.time(Trips.from_lists(self.network, best, found[0].depart), seed, greedy=True)
+
+
+def _arrived(row: np.ndarray) -> np.ndarray:
+    """Cut a token row after the arrival: from there on the destination only repeats itself."""
+    row = row[row >= 0]
+    change = np.flatnonzero(row != row[-1])
+    return row[: (change[-1] + 2) if len(change) else 1]
