@@ -1,0 +1,245 @@
+"""The loop: the same bits after any interruption, the same step for any split of the batch, and clear ends."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.resume import Toy, fingerprint, killed
+from core.errors import CheckpointError, QuintetError, UsageError
+from core.run import checkpoint as store
+from core.run.config import LoggerConfig, OptimConfig, TrainerConfig
+from core.run.data import Prefetch, indices
+from core.run.guard import Interrupted
+from core.run.optim import learning_rate
+from core.run.train import TrainResult, train
+
+TRAINER = TrainerConfig(steps=12, accelerator="cpu", checkpoint_every=4, validate_every=6, log_every=4)
+OPTIM = OptimConfig(lr=1e-2, warmup=3)
+
+
+def go(
+    out: Path, task: Any = None, optim: OptimConfig = OPTIM, initial: Path | None = None, **change: Any
+) -> TrainResult:
+    trainer = replace(TRAINER, **change)
+    config = {"model": {"width": 32}, "optim": vars(optim), "trainer": vars(trainer)}
+    return train(
+        task or Toy(),
+        app="toy",
+        config=config,
+        trainer=trainer,
+        optim=optim,
+        logger=LoggerConfig(),
+        out=out,
+        initial=initial,
+    )
+
+
+class Stopping(Toy):
+    """Sends a signal to this very process during a step."""
+
+    def __init__(self, at: int, number: int) -> None:
+        super().__init__()
+        self.at, self.number = at, number
+
+    def loss(self, module: Any, batch: Any, step: int) -> tuple[Tensor, dict[str, Any]]:
+        if step == self.at:
+            os.kill(os.getpid(), self.number)
+        return super().loss(module, batch, step)
+
+
+class Broken(Toy):
+    """Has a loss that is not a number at step 6."""
+
+    def loss(self, module: Any, batch: Any, step: int) -> tuple[Tensor, dict[str, Any]]:
+        loss, figures = super().loss(module, batch, step)
+        return (loss * float("inf") if step == 6 else loss), figures
+
+
+class Rising(Toy):
+    """Never gets better."""
+
+    def validate(self, module: Any, step: int) -> dict[str, float]:
+        return {"loss": float(step)}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_the_step_and_the_rest_is_the_same_bits(tmp_path: Path, number: int, code: int) -> None:
+    with pytest.raises(Interrupted, match="the same command resumes") as caught:
+        go(tmp_path / "cut", Stopping(5, number))
+    assert caught.value.exit_code == code
+    assert store.load(tmp_path / "cut").step == 6
+    assert go(tmp_path / "cut").step == 12
+    go(tmp_path / "whole")
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+    assert (tmp_path / "cut" / "model" / "weights.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model" / "weights.safetensors"
+    ).read_bytes()
+
+
+def test_killed_processes_lose_nothing(tmp_path: Path) -> None:
+    figures = killed(tmp_path, times=3, seed=1)
+    assert figures["identical"] == 1 and figures["interruptions"] >= 2
+
+
+def test_another_seed_gives_other_bits(tmp_path: Path) -> None:
+    go(tmp_path / "a")
+    go(tmp_path / "b", seed=1)
+    assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    go(tmp_path / "a")
+    whole = fingerprint(tmp_path / "a")
+    newest = tmp_path / "a" / "checkpoints" / "step-000000012" / "ema.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    go(tmp_path / "a")
+    assert fingerprint(tmp_path / "a") == whole
+    assert "sha256" in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_accumulation_equals_the_full_batch(tmp_path: Path, parts: int) -> None:
+    go(tmp_path / "whole", Toy(batch=32, dropout=0.0), steps=5)
+    go(tmp_path / "parts", Toy(batch=32 // parts, dropout=0.0), steps=5, accumulate=parts)
+    assert distance(tmp_path / "whole", tmp_path / "parts") <= 1e-6
+
+
+def distance(a: Path, b: Path) -> float:
+    """Return the largest difference of two runs' final weights relative to the largest weight."""
+    first, second = store.load(a).weights, store.load(b).weights
+    scale = max(float(v.abs().max()) for v in first.values())
+    return max(float((first[k] - second[k]).abs().max()) for k in first) / scale
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    go(tmp_path / "one", Toy(batch=32, dropout=0.0), steps=5)
+    script = tmp_path / "two.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from benchmarks.resume import Toy\n"
+        "from core.run.config import LoggerConfig, OptimConfig, TrainerConfig\n"
+        "from core.run.train import train\n"
+        "if __name__ == '__main__':\n"
+        "    trainer = TrainerConfig(steps=5, accelerator='cpu', devices=2, strategy='ddp', checkpoint_every=4)\n"
+        "    train(Toy(batch=16, dropout=0.0), app='toy', config={}, trainer=trainer, logger=LoggerConfig(),\n"
+        f"        optim=OptimConfig(lr=1e-2, warmup=3), out=Path({str(tmp_path / 'two')!r}))\n"
+    )
+    root = Path(__file__).resolve().parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert distance(tmp_path / "one", tmp_path / "two") <= 1e-6
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_overwrites_nothing(tmp_path: Path) -> None:
+    with pytest.raises(QuintetError, match="the loss of step 6 is not finite") as caught:
+        go(tmp_path, Broken())
+    assert caught.value.exit_code == 1
+    assert store.load(tmp_path).step == 4
+    report = json.loads((tmp_path / "not-finite-000000006" / "report.json").read_text())
+    assert report["step"] == 6 and report["loss"] in {"inf", "nan"} and report["config"]["model"] == {"width": 32}
+    assert not (tmp_path / "model").exists()
+
+
+def test_early_stop_survives_a_resume(tmp_path: Path) -> None:
+    result = go(tmp_path, Rising(), validate_every=1, patience=5)
+    assert (result.stopped, result.step) == ("early", 6)
+    with pytest.raises(Interrupted):
+        go(tmp_path / "cut", type("Both", (Rising, Stopping), {})(2, signal.SIGTERM), validate_every=1, patience=5)
+    assert go(tmp_path / "cut", Rising(), validate_every=1, patience=5).step == 6
+    assert store.load(tmp_path / "cut" / "best").step == 1
+
+
+def test_other_settings_need_another_folder_but_more_steps_do_not(tmp_path: Path) -> None:
+    go(tmp_path)
+    with pytest.raises(UsageError, match=r"optim.lr: 0.01 -> 0.5\)"):
+        go(tmp_path, optim=replace(OPTIM, lr=0.5))
+    assert go(tmp_path, steps=14).step == 14
+
+
+def test_fine_tuning_starts_from_the_averaged_weights(tmp_path: Path) -> None:
+    go(tmp_path / "first")
+    start = store.load(tmp_path / "first" / "model").weights
+    go(tmp_path / "second", initial=tmp_path / "first", steps=1, optim=replace(OPTIM, lr=0.0))
+    assert all(torch.equal(start[k], v) for k, v in store.load(tmp_path / "second").weights.items())
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    state = Toy().module().state_dict()
+    store.save(tmp_path / "x", app="toy", config={}, step=1, module_state={**state, "0.weight": torch.zeros(2, 2)})
+    with pytest.raises(CheckpointError, match=r"0.weight: does not fit .* shape \(2, 2\), the network has \(32, 8\)"):
+        go(tmp_path / "run", initial=tmp_path / "x")
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    import fcntl
+
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="another run is using this folder"):
+            go(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_step_0(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="out: cannot be written") as caught:
+        go(tmp_path / "file" / "run", Broken())
+    assert caught.value.exit_code == 2
+
+
+def test_the_log_tells_each_step_once(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        go(tmp_path, Stopping(9, signal.SIGTERM))
+    (tmp_path / "log.csv").open("a").write("12,0,0,0,0\n")  # as if a killed run had got further than its checkpoint
+    go(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert [row["step"] for row in rows] == ["4", "8", "12"] and float(rows[-1]["loss"]) > 0
+    assert [row["step"] for row in csv.DictReader((tmp_path / "validation.csv").open())] == ["6", "12"]
+
+
+def test_the_clock_ends_a_run(tmp_path: Path) -> None:
+    result = go(tmp_path, Toy(pause=0.02), max_minutes=1e-6)
+    assert result.stopped == "time" and store.load(tmp_path).step == result.step < 12
+
+
+def test_tensorboard_by_recipe(tmp_path: Path) -> None:
+    train(Toy(), app="toy", config={}, trainer=TRAINER, optim=OPTIM, logger=LoggerConfig("tensorboard"), out=tmp_path)
+    assert list((tmp_path / "tensorboard").glob("events.*")) and (tmp_path / "log.csv").is_file()
+
+
+def test_indices_are_permutations_whatever_the_split() -> None:
+    whole = [indices(3, s, 0, 1, size=24, batch=8) for s in range(6)]
+    assert sorted(torch.tensor(whole[:3]).flatten().tolist()) == list(range(24))
+    assert [list(w) for w in whole[:3]] != [list(w) for w in whole[3:]]
+    for step, expected in enumerate(whole):
+        parts = [indices(3, step, rank, 4, size=24, batch=2) for rank in range(4)]
+        assert [int(i) for part in parts for i in part] == expected.tolist()
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_prefetch_changes_nothing(ahead: int) -> None:
+    asked: list[int] = []
+    prefetch = Prefetch(lambda n: (asked.append(n), n * n)[1], ahead)
+    assert [prefetch.get(n, 9) for n in range(4, 9)] == [n * n for n in range(4, 9)]
+    prefetch.close()
+    assert asked == list(range(4, 9))
+
+
+def test_learning_rate_is_warm_up_then_half_a_cosine() -> None:
+    optim = OptimConfig(lr=1.0, warmup=4, final=0.1)
+    rates = [learning_rate(optim, s, 104) for s in range(105)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8]) and rates[4] == 1.0
+    assert rates[54] == pytest.approx(0.55) and rates[104] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rates[4:], rates[5:], strict=False))
