@@ -55,8 +55,8 @@ def categorical(log_p: Tensor, u: Tensor) -> Tensor:
     """Draw one symbol from each row of log-weights.
 
     Args:
-        log_p: log-weights, [..., K], of any scale; -inf is never drawn. Their exponentials keep the precision given, the
-            cumulative sum is float64.
+        log_p: log-weights, [..., K], of any scale; -inf is never drawn. Exponentials keep the precision given, and
+            their sums are float64.
         u: uniforms in [0, 1), [...].
 
     Returns:

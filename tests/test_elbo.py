@@ -71,10 +71,12 @@ def test_count_form_of_the_exact_denoiser_is_the_exact_likelihood(block: int) ->
     assert float(law @ nats) == pytest.approx(oracle.entropy, abs=1e-12)
 
 
-@pytest.mark.parametrize("noise", PROCESSES)
+@pytest.mark.parametrize("noise", [*PROCESSES, "gapped"])
 @pytest.mark.parametrize("clock", [None, Cosine()], ids=["linear", "cosine"])
 def test_rate_form_of_the_exact_denoiser_is_the_exact_likelihood(noise: str, clock: Cosine | None) -> None:
-    base, law = PROCESSES[noise], markov_law(3, 3)
+    """Also where the noise never produces one of the tokens."""
+    gapped = Categorical.marginal(torch.tensor([0.4, 0.6, 0.0]))
+    base, law = PROCESSES.get(noise, gapped), markov_law(3, 3)
     process = Categorical(base.pi, clock or base.schedule, base.mask)
     for kind in ("posterior", "leave_one_out"):
         oracle = Oracle(law, process, 3, kind)

@@ -12,8 +12,8 @@ from benchmarks._oracle import chi_square, index
 from core.constrain.law import Free
 from core.noise import Stream
 from core.plan import uniform_plan
-from core.sample import Solver, denoise
-from core.solvers.tokens import Ancestral, Confidence, Corrected, FirstHitting, InOrder
+from core.sample import Solver, denoise, rollout
+from core.solvers.tokens import Ancestral, Confidence, Corrected, FirstHitting, InOrder, Remask
 
 DRAWS = 60_000
 
@@ -66,6 +66,16 @@ def test_ancestral_uniform_follows_the_reverse_kernel(steps: int) -> None:
 def test_gibbs_corrections_follow_their_kernel() -> None:
     net = exact("uniform")
     assert chi_square(observed(net, Corrected(Ancestral(), 2), 3, DRAWS), corrected_law(net, 3, 2)) > 1e-3
+
+
+@pytest.mark.parametrize("solver", [Ancestral(), Remask(0.5)], ids=lambda s: type(s).__name__)
+def test_every_step_leaves_sigma_of_the_sites_masked(solver: Solver) -> None:
+    net, steps = exact("absorbing"), 4
+    window = Free(DRAWS, 3).window(np.zeros(DRAWS, np.int64), np.arange(DRAWS), 3, 0)
+    x = torch.full((DRAWS, 3), 3)
+    walk = rollout(net, net.oracle.process, uniform_plan(steps), window, solver, Stream.of(0, DRAWS), x)
+    shares = [float((x_s == 3).double().mean()) for _, x_s in walk]
+    assert shares == pytest.approx([0.75, 0.5, 0.25, 0.0], abs=4 * 0.5 / (3 * DRAWS) ** 0.5)
 
 
 def test_a_draw_does_not_depend_on_the_size_of_its_batch() -> None:
