@@ -60,10 +60,12 @@ def test_no_segment_is_cut_off_by_removing_u_turns() -> None:
     ends = [(1, 2), (2, 3), (3, 1), (2, 4), (4, 2), (4, 1)]
     u, v = np.array(ends).T
     xy = np.array([place[i] for e in ends for i in e], dtype=float)
-    net = assemble("way", "EPSG:32629", u=u, v=v, key=0 * u, osm_way=np.array([0, 1, 2, 3, 3, 4]), length=np.full(6, 100),
+    way = np.array([0, 1, 2, 3, 3, 4])
+    net = assemble("way", "EPSG:32629", u=u, v=v, key=0 * u, osm_way=way, length=np.full(6, 100),
                    speed=np.full(6, 30), road_class=np.full(6, 11), geom_ptr=2 * np.arange(7), geom_xy=xy)  # fmt: skip
     assert net.n == 6
-    assert net.is_walk([net.segment("2-4"), net.segment("4-2")]) and net.is_walk([net.segment("2-4"), net.segment("4-1")])
+    assert net.is_walk([net.segment("2-4"), net.segment("4-2")])
+    assert net.is_walk([net.segment("2-4"), net.segment("4-1")])
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
