@@ -137,8 +137,9 @@ def halves_jsd(real: Array, seed: int = 0, repeats: int = 20) -> dict[str, float
 
 
 def duration_minutes(trips: Trips) -> Array:
-    """Return the minutes spent on each segment but the last of each trip, where times are known."""
-    gap = np.diff(trips.enter.astype(np.float64)) / 60.0
+    """Return the known minutes on each segment but the last of each trip, from whole seconds as the files have them."""
+    start = np.repeat(np.nan_to_num(trips.depart), np.diff(trips.ptr))
+    gap = np.diff(np.floor(np.round(start + trips.enter, 3))) / 60.0
     inside = np.ones(len(gap), dtype=bool)
     inside[trips.ptr[1:-1] - 1] = False
     gap = gap[inside]
