@@ -42,7 +42,7 @@ class MarkovChain:
         network: the roads.
         move: `[M]` `P(j | i)` of each transition, in the order of `network.succ`.
         end: `[N]` `e_i`.
-        factor, slack: the hop budget of a request is `ceil(factor * fewest hops) + slack`.
+        factor, slack: the hop budget of a request is `ceil(factor * fewest hops) + slack` transitions.
         closed: `[N]` segments that must not be used.
     """
 
@@ -106,7 +106,7 @@ class MarkovChain:
         result = self.log_prob(trips)
         for rows, messages in self._groups(origin, destination, budget):
             result[rows] -= np.log(messages.backward[messages.budget, messages.local[origin[rows]]])
-            result[rows[trips.hops()[rows] > messages.budget]] = -np.inf
+            result[rows[trips.hops()[rows] - 1 > messages.budget]] = -np.inf
         return result
 
     def sample(
