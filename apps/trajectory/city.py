@@ -9,6 +9,7 @@ dead ends. All of it is a pure function of the seed. The city lies in the Atlant
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyproj
@@ -131,5 +132,5 @@ def _network(plan: _Plan, name: str) -> RoadNetwork:
             lines.append(points)
     names = ("u", "v", "key", "osm_way", "length", "speed", "road_class")
     ptr = np.concatenate([[0], np.cumsum([len(p) for p in lines])])
-    arrays = {k: np.asarray(a) for k, a in zip(names, zip(*rows, strict=True), strict=True)}
+    arrays: dict[str, Any] = {k: np.asarray(a) for k, a in zip(names, zip(*rows, strict=True), strict=True)}
     return assemble(name, _CRS, **arrays, geom_ptr=ptr, geom_xy=np.concatenate(lines))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from core.errors import DataError, UsageError
 SPUR = 200.0
 """Metres out and back below which a detour with an illegal U-turn counts as noise of the match."""
 
+_T = TypeVar("_T")
 _Run = tuple[list[int], list[int]]
 
 __all__ = ["SPUR", "Trips", "cell", "open_text", "read_matched", "split", "table"]
@@ -138,9 +140,10 @@ class Trips:
         if not parts or any(p.network is not parts[0].network for p in parts):
             raise UsageError("only trips over one and the same network can be joined", field="trips")
         sizes = np.concatenate([p.hops() for p in parts])
-        join = [np.concatenate([getattr(p, k) for p in parts]) for k in ("segment", "enter", "depart")]
+        columns = ("segment", "enter", "depart")
+        segment, enter, depart = (np.concatenate([getattr(p, k) for p in parts]) for k in columns)
         ptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        return cls(parts[0].network, ptr, *join, [i for p in parts for i in p.id])
+        return cls(parts[0].network, ptr, segment, enter, depart, [i for p in parts for i in p.id])
 
     def check(self) -> list[str]:
         """Return what is wrong: empty trips, unknown segments, steps that are no transition, times that run back."""
@@ -211,7 +214,7 @@ def table(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[
             raise DataError(f"damaged table ({type(error).__name__}: {error})", field=where) from None
 
 
-def cell(path: str | Path, line: int, column: str, text: str, read: Callable[[str], object]) -> object:
+def cell(path: str | Path, line: int, column: str, text: str, read: Callable[[str], _T]) -> _T:
     """Convert one cell of a table.
 
     Raises:

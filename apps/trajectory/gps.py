@@ -84,12 +84,12 @@ def _read_csv(path: Path) -> list[GpsTrace]:
         if found[name] is None:
             known = ", ".join(_COLUMNS[name])
             raise DataError(f"no column for {name} (one of {known}) among {', '.join(header)[:120]}", field=str(path))
+    clock, north, east = (str(found[k]) for k in ("time", "latitude", "longitude"))
     rows: dict[str, list[tuple[float, float, float]]] = {}
     for line, row in table(path, [c for c in found.values() if c]):
         name = row[found["id"]] if found["id"] else path.name.split(".")[0]
-        t = float(cell(path, line, found["time"], row[found["time"]], _seconds))
-        lat = float(cell(path, line, found["latitude"], row[found["latitude"]], float))
-        lon = float(cell(path, line, found["longitude"], row[found["longitude"]], float))
+        t = cell(path, line, clock, row[clock], _seconds)
+        lat, lon = cell(path, line, north, row[north], float), cell(path, line, east, row[east], float)
         _on_earth(path, f"line {line}", lon, lat)
         rows.setdefault(name, []).append((t, lon, lat))
     return [trace for name, fixes in rows.items() if (trace := _trace(name, fixes)) is not None]
@@ -129,7 +129,7 @@ def _trace(name: str, fixes: Sequence[tuple[float, float, float]]) -> GpsTrace |
 def _read_polylines(path: Path) -> list[GpsTrace]:
     traces = []
     for line, row in table(path, ("TRIP_ID", "TIMESTAMP", "POLYLINE")):
-        start = float(cell(path, line, "TIMESTAMP", row["TIMESTAMP"], _seconds))
+        start = cell(path, line, "TIMESTAMP", row["TIMESTAMP"], _seconds)
         points = cell(path, line, "POLYLINE", row["POLYLINE"], json.loads)
         try:
             lonlat = np.array(points, dtype=np.float64).reshape(len(points), 2)

@@ -29,7 +29,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import SuperLU, splu
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from apps.trajectory.data import Trips
 from apps.trajectory.network import ROAD_CLASSES, RoadNetwork
@@ -302,6 +302,7 @@ def simulate(
     pairs: int | None = None,
     like: Trips | None = None,
     jitter: float = 400.0,
+    within: float = np.inf,
 ) -> Trips:
     """Draw n timed trips of known law.
 
@@ -314,6 +315,7 @@ def simulate(
         pairs: how many destinations to draw; by default one for every four trips.
         like: draw origins, destinations and departures near those of given trips, else by length of segment.
         jitter: metres around the given origins and destinations.
+        within: metres from the destination within which origins are drawn (large networks), without `like`.
 
     Returns:
         Trips with times; `enter` follows `traffic` as its docstring says.
@@ -326,14 +328,19 @@ def simulate(
             break
         ids = np.arange(stream, stream + left)
         stream += left
-        o, d, t = _demand(network, ids, seed, max(1, pairs or n // 4), like, jitter)
+        o, d, t = _demand(network, ids, seed, max(1, pairs or n // 4), like, jitter, within)
         drawn = law.walks(o, d, t, seed, ids, max_hops)
         good = [i for i, path in enumerate(drawn) if len(path)]
         lists += [drawn[i] for i in good]
         departs += [t[i] for i in good]
         streams += [ids[i] for i in good]
     else:
-        raise InfeasibleError("too few paths are short enough", field="max_hops", value=max_hops)
+        raise InfeasibleError(
+            "too few destinations can be reached with so many segments and a representable probability",
+            field="max_hops",
+            value=max_hops,
+            hint="draw origins nearer to destinations with `within`",
+        )
     depart, traffic = np.array(departs), law.parameters.traffic
     names = [f"simulated-{seed}-{i}" for i in streams]
     trips = Trips.from_lists(network, lists, depart, None, names)
@@ -342,21 +349,24 @@ def simulate(
 
 
 def _demand(
-    network: RoadNetwork, ids: np.ndarray, seed: int, pairs: int, like: Trips | None, jitter: float
+    network: RoadNetwork, ids: np.ndarray, seed: int, pairs: int, like: Trips | None, jitter: float, within: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw origin, destination and departure of each stream; every destination serves several origins."""
     group = (noise(seed, ids, -1) * pairs).astype(np.int64)
     clock = noise(seed, ids, -2)
     if like is None:
         share = np.cumsum(network.length.astype(np.float64))
-        o = np.searchsorted(share, noise(seed, ids, -3) * share[-1])
         d = np.searchsorted(share, noise(seed, group, -4) * share[-1])
+        if np.isfinite(within):
+            o = _near(network, KDTree(network.middle), d, noise(seed, ids, -3), noise(seed, ids, -7), within)
+        else:
+            o = np.searchsorted(share, noise(seed, ids, -3) * share[-1])
         hours = np.array([0.0, 6.0, 7.5, 9.5, 17.0, 19.0, 22.0, 24.0])
         day = (noise(seed, ids, -5) * 28).astype(np.int64) * 86400.0
         clock = np.interp(clock, [0.0, 0.05, 0.12, 0.37, 0.60, 0.85, 0.96, 1.0], hours) * 3600.0
         return o, np.where(o == d, (d + 1) % network.n, d), _MONDAY + day + clock
     model = (noise(seed, group, -6) * len(like)).astype(np.int64)
-    tree = cKDTree(network.middle)
+    tree = KDTree(network.middle)
     o = _near(network, tree, like.origin[model], noise(seed, ids, -3), noise(seed, ids, -7), jitter)
     d = _near(network, tree, like.destination[model], noise(seed, group, -4), noise(seed, group, -8), jitter)
     days = np.floor(np.nan_to_num(like.depart[model], nan=_MONDAY) / 86400.0) * 86400.0
@@ -365,12 +375,12 @@ def _demand(
 
 
 def _near(
-    network: RoadNetwork, tree: cKDTree, segment: np.ndarray, u: np.ndarray, w: np.ndarray, jitter: float
+    network: RoadNetwork, tree: KDTree, segment: np.ndarray, u: np.ndarray, w: np.ndarray, jitter: float
 ) -> np.ndarray:
     """Move segments to the one nearest to a point drawn uniformly in a disc around their middle."""
     radius, angle = jitter * np.sqrt(u), 2 * np.pi * w
     aim = network.middle[segment] + np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    return tree.query(aim)[1].astype(np.int64)
+    return np.asarray(tree.query(aim)[1], dtype=np.int64)
 
 
 def _enter(trips: Trips, traffic: Traffic, seed: int, stream: np.ndarray) -> np.ndarray:

@@ -159,7 +159,7 @@ def _prepare(
     row = np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
     point = np.concatenate([p[k] for p, k in zip(xy, kept, strict=True)]) if kept else np.empty((0, 2))
     t = np.concatenate([f.t[k] for f, k in zip(traces, kept, strict=True)]) if kept else np.empty(0)
-    dots = shapely.points(point)
+    dots = np.asarray(shapely.points(point)).reshape(-1)
     fix, segment = network.tree.query(dots, predicate="dwithin", distance=model.radius)
     away = shapely.distance(dots[fix], network.lines[segment])
     order = np.lexsort((segment, away, fix))

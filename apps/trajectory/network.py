@@ -18,11 +18,13 @@ import zipfile
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyproj
 import scipy.sparse as sp
 import shapely
+from numpy.typing import ArrayLike
 
 from core.errors import DataError, UsageError
 
@@ -135,13 +137,13 @@ class RoadNetwork:
     def _pairs(self) -> np.ndarray:
         return self.source.astype(np.int64) * self.n + self.succ
 
-    def transition(self, a: np.ndarray, k: np.ndarray) -> np.ndarray:
+    def transition(self, a: ArrayLike, k: ArrayLike) -> np.ndarray:
         """Return the index into `succ` of each transition a -> k, -1 where there is none."""
         wanted = np.asarray(a, dtype=np.int64) * self.n + np.asarray(k, dtype=np.int64)
         at = np.minimum(np.searchsorted(self._pairs, wanted), self.m - 1)
         return np.where(self._pairs[at] == wanted, at, -1)
 
-    def is_walk(self, segments: np.ndarray) -> bool:
+    def is_walk(self, segments: ArrayLike) -> bool:
         """Tell whether every step of a sequence of segments is a transition (one segment is a walk)."""
         s = np.asarray(segments, dtype=np.int64)
         if s.size == 0 or s.min() < 0 or s.max() >= self.n:
@@ -183,7 +185,7 @@ class RoadNetwork:
     def lines(self) -> np.ndarray:
         """[N] shapely LineStrings in metres."""
         rows = np.repeat(np.arange(self.n), np.diff(self.geom_ptr))
-        return shapely.linestrings(self.geom_xy, indices=rows)
+        return np.asarray(shapely.linestrings(self.geom_xy, indices=rows))
 
     @cached_property
     def tree(self) -> shapely.STRtree:
@@ -267,7 +269,7 @@ class RoadNetwork:
         """Write the network as one .npz file (no pickle), under a temporary name first."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+        arrays: dict[str, Any] = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
         handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".npz.part")
         try:
             with os.fdopen(handle, "wb") as stream:
@@ -294,7 +296,8 @@ class RoadNetwork:
             raise DataError("no such file", field=str(path)) from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"damaged road network ({type(error).__name__}: {error})", field=str(path)) from None
-        network = cls(**{k: str(a) if k in _TEXT else a for k, a in values.items()})
+        text = {k: str(values.pop(k)) for k in _TEXT}
+        network = cls(name=text["name"], crs=text["crs"], **values)
         problem = network.problem()
         if problem:
             raise DataError(f"inconsistent road network: {problem}", field=str(path))

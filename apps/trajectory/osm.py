@@ -24,7 +24,7 @@ from zlib import error as ZlibError
 import numpy as np
 
 from apps.trajectory.network import ROAD_CLASSES, RoadNetwork, utm_zone
-from apps.trajectory.topology import assemble, components
+from apps.trajectory.topology import assemble
 from core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -183,8 +183,7 @@ def _build(graph: nx.MultiDiGraph, name: str) -> RoadNetwork:
     columns = _columns(edges)
     ptr = np.concatenate([[0], np.cumsum([len(p) for p in lines])]).astype(np.int64)
     xy = np.stack(project.transform(lonlat[:, 0], lonlat[:, 1]), axis=1)
-    network = assemble(name, crs, **columns, geom_ptr=ptr, geom_xy=xy, connected=False)
-    return network.subset(components(network.n, network.source, network.succ))
+    return assemble(name, crs, **columns, geom_ptr=ptr, geom_xy=xy)
 
 
 def _line(nodes: dict[int, tuple[float, float]], u: int, v: int, data: dict[str, Any]) -> np.ndarray:
@@ -193,7 +192,7 @@ def _line(nodes: dict[int, tuple[float, float]], u: int, v: int, data: dict[str,
     return np.array([nodes[u], nodes[v]])
 
 
-def _columns(edges: list[tuple[int, int, int, dict[str, Any]]]) -> dict[str, np.ndarray]:
+def _columns(edges: list[tuple[int, int, int, dict[str, Any]]]) -> dict[str, Any]:
     number = {c: i for i, c in enumerate(ROAD_CLASSES)}
     data = [e[3] for e in edges]
     roads = [(_values(d.get("highway")) or ["other"])[0] for d in data]
