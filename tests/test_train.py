@@ -123,7 +123,8 @@ def distance(a: Path, b: Path) -> float:
     return max(float((first[k] - second[k]).abs().max()) for k in first) / scale
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_processes_equal_one(tmp_path: Path, strategy: str) -> None:
     go(tmp_path / "one", Toy(batch=32, dropout=0.0), steps=5)
     script = tmp_path / "two.py"
     script.write_text(
@@ -132,7 +133,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         "from core.run.config import LoggerConfig, OptimConfig, TrainerConfig\n"
         "from core.run.train import train\n"
         "if __name__ == '__main__':\n"
-        "    trainer = TrainerConfig(steps=5, accelerator='cpu', devices=2, strategy='ddp', checkpoint_every=4)\n"
+        f"    trainer = TrainerConfig(steps=5, accelerator='cpu', devices=2, strategy={strategy!r})\n"
         "    train(Toy(batch=16, dropout=0.0), app='toy', config={}, trainer=trainer, logger=LoggerConfig(),\n"
         f"        optim=OptimConfig(lr=1e-2, warmup=3), out=Path({str(tmp_path / 'two')!r}))\n"
     )

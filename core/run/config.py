@@ -77,7 +77,7 @@ class TrainerConfig:
     accelerator: str = setting("auto", choices=("auto", "cpu", "gpu", "cuda", "mps"))
     devices: int = setting(1, low=1)
     strategy: str = setting("auto", choices=("auto", "ddp", "fsdp"))
-    precision: str = setting("32-true", choices=("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed"))
+    precision: str = setting("32-true", choices=("32-true", "64-true", "bf16-mixed", "bf16-true"))
     threads: int = setting(0, low=0)
     accumulate: int = setting(1, low=1)
     clip: float = setting(1.0, low=0)

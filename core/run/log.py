@@ -68,7 +68,7 @@ class Journal:
             return
         self.train, self.valid = Table(out / "log.csv", first), Table(out / "validation.csv", first)
         if name == "tensorboard":
-            from lightning.fabric.loggers import TensorBoardLogger
+            from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
             self.board = TensorBoardLogger(out, name="tensorboard", version="")
         if sys.stderr.isatty():

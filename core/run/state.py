@@ -31,7 +31,7 @@ class Weights:
 
     def get(self) -> dict[str, Tensor]:
         """Return a copy of the module's state on the CPU, whole on the first process."""
-        state = full.get_model_state_dict(self.module, options=self.options)
+        state: dict[str, Any] = full.get_model_state_dict(self.module, options=self.options)
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def put(self, state: Mapping[str, Tensor]) -> None:
@@ -77,7 +77,8 @@ class Average:
         """Take the weights after step `step` into the average."""
         if self.decay:
             weight = 1 - min(self.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], weight)
+            for average, parameter in zip(self.shadow, self.parameters, strict=True):
+                average.lerp_(parameter, weight)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ finish, save and end with 143 and 130. Devices, precision and distribution are L
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import time
@@ -121,6 +122,7 @@ def train(
         QuintetError: the loss was not finite; nothing was overwritten.
     """
     began = time.monotonic()
+    config = json.loads(json.dumps(config, default=str))  # as a checkpoint gives it back
     fabric = launch(trainer)
     with reserved(out, fabric.is_global_zero), signals() as caught:
         run = prepare(task, app, config, trainer, optim, out, fabric, initial)
@@ -138,15 +140,16 @@ def train(
 def launch(trainer: TrainerConfig) -> Fabric:
     """Start Fabric on the recipe's devices, with its other processes if there are to be any."""
     strategy: Any = trainer.strategy
+    precision: Any = trainer.precision
     if strategy == "fsdp":
-        from lightning.fabric.strategies import ModelParallelStrategy
+        from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 
         strategy = ModelParallelStrategy(shard)
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
     try:
         fabric = Fabric(
-            accelerator=trainer.accelerator, devices=trainer.devices, strategy=strategy, precision=trainer.precision
+            accelerator=trainer.accelerator, devices=trainer.devices, strategy=strategy, precision=precision
         )
     except (RuntimeError, ValueError) as error:  # Lightning's MisconfigurationException is a RuntimeError
         raise UsageError(str(error), field="trainer.accelerator", value=trainer.accelerator) from None
@@ -169,7 +172,7 @@ def prepare(
     module = fabric.setup_module(task.module())
     for name in getattr(task, "forward_methods", ()):
         module.mark_forward_method(name)
-    optimizer = fabric.setup_optimizers(make_optimizer(module, optim))
+    optimizer: Any = fabric.setup_optimizers(make_optimizer(module, optim))
     weights = Weights(module.module, optimizer.optimizer)
     run = Run(
         task, app, config, trainer, optim, out, fabric, module, optimizer, weights, Average(module.module, trainer.ema)
@@ -261,7 +264,7 @@ def advance(run: Run, batches: Sequence[Any]) -> dict[str, float | Tensor]:
             fabric.backward(loss / len(batches))
         total += loss.detach().float() / len(batches)
     norm = clip(run)
-    broken = not math.isfinite(float(total)) or (cfg.precision != "16-mixed" and not math.isfinite(norm))
+    broken = not (math.isfinite(float(total)) and math.isfinite(norm))
     if agree(fabric, float(broken))[0]:
         dump(run, batches, float(total), norm)
     rate = learning_rate(run.optim, step, cfg.steps)
@@ -338,8 +341,6 @@ def finish(run: Run) -> None:
 
 def dump(run: Run, batches: Sequence[Any], loss: float, norm: float) -> None:
     """Write what is needed to look into a step that was not finite, and end the run."""
-    import json
-
     report = {"step": run.step, "loss": str(loss), "norm": str(norm), "seed": run.trainer.seed, "config": run.config}
     folder = run.out / f"not-finite-{run.step:09d}"
     if run.fabric.is_global_zero:

@@ -1,0 +1,56 @@
+"""A page is one file that shows what it was given; a benchmark's bars say what holds."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import harness
+from core.errors import UsageError
+from core.run.report import Frame, Link, Picture, Section, Table, Text, write
+
+
+def test_a_page_embeds_pictures_and_escapes_text(tmp_path: Path) -> None:
+    (tmp_path / "a.svg").write_text("<svg/>")
+    (tmp_path / "maps").mkdir()
+    blocks = [
+        Text("1 < 2 & <script>"),
+        Table(["route", "share"], [["a", 0.123456], ["b", 2]], "shares"),
+        Picture(tmp_path / "a.svg", "a picture"),
+        Frame(tmp_path / "maps" / "m.html", "a map"),
+        Link(tmp_path / "maps" / "m.geojson", "the data"),
+    ]
+    page = write(tmp_path / "out" / "index.html", "demo", [Section("Trips", blocks)]).read_text()
+    assert "1 &lt; 2 &amp; &lt;script&gt;" in page and "<td>0.1235</td>" in page and "<h2>Trips</h2>" in page
+    assert base64.b64encode(b"<svg/>").decode() in page
+    assert 'src="../maps/m.html"' in page and 'href="../maps/m.geojson"' in page
+
+
+def test_a_bar_holds_or_not() -> None:
+    assert harness.Bar("c", 0.5, "<=", 0.5).holds and not harness.Bar("c", 0.5, "<", 0.5).holds
+    assert not any(harness.Bar("c", float("nan"), op, 0.0).holds for op in harness.OPERATORS)
+
+
+def test_every_benchmark_is_written_and_tabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    bars = [harness.Bar("legal trips", 1.0, "==", 1), harness.Bar("faster", 9.5, ">=", 10)]
+    toy = types.SimpleNamespace(run=lambda full: harness.Result({"x": float("inf")}, bars, {"x": "s"}, seed=4))
+    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    monkeypatch.setattr(harness, "names", lambda: ["toy"])
+    monkeypatch.setattr(harness.importlib, "import_module", lambda name: toy)
+    (tmp_path / "README.md").write_text(f"before\n{harness.OPEN}\nstale\n{harness.CLOSE}\nafter\n")
+    report = harness.measure("toy", full=True)
+    assert json.loads((tmp_path / "results" / "toy.json").read_text()) == report
+    assert [bar["holds"] for bar in report["bars"]] == [True, False]
+    assert report["command"] == "python -m benchmarks toy --full" and report["seed"] == 4
+    assert {"figures", "units", "peers", "threads", "commit", "seconds"} <= set(report)
+    harness.table()
+    text = (tmp_path / "README.md").read_text()
+    assert "| faster | 9.5 | >= 10 | **no** |" in text and "stale" not in text
+    assert text.startswith("before\n") and text.endswith("\nafter\n")
+    with pytest.raises(UsageError, match="did you mean 'toy'"):
+        harness.measure("toi")
