@@ -228,6 +228,24 @@ def read_sumo_network(path: str | Path) -> RoadNetwork:
     )  # fmt: skip
 
 
+class _SumoRoutes:
+    """Collects the vehicles (name, departure, name of the route) and the routes."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, str] = {}
+        self.vehicles: list[tuple[str, str, str | None]] = []
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        if tag == "vehicle":
+            self.vehicles.append((attributes.get("id", ""), attributes.get("depart", ""), attributes.get("route")))
+        elif tag == "route" and "id" in attributes:
+            self.routes[attributes["id"]] = attributes.get("edges", "")
+        elif tag == "route" and self.vehicles and self.vehicles[-1][2] is None:
+            name, depart, _ = self.vehicles[-1]
+            self.routes[f"of {name}"] = attributes.get("edges", "")
+            self.vehicles[-1] = (name, depart, f"of {name}")
+
+
 def read_sumo(path: str | Path, network: RoadNetwork, *, midnight: float = 0.0) -> Trips:
     """Read SUMO routes (.rou.xml, .rou.xml.gz): every vehicle with a list of edges; `report` counts the others.
 
@@ -238,24 +256,12 @@ def read_sumo(path: str | Path, network: RoadNetwork, *, midnight: float = 0.0) 
         DataError: malformed, or no vehicle has a route on the network.
     """
     number = {str(name): i for i, name in enumerate(network.label)}
-    routes: dict[str, str] = {}
-    vehicles: list[tuple[str, str, str | None]] = []
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        if tag == "vehicle":
-            vehicles.append((attributes.get("id", ""), attributes.get("depart", ""), attributes.get("route")))
-        elif tag == "route" and "id" in attributes:
-            routes[attributes["id"]] = attributes.get("edges", "")
-        elif tag == "route" and vehicles and vehicles[-1][2] is None:
-            routes[f"of {vehicles[-1][0]}"] = attributes.get("edges", "")
-            vehicles[-1] = (*vehicles[-1][:2], f"of {vehicles[-1][0]}")
-
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = start
+    file, parser = _SumoRoutes(), expat.ParserCreate()
+    parser.StartElementHandler = file.start
     parse(path, parser)
     lists, departs, names, counts = [], [], [], Counter()
-    for name, depart, route in vehicles:
-        edges = routes.get(route or "", "").split()
+    for name, depart, route in file.vehicles:
+        edges = file.routes.get(route or "", "").split()
         case = "no route" if not edges else "unknown edge" if any(e not in number for e in edges) else "read"
         walk = np.array([number[e] for e in edges]) if case == "read" else np.empty(0, dtype=int)
         case = "unconnected edges" if case == "read" and not network.is_walk(walk) else case

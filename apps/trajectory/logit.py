@@ -293,17 +293,9 @@ def _walk(
 
 
 def simulate(
-    network: RoadNetwork,
-    n: int,
-    *,
-    seed: int,
-    parameters: Parameters | None = None,
-    max_hops: int = 400,
-    pairs: int | None = None,
-    like: Trips | None = None,
-    jitter: float = 400.0,
-    within: float = np.inf,
-) -> Trips:
+    network: RoadNetwork, n: int, *, seed: int, parameters: Parameters | None = None, max_hops: int = 400,
+    pairs: int | None = None, like: Trips | None = None, jitter: float = 400.0, within: float = np.inf,
+) -> Trips:  # fmt: skip
     """Draw n timed trips of known law.
 
     Args:
@@ -321,30 +313,22 @@ def simulate(
         Trips with times; `enter` follows `traffic` as its docstring says.
     """
     law = RecursiveLogit(network, parameters)
-    stream, lists, departs, streams = 0, [], [], []
+    stream, kept = 0, []
     for _ in range(64):
-        left = n - len(lists)
-        if left <= 0:
-            break
-        ids = np.arange(stream, stream + left)
-        stream += left
+        ids = np.arange(stream, stream + n - len(kept))
+        stream += len(ids)
         o, d, t = _demand(network, ids, seed, max(1, pairs or n // 4), like, jitter, within)
         drawn = law.walks(o, d, t, seed, ids, max_hops)
-        good = [i for i, path in enumerate(drawn) if len(path)]
-        lists += [drawn[i] for i in good]
-        departs += [t[i] for i in good]
-        streams += [ids[i] for i in good]
+        kept += [row for row in zip(drawn, t.tolist(), ids.tolist(), strict=True) if len(row[0])]
+        if len(kept) == n:
+            break
     else:
-        raise InfeasibleError(
-            "too few destinations can be reached with so many segments and a representable probability",
-            field="max_hops",
-            value=max_hops,
-            hint="draw origins nearer to destinations with `within`",
-        )
-    depart, traffic = np.array(departs), law.parameters.traffic
-    names = [f"simulated-{seed}-{i}" for i in streams]
-    trips = Trips.from_lists(network, lists, depart, None, names)
-    trips.enter = _enter(trips, traffic, seed, np.array(streams, dtype=np.int64))
+        reason = "too few destinations can be reached with so many segments and a representable probability"
+        hint = "draw origins nearer to destinations with `within`"
+        raise InfeasibleError(reason, field="max_hops", value=max_hops, hint=hint)
+    names = [f"simulated-{seed}-{i}" for _, _, i in kept]
+    trips = Trips.from_lists(network, [path for path, _, _ in kept], np.array([t for _, t, _ in kept]), None, names)
+    trips.enter = _enter(trips, law.parameters.traffic, seed, np.array([i for _, _, i in kept], dtype=np.int64))
     return trips
 
 
@@ -364,14 +348,14 @@ def _demand(
         hours = np.array([0.0, 6.0, 7.5, 9.5, 17.0, 19.0, 22.0, 24.0])
         day = (noise(seed, ids, -5) * 28).astype(np.int64) * 86400.0
         clock = np.interp(clock, [0.0, 0.05, 0.12, 0.37, 0.60, 0.85, 0.96, 1.0], hours) * 3600.0
-        return o, np.where(o == d, (d + 1) % network.n, d), _MONDAY + day + clock
+        return np.where(o == d, network.succ[network.succ_ptr[d]], o), d, _MONDAY + day + clock
     model = (noise(seed, group, -6) * len(like)).astype(np.int64)
     tree = KDTree(network.middle)
     o = _near(network, tree, like.origin[model], noise(seed, ids, -3), noise(seed, ids, -7), jitter)
     d = _near(network, tree, like.destination[model], noise(seed, group, -4), noise(seed, group, -8), jitter)
     days = np.floor(np.nan_to_num(like.depart[model], nan=_MONDAY) / 86400.0) * 86400.0
     t = like.depart[model] + 1800.0 * (clock - 0.5)
-    return o, np.where(o == d, (d + 1) % network.n, d), np.where(np.isnan(t), days + 86400.0 * clock, t)
+    return np.where(o == d, network.succ[network.succ_ptr[d]], o), d, np.where(np.isnan(t), days + 86400.0 * clock, t)
 
 
 def _near(

@@ -25,7 +25,7 @@ import numpy as np
 
 from apps.trajectory.network import ROAD_CLASSES, RoadNetwork, utm_zone
 from apps.trajectory.topology import assemble
-from core.errors import DataError, UsageError
+from core.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,14 +205,3 @@ def _columns(edges: list[tuple[int, int, int, dict[str, Any]]]) -> dict[str, Any
         "speed": np.array([d["speed_kph"] for d in data]),
         "road_class": np.array([number.get(r, number["other"]) for r in roads]),
     }
-
-
-def place_or_file(text: str, *, cache: str | Path | None = None) -> RoadNetwork:
-    """Return the network of a file if `text` names one, else of the place of that name.
-
-    Raises:
-        UsageError: `text` is empty.
-    """
-    if not text.strip():
-        raise UsageError("empty", field="network", hint="give an .osm file or the name of a place")
-    return from_osm(text, cache=cache) if text.endswith(_SUFFIXES) else from_place(text, cache=cache)

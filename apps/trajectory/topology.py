@@ -20,6 +20,10 @@ from core.errors import DataError
 
 __all__ = ["assemble", "components"]
 
+_KINDS = {
+    "u": np.int64, "v": np.int64, "key": np.int16, "osm_way": np.int64, "length": np.float32, "speed": np.float32,
+    "road_class": np.int8,
+}  # fmt: skip
 _DOUBLE_BACK = np.deg2rad(150.0)
 
 
@@ -71,23 +75,25 @@ def _allowed(net: dict[str, np.ndarray], source: np.ndarray, target: np.ndarray,
     return keep | ~(inside[source] & inside[target])
 
 
+def _relation(
+    rows: dict[str, np.ndarray],
+    heading_in: np.ndarray,
+    heading_out: np.ndarray,
+    pairs: tuple[np.ndarray, np.ndarray] | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return source, target and turn of the transitions, sorted by source, then target."""
+    source, target = _joins(rows["u"], rows["v"]) if pairs is None else pairs
+    turn = _wrap(heading_in[target] - heading_out[source])
+    keep = _allowed(rows, source, target, turn) if pairs is None else np.ones(len(source), dtype=bool)
+    order = np.flatnonzero(keep)[np.lexsort((target[keep], source[keep]))]
+    return source[order], target[order], turn[order]
+
+
 def assemble(
-    name: str,
-    crs: str,
-    *,
-    u: np.ndarray,
-    v: np.ndarray,
-    key: np.ndarray,
-    osm_way: np.ndarray,
-    length: np.ndarray,
-    speed: np.ndarray,
-    road_class: np.ndarray,
-    geom_ptr: np.ndarray,
-    geom_xy: np.ndarray,
-    label: np.ndarray | None = None,
-    pairs: tuple[np.ndarray, np.ndarray] | None = None,
-    connected: bool = True,
-) -> RoadNetwork:
+    name: str, crs: str, *, u: np.ndarray, v: np.ndarray, key: np.ndarray, osm_way: np.ndarray, length: np.ndarray,
+    speed: np.ndarray, road_class: np.ndarray, geom_ptr: np.ndarray, geom_xy: np.ndarray,
+    label: np.ndarray | None = None, pairs: tuple[np.ndarray, np.ndarray] | None = None, connected: bool = True,
+) -> RoadNetwork:  # fmt: skip
     """Build a network from segments given as polylines between junctions.
 
     Args:
@@ -101,16 +107,10 @@ def assemble(
     """
     if len(u) == 0 or (np.diff(geom_ptr) < 2).any():
         raise DataError("no drivable segment in it, or one without a line", field=name)
-    rows = {"u": u, "v": v, "key": key, "osm_way": osm_way, "length": length, "speed": speed, "road_class": road_class}
-    kinds = (np.int64, np.int64, np.int16, np.int64, np.float32, np.float32, np.int8)
-    rows = {k: np.asarray(a, dtype=d) for (k, a), d in zip(rows.items(), kinds, strict=True)}
-    rows["length"] = np.maximum(rows["length"], np.float32(0.1))
+    columns = (u, v, key, osm_way, np.maximum(length, 0.1), speed, road_class)
+    rows = {k: np.asarray(a, dtype=d) for (k, d), a in zip(_KINDS.items(), columns, strict=True)}
     heading_in, heading_out, middle = _shape(geom_ptr, geom_xy)
-    source, target = _joins(rows["u"], rows["v"]) if pairs is None else pairs
-    turn = _wrap(heading_in[target] - heading_out[source])
-    keep = _allowed(rows, source, target, turn) if pairs is None else np.ones(len(source), dtype=bool)
-    order = np.flatnonzero(keep)[np.lexsort((target[keep], source[keep]))]
-    source, target, turn = source[order], target[order], turn[order]
+    source, target, turn = _relation(rows, heading_in, heading_out, pairs)
     network = RoadNetwork(
         name=name,
         crs=crs,

@@ -73,6 +73,37 @@ def _advance(
 
 
 @njit(cache=True, nogil=True)
+def _trace_back(p, cand_ptr, score, origin, fresh, link):
+    """Follow the best sequence of each part from its last fix, p at first, to where the part begins."""
+    chosen = np.full(len(fresh), _NONE, dtype=np.int64)
+    follow = _NONE
+    while p >= 0:
+        if follow == _NONE:
+            follow = cand_ptr[p] + np.argmax(score[cand_ptr[p] : cand_ptr[p + 1]])
+        chosen[p] = follow
+        follow = _NONE if fresh[p] else origin[follow]
+        p = p - 1 if fresh[p] else link[p]
+    return chosen
+
+
+@njit(cache=True, nogil=True)
+def _step(
+    p, i, gap, extra, wide, top_speed, xy, cand_ptr, cand, offset, away, score, origin, sigma, beta, radius, back,
+    ptr, succ, length, start, dist, parent, stamp,
+):  # fmt: skip
+    """Extend to fix i over short routes, or else over long ones; none is faster than `top_speed`."""
+    straight = np.hypot(xy[i, 0] - xy[p, 0], xy[i, 1] - xy[p, 1])
+    cap = max(straight * 1.2, top_speed * gap) + 2 * radius if gap > 0 else np.inf
+    for more in (extra, wide):
+        if _advance(
+            p, i, min(straight + more, cap), xy, cand_ptr, cand, offset, away, score, origin, sigma, beta, radius,
+            back, ptr, succ, length, start, dist, parent, stamp,
+        ):  # fmt: skip
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True)
 def best_candidates(
     xy, t, cand_ptr, cand, offset, away, sigma, beta, radius, extra, wide, back, top_speed, skip,
     ptr, succ, length, start, dist, parent, stamp,
@@ -96,18 +127,10 @@ def best_candidates(
     link = np.full(n, _NONE, dtype=np.int64)
     p, i = -1, 0
     while i < n:
-        reached = False
-        if p >= 0:
-            straight = np.hypot(xy[i, 0] - xy[p, 0], xy[i, 1] - xy[p, 1])
-            gap = t[i] - t[p]
-            cap = max(straight * 1.2, top_speed * gap) + 2 * radius if gap > 0 else np.inf
-            for more in (extra, wide):
-                if not reached:
-                    reached = _advance(
-                        p, i, min(straight + more, cap), xy, cand_ptr, cand, offset, away, score, origin, sigma, beta,
-                        radius, back, ptr, succ, length, start, dist, parent, stamp,
-                    )  # fmt: skip
-        if reached:
+        if p >= 0 and _step(
+            p, i, t[i] - t[p], extra, wide, top_speed, xy, cand_ptr, cand, offset, away, score, origin, sigma, beta,
+            radius, back, ptr, succ, length, start, dist, parent, stamp,
+        ):  # fmt: skip
             link[i] = p
             p, i = i, i + 1
         elif p >= 0 and i - p <= skip and i + 1 < n:
@@ -117,15 +140,7 @@ def best_candidates(
             fresh[p] = True
             score[cand_ptr[p] : cand_ptr[p + 1]] = -0.5 * (away[cand_ptr[p] : cand_ptr[p + 1]] / sigma) ** 2
             i = p + 1
-    chosen = np.full(n, _NONE, dtype=np.int64)
-    follow = _NONE
-    while p >= 0:
-        if follow == _NONE:
-            follow = cand_ptr[p] + np.argmax(score[cand_ptr[p] : cand_ptr[p + 1]])
-        chosen[p] = follow
-        follow = _NONE if fresh[p] else origin[follow]
-        p = p - 1 if fresh[p] else link[p]
-    return chosen, fresh
+    return _trace_back(p, cand_ptr, score, origin, fresh, link), fresh
 
 
 @njit(cache=True, nogil=True)

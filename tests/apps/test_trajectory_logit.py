@@ -209,6 +209,8 @@ def test_demand_like_given_trips_stays_near_them() -> None:
     gap = np.linalg.norm(city.middle[trips.origin][:, None] - city.middle[few.origin], axis=2).min(axis=1)
     assert gap.max() < 200.0
     assert np.abs(trips.depart[:, None] - few.depart).min(axis=1).max() <= 900.0
+    short = simulate(city, 200, seed=2, within=300.0)
+    assert np.linalg.norm(city.middle[short.origin] - city.middle[short.destination], axis=1).max() < 450.0
 
 
 def test_noise_is_uniform_and_addressed() -> None:
