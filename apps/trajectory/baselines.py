@@ -36,6 +36,7 @@ Floats = NDArray[np.floating]
 Closed = NDArray[np.bool_] | None
 JUNCTION = 3.0
 BATCH = 32
+TRIES = 12
 
 
 class Router(Protocol):
@@ -216,7 +217,7 @@ class KShortest:
 
     network: RoadNetwork
     k: int = 5
-    penalty: float = 1.1
+    penalty: float = 1.05
     delay: float = JUNCTION
     closed: Closed = None
 
@@ -255,7 +256,7 @@ class KShortest:
 
     def _one(self, cost: Floats, to_go: Floats, origin: int, destination: int) -> list[NDArray[np.int32]]:
         dear, found = cost.copy(), {}
-        for _ in range(4 * self.k):
+        for _ in range(TRIES * self.k):
             way = _guided(self.network.succ_ptr, self.network.succ, dear, to_go, origin, destination)
             found.setdefault(way.tobytes(), way)
             if len(found) == self.k:

@@ -248,7 +248,7 @@ def to_sumo(trips: Trips, path: str | Path) -> None:
         UsageError: a departure is unknown.
     """
     _need_departures(trips, "SUMO")
-    names, lists = edge_names(trips.network), trips.lists()
+    names, lists = _sumo_names(trips.network), trips.lists()
     midnight = np.floor(trips.depart.min() / DAY) * DAY if len(trips) else 0.0
     with writing(path) as file:
         file.write(f'<?xml version="1.0" encoding="UTF-8"?>\n<!-- time 0 is {_clock(midnight)} -->\n<routes>\n')
@@ -260,30 +260,46 @@ def to_sumo(trips: Trips, path: str | Path) -> None:
         file.write("</routes>\n")
 
 
-def to_sumo_network(network: RoadNetwork, stem: str | Path) -> None:
-    """Write `stem`.nod.xml, .edg.xml and .con.xml, which `netconvert -n … -e … -x …` turns into a SUMO network.
+def _sumo_names(network: RoadNetwork) -> list[str]:
+    """Return the SUMO edges `[N]` of each segment, separated by a blank: one, or two for a loop."""
+    loop = (network.u == network.v) & (len(network.label) == 0)
+    return [f"{name} {name}.2" if twice else name for name, twice in zip(edge_names(network), loop, strict=True)]
 
-    The edges bear the names that `to_sumo` uses and join exactly as the network's transitions say.
+
+def to_sumo_network(network: RoadNetwork, stem: str | Path) -> None:
+    """Write `stem`.nod.xml, .edg.xml and .con.xml, which netconvert turns into a SUMO network.
+
+    The edges bear the names that `to_sumo` uses and join exactly as the network's transitions say. SUMO has no edge
+    from a junction to itself: such a segment becomes two, the second named with ".2". Coordinates are degrees:
+    `netconvert --proj.utm -n stem.nod.xml -e stem.edg.xml -x stem.con.xml -o stem.net.xml`.
     """
-    names = [quoteattr(name) for name in edge_names(network)]
-    place = dict(zip(network.v.tolist(), network.end, strict=True))
-    place |= dict(zip(network.u.tolist(), network.start, strict=True))
+    lonlat = network.to_lonlat(network.geom_xy)
+    names = [name.split() for name in _sumo_names(network)]
+    place = dict(zip(network.v.tolist(), network.to_lonlat(network.end), strict=True))
+    place |= dict(zip(network.u.tolist(), network.to_lonlat(network.start), strict=True))
     with ExitStack() as stack:
         node, edge, link = (stack.enter_context(writing(f"{stem}.{kind}.xml")) for kind in ("nod", "edg", "con"))
-        node.write("<nodes>\n")
-        node.writelines(f'  <node id="{k}" x="{x:.2f}" y="{y:.2f}"/>\n' for k, (x, y) in place.items())
-        node.write("</nodes>\n")
         edge.write("<edges>\n")
-        for i, name in enumerate(names):
-            shape = network.geom_xy[network.geom_ptr[i] : network.geom_ptr[i + 1]]
-            line = " ".join(f"{x:.2f},{y:.2f}" for x, y in shape)
-            ends = f'from="{network.u[i]}" to="{network.v[i]}"'
-            drive = f'numLanes="1" speed="{network.speed[i] / 3.6:.2f}" length="{network.length[i]:.2f}"'
-            edge.write(f'  <edge id={name} {ends} {drive} shape="{line}"/>\n')
+        for i, own in enumerate(names):
+            shape = lonlat[network.geom_ptr[i] : network.geom_ptr[i + 1]]
+            half = [0, len(shape) // 2, len(shape) - 1] if len(own) > 1 else [0, len(shape) - 1]
+            stops = [str(network.u[i]), *own[1:], str(network.v[i])]
+            place |= {name: shape[h] for name, h in zip(own[1:], half[1:], strict=False)}
+            for k, name in enumerate(own):
+                line = " ".join(f"{x:.7f},{y:.7f}" for x, y in shape[half[k] : half[k + 1] + 1])
+                drive = f'speed="{network.speed[i] / 3.6:.2f}" length="{network.length[i] / len(own):.2f}"'
+                ends = f"from={quoteattr(stops[k])} to={quoteattr(stops[k + 1])}"
+                edge.write(f'  <edge id={quoteattr(name)} {ends} numLanes="1" {drive} shape="{line}"/>\n')
         edge.write("</edges>\n")
+        node.write("<nodes>\n")
+        node.writelines(f'  <node id={quoteattr(str(k))} x="{x:.7f}" y="{y:.7f}"/>\n' for k, (x, y) in place.items())
+        node.write("</nodes>\n")
         link.write("<connections>\n")
-        moves = zip(network.source, network.succ, strict=True)
-        link.writelines(f'  <connection from={names[a]} to={names[b]} fromLane="0" toLane="0"/>\n' for a, b in moves)
+        moves = [(names[a][-1], names[b][0]) for a, b in zip(network.source, network.succ, strict=True)]
+        moves += [(first, second) for own in names for first, second in zip(own, own[1:], strict=False)]
+        for first, second in moves:
+            ends = f"from={quoteattr(first)} to={quoteattr(second)}"
+            link.write(f'  <connection {ends} fromLane="0" toLane="0"/>\n')
         link.write("</connections>\n")
 
 

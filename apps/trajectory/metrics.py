@@ -208,6 +208,13 @@ def evaluate(
     Raises:
         UsageError: an unknown protocol or pairing, no trips, or sets that cannot be paired.
     """
+    _check(generated, real, protocol)
+    if protocol == "hoser":
+        return evaluate_hoser(generated, real, box, seed)
+    return _strict(generated, real, _pairing(generated, real, pairs)) | noise_floor(real, seed)
+
+
+def _check(generated: Trips, real: Trips, protocol: str) -> None:
     if protocol not in PROTOCOLS:
         raise UsageError("unknown protocol", field="protocol", value=protocol, choices=PROTOCOLS)
     if not len(generated) or not len(real):
@@ -215,9 +222,9 @@ def evaluate(
     if generated.network is not real.network and generated.network.n != real.network.n:
         raise UsageError("generated and real trips are on different networks", field="network",
                          value=(generated.network.name, real.network.name))  # fmt: skip
-    if protocol == "hoser":
-        return evaluate_hoser(generated, real, box, seed)
-    chosen = _pairing(generated, real, pairs)
+
+
+def _strict(generated: Trips, real: Trips, chosen: NDArray[np.integer] | None) -> dict:
     scores = score_pairs(generated, real, chosen)
     chosen = np.repeat(np.arange(len(real))[:, None], 2, axis=1) if chosen is None else chosen
     mine, theirs = generated.lists(), real.lists()
@@ -228,7 +235,7 @@ def evaluate(
         value, truth = np.asarray(measure(generated), dtype=float), np.asarray(measure(real), dtype=float)
         result |= {f"{name}_km": float(value.mean()), f"{name}_km_real": float(truth.mean())}
         result[f"jsd_{name}"] = histogram_jsd(value, truth)
-    return result | scores.means() | noise_floor(real, seed)
+    return result | scores.means()
 
 
 def _pairing(generated: Trips, real: Trips, pairs: str | NDArray[np.integer]) -> NDArray[np.integer] | None:
