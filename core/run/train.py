@@ -144,7 +144,7 @@ def launch(trainer: TrainerConfig) -> Fabric:
     if strategy == "fsdp":
         from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 
-        strategy = ModelParallelStrategy(shard)
+        strategy = ModelParallelStrategy(shard, data_parallel_size=trainer.devices, tensor_parallel_size=1)
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
     try:
