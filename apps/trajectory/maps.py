@@ -104,7 +104,11 @@ def _feature(lonlat: NDArray[np.float64], properties: dict) -> dict:
 
 
 def _page(
-    network: RoadNetwork, layers: Iterable[tuple[str, Features]], picture: Figure, path: str | Path, title: str,
+    network: RoadNetwork,
+    layers: Iterable[tuple[str, Features]],
+    picture: Figure,
+    path: str | Path,
+    title: str,
     text: str,
 ) -> None:
     view = folium.Map(tiles=None, prefer_canvas=True, height="72%", control_scale=True)

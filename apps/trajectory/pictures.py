@@ -123,7 +123,10 @@ def routes_picture(
 
 
 def steps_picture(
-    steps: Sequence[int], series: Mapping[str, Sequence[float]], ylabel: str, references: Mapping[str, float],
+    steps: Sequence[int],
+    series: Mapping[str, Sequence[float]],
+    ylabel: str,
+    references: Mapping[str, float],
     title: str,
 ) -> Figure:
     """Draw a quality against sampling steps, one line per series, with a dashed line for each reference."""

@@ -26,7 +26,15 @@ from numba import njit
 from numpy.typing import NDArray
 
 __all__ = [
-    "dtw", "edr", "fast_dtw", "great_circle", "hausdorff", "haversine", "jaccard", "jaccard_length", "longest_shared",
+    "dtw",
+    "edr",
+    "fast_dtw",
+    "great_circle",
+    "hausdorff",
+    "haversine",
+    "jaccard",
+    "jaccard_length",
+    "longest_shared",
     "planar",
 ]
 
@@ -107,7 +115,8 @@ def _fast_path(a: Array, b: Array, metric: Metric, radius: int) -> tuple[float, 
     else:
         _, path = _fast_path(_halve(a), _halve(b), metric, radius)
         low, high = _window(path, n, m, radius)
-    return _warp_window(metric(a, b), low, high)
+    total, path = _warp_window(metric(a, b), low, high)
+    return float(total), np.asarray(path)
 
 
 def _halve(points: Array) -> Array:

@@ -45,12 +45,12 @@ def inside(network: RoadNetwork, polygon: Array | Sequence[Sequence[float]]) -> 
     try:
         corners = np.asarray(polygon, dtype=np.float64)
     except (TypeError, ValueError):
-        corners = np.empty(0)
-    if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3 or not np.isfinite(corners).all():
+        corners = np.empty((0, 2))
+    if corners.ndim != 2 or corners.shape[-1] != 2 or len(corners) < 3 or not np.isfinite(corners).all():
         raise UsageError("at least three (longitude, latitude) corners are needed", field="closed", value=polygon)
     area = shapely.Polygon(network.to_xy(corners)).buffer(0)
     rows = np.repeat(np.arange(network.n), np.diff(network.geom_ptr))
-    touched = shapely.intersects(shapely.linestrings(network.geom_xy, indices=rows), area)
+    touched = np.asarray(shapely.intersects(shapely.linestrings(network.geom_xy, indices=rows), area), dtype=bool)
     if not touched.any():
         metres = float(shapely.distance(area, shapely.multipoints(network.middle)))
         raise UsageError("the polygon touches no segment", field="closed", hint=f"the nearest is {metres:.0f} m away")
