@@ -151,5 +151,5 @@ SOLVERS = {
 
 def _first(score: Tensor, among: Tensor, count: Tensor | int) -> Tensor:
     """Mark the `count` sites of highest score among some, bool [B, L]."""
-    rank = score.masked_fill(~among, -torch.inf).argsort(-1, descending=True, stable=True).argsort(-1)
+    rank = score.masked_fill(~among, -torch.inf).argsort(dim=-1, descending=True, stable=True).argsort(-1)
     return among & (rank < count)
