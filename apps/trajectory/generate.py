@@ -7,6 +7,7 @@ which enters the cache in the same pass that starts the next block.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -210,7 +211,7 @@ class TripModel:
     @torch.inference_mode()
     def sample(
         self, origin: np.ndarray, destination: np.ndarray | list[tuple[int, ...]], depart: np.ndarray | None = None,
-        seed: int = 0, *, greedy: bool = False, timed: bool = True, first: int = 0,
+        seed: int = 0, index: np.ndarray | None = None, *, greedy: bool = False, timed: bool = True,
     ) -> Trips:
         """Draw one trip for each origin and destination.
 
@@ -218,10 +219,11 @@ class TripModel:
             origin: segments [n].
             destination: segments [n], or the accepted segments of each trip.
             depart: unix seconds [n], NaN or None unknown.
-            seed: all randomness; trip i draws from stream `first + i` whatever the batch.
+            seed: all randomness.
+            index: number of each trip's stream, int64 [n] (0 ... n - 1 by default): trip i is a function of
+                (seed, index[i]) and its request, whatever the batch.
             greedy: the most likely value of each site instead of a draw.
             timed: give each segment the time at which it is entered.
-            first: number of the first trip's stream.
 
         Returns:
             Trips in the order of the requests.
@@ -232,15 +234,22 @@ class TripModel:
         origin = np.atleast_1d(np.asarray(origin, np.int64))
         targets = [(int(d),) if np.isscalar(d) or np.ndim(d) == 0 else tuple(int(v) for v in d) for d in destination]
         when = np.full(len(origin), np.nan) if depart is None else np.asarray(depart, float)
-        order = np.argsort([hash(t) for t in targets], kind="stable")
+        streams = np.arange(len(origin)) if index is None else np.asarray(index, np.int64)
         walks: list[np.ndarray] = [np.empty(0, np.int64)] * len(origin)
-        for a in range(0, len(order), self.batch):
-            rows = order[a : a + self.batch]
-            found = self._draw(origin[rows], [targets[i] for i in rows], when[rows], seed, first + rows, greedy)
+        for rows in self._together(targets):
+            found = self._draw(origin[rows], [targets[i] for i in rows], when[rows], seed, streams[rows], greedy)
             for i, walk in zip(rows, found, strict=True):
                 walks[i] = walk
         trips = Trips.from_lists(self.network, walks, when)
-        return self.time(trips, seed, greedy=greedy) if timed else trips
+        return self.time(trips, seed, streams, greedy=greedy) if timed else trips
+
+    def _together(self, targets: list[tuple[int, ...]]) -> list[np.ndarray]:
+        """Return the rows of each batch: neighbours share destinations, and counters allow only one a batch."""
+        number = {t: i for i, t in enumerate(dict.fromkeys(targets))}
+        which = np.array([number[t] for t in targets])
+        order = np.argsort(which, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(which[order])) + 1) if self.rules.counted else [order]
+        return [part[a : a + self.batch] for part in parts for a in range(0, len(part), self.batch)]
 
     def _draw(
         self, origin: np.ndarray, targets: list[tuple[int, ...]], depart: np.ndarray, seed: int,
@@ -259,14 +268,15 @@ class TripModel:
         return [np.concatenate([[o], w]) for o, w in zip(origin, map(_arrived, rows.numpy()), strict=True)]
 
     @torch.inference_mode()
-    def time(self, trips: Trips, seed: int = 0, *, greedy: bool = False) -> Trips:
+    def time(self, trips: Trips, seed: int = 0, index: np.ndarray | None = None, *, greedy: bool = False) -> Trips:
         """Return the trips with the seconds at which each segment is entered: drawn, or the medians."""
         enter: list[np.ndarray] = [np.empty(0, np.float32)] * len(trips)
         lists, free = trips.lists(), self.network.travel_time
+        streams = np.arange(len(trips)) if index is None else np.asarray(index, np.int64)
         for rows, batch in self._batches(trips, self.recipe.sample.block, trimmed=False):
             hidden, encoded = self._clean(batch)
             mean, scale = self.net.paces(hidden, encoded)
-            u = Stream(seed, torch.as_tensor(rows)).fold(977).uniform(mean.shape[1]) - 0.5
+            u = Stream(seed, torch.from_numpy(streams[rows])).fold(977).uniform(mean.shape[1]) - 0.5
             noise = -u.sign() * (1 - 2 * u.abs()).clamp_min(1e-12).log()
             pace = mean if greedy else mean + scale * noise.to(mean).clamp(-3, 3)
             for i, row in zip(rows, pace.exp().double().cpu().numpy(), strict=True):
@@ -318,7 +328,7 @@ class TripModel:
         found = [self.sample(origin, destination, depart, seed, greedy=True, timed=False)]
         found.append(self.set(block=1, steps=1).sample(origin, destination, depart, seed, greedy=True, timed=False))
         n = len(found[0])
-        found += [self.sample(origin, destination, depart, seed, timed=False, first=k * n) for k in range(draws)]
+        found += [self.sample(origin, destination, depart, seed, index=np.arange(k * n, k * n + n), timed=False) for k in range(draws)]
         score = np.stack([self.nll(t) for t in found])
         lists = [t.lists() for t in found]
         best = [lists[k][i] for i, k in enumerate(score.argmin(0))]
@@ -330,3 +340,21 @@ def _arrived(row: np.ndarray) -> np.ndarray:
     row = row[row >= 0]
     change = np.flatnonzero(row != row[-1])
     return row[: (change[-1] + 2) if len(change) else 1]
+
+
+def restore(name: str | Path, network: RoadNetwork | str | None = None, device: str = "cpu") -> TripModel:
+    """Return the model of a checkpoint (see `apps.trajectory.load`)."""
+    from omegaconf import OmegaConf
+
+    from apps.trajectory.task import open_network
+    from core.run import checkpoint
+    from core.run.config import instance
+    from core.run.fetch import data_root
+
+    shipped = data_root() / "models" / f"trajectory-{name}"
+    saved = checkpoint.load(shipped if shipped.is_dir() else Path(name), app="trajectory")
+    recipe = instance(OmegaConf.create(saved.config), Recipe)
+    net = TripNet(recipe.model)
+    net.load_state_dict(saved.inference)
+    roads = open_network(network or recipe.data.network, recipe.data.cache) if not isinstance(network, RoadNetwork) else network
+    return TripModel(net.to(device), recipe, roads)

@@ -129,13 +129,13 @@ class StateGraph:
         stays at `size` (a lower limit: "at least `size`").
 
         Args:
-            cost: int64 [S] >= 0, the cost of entering each state.
+            cost: int64 [M] >= 0, the cost of each transition.
             size: largest count.
             saturate: stay at `size` instead of forbidding.
         """
         n = self.states
         source = np.repeat(np.arange(n), np.diff(self.succ_ptr))
-        price = np.asarray(cost, np.int64)[self.succ]
+        price = np.asarray(cost, np.int64)
         count = np.arange(size + 1)[:, None] + price
         fits = np.ones_like(count, bool) if saturate else count <= size
         row = (np.arange(size + 1)[:, None] * n + source)[fits]
