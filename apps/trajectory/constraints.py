@@ -21,36 +21,11 @@ import numpy as np
 
 from apps.trajectory.field import Field, Fields
 from apps.trajectory.limits import Rules, limited, shortest_metres, visit_product
-from apps.trajectory.network import ROAD_CLASSES, RoadNetwork
 from core.constrain.graph import UNREACHABLE
 from core.constrain.law import Law, Mode
-from core.errors import InfeasibleError, UsageError
+from core.errors import InfeasibleError
 
-__all__ = ["Rules", "TripLaw", "closed_by", "trip_law"]
-
-def closed_by(
-    network: RoadNetwork, segments: Sequence[int] = (), polygon: Sequence[tuple[float, float]] | None = None,
-    classes: Sequence[str] = (),
-) -> np.ndarray | None:
-    """Return the segments closed by number, by a lon/lat polygon that they touch, or by road class; None for none.
-
-    Raises:
-        UsageError: a road class is unknown.
-    """
-    out = np.zeros(network.n, bool)
-    out[np.asarray(segments, np.int64)] = True
-    for name in classes:
-        if name not in ROAD_CLASSES:
-            raise UsageError("unknown road class", field="forbid", value=name, choices=ROAD_CLASSES)
-        out |= network.road_class == ROAD_CLASSES.index(name)
-    if polygon is not None:
-        from shapely import contains_xy
-        from shapely.geometry import Polygon
-
-        area = Polygon(network.to_xy(np.asarray(polygon, float)))
-        inside = contains_xy(area, network.geom_xy)
-        out |= np.logical_or.reduceat(inside, network.geom_ptr[:-1])
-    return out if out.any() else None
+__all__ = ["Rules", "TripLaw", "trip_law"]
 
 
 @dataclass(eq=False)
@@ -133,6 +108,6 @@ def _explain(fields: Fields, origin: int, target: tuple[int, ...], rules: Rules,
         raise InfeasibleError(
             f"the shortest admissible trip is {shortest:.2f} km", field="max_km", value=rules.max_km
         )
-    raise InfeasibleError(
-        f"no trip to segment {target[0]} satisfies all rules within {budget} segments", field="min_km or min_hops"
-    )
+    limits = ["min_hops"] if rules.min_hops > budget else [k for k in ("min_hops", "min_km") if getattr(rules, k)]
+    reason = f"no trip to segment {target[0]} satisfies all rules within {budget} segments"
+    raise InfeasibleError(reason, field=" and ".join(limits) or "max_hops")

@@ -159,6 +159,24 @@ class Trips:
             back = np.flatnonzero(inner & (np.diff(self.enter) < 0))
         return wrong + [f"trip {self.id[self.owner[i]]}: time runs back at segment {k[i]}" for i in back]
 
+    def write(self, path: str | Path) -> None:
+        """Write the trips to a file whose name says the format: see `export.FORMATS`."""
+        from apps.trajectory import export
+
+        export.write(self, path)
+
+    def to_geojson(self, path: str | Path, geometry: str = "line") -> None:
+        """Write GeoJSON; see `export.to_geojson`."""
+        from apps.trajectory import export
+
+        export.to_geojson(self, path, geometry)
+
+    def to_hoser(self, folder: str | Path, name: str = "test") -> None:
+        """Write HOSER files; see `export.to_hoser`."""
+        from apps.trajectory import export
+
+        export.to_hoser(self, folder, name)
+
 
 def split(
     trips: Trips, seed: int = 0, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)

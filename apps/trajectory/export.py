@@ -24,7 +24,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,18 +40,23 @@ from core.errors import UsageError
 
 __all__ = [
     "COLUMNS",
+    "FORMATS",
+    "check_format",
     "collection",
     "edge_names",
+    "features",
     "long_table",
     "replacing",
     "to_csv",
     "to_geojson",
     "to_gpx",
     "to_hoser",
+    "to_map",
     "to_parquet",
     "to_sumo",
     "to_sumo_network",
     "track",
+    "write",
 ]
 
 Array = NDArray[np.float64]
@@ -184,10 +189,11 @@ def to_geojson(trips: Trips, path: str | Path, geometry: str = "line") -> None:
     """
     if geometry not in ("line", "point"):
         raise UsageError("unknown geometry", field="geometry", value=geometry, choices=("line", "point"))
-    collection(_lines(trips) if geometry == "line" else _points(trips), path)
+    collection(features(trips) if geometry == "line" else _points(trips), path)
 
 
-def _lines(trips: Trips) -> Iterator[dict]:
+def features(trips: Trips) -> Iterator[dict]:
+    """Yield a GeoJSON LineString for each trip."""
     kilometres = trips.kilometres()
     for i, segments in enumerate(trips.lists()):
         lonlat, seconds = track(trips, i)
@@ -346,3 +352,36 @@ def _need_departures(trips: Trips, target: str) -> None:
     if len(unknown):
         raise UsageError(f"{target} needs a departure time, {len(unknown)} of {len(trips)} trips have none",
                          field="depart", value=trips.id[unknown[0]], hint="sample with depart=")  # fmt: skip
+
+
+def to_map(trips: Trips, path: str | Path) -> None:
+    """Write an HTML map of the trips."""
+    from apps.trajectory.maps import trips_map
+
+    trips_map({"trips": trips}, path)
+
+
+FORMATS: dict[str, Callable[[Trips, Path], None]] = {
+    ".geojson": to_geojson, ".json": to_geojson, ".gpx": to_gpx, ".csv": to_csv, ".parquet": to_parquet,
+    ".rou.xml": to_sumo, ".html": to_map,
+}  # fmt: skip
+"""Endings of file names and what writes them; the text formats also compressed, with ".gz" behind."""
+
+
+def check_format(path: str | Path) -> str:
+    """Return the ending of a file name that says its format.
+
+    Raises:
+        UsageError: unknown.
+    """
+    name = Path(path).name.lower()
+    plain = name.removesuffix(".gz")
+    for ending in FORMATS:
+        if plain.endswith(ending) and (plain == name or ending not in (".parquet", ".html")):
+            return ending
+    raise UsageError("the ending of the name says the format", field="out", value=str(path), choices=FORMATS)
+
+
+def write(trips: Trips, path: str | Path) -> None:
+    """Write trips in the format that the ending of the name says, whole or not at all."""
+    FORMATS[check_format(path)](trips, Path(path))
