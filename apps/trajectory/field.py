@@ -1,15 +1,16 @@
-"""How far it still is: hops and seconds to a destination, and what a driver sees of the roads ahead.
+"""How far it still is: hops, seconds and surprise to a destination, and what a driver sees of the roads ahead.
 
-For a goal the **field** holds, for every state x of the trip's law (a segment, and with via points or counters what has
-been visited and spent), the least number of further segments and the least
-free-flow seconds from the end of x to the end of the destination. Both come from one sweep each against the arrows
-(breadth first, Dijkstra), stopped where the detour would exceed a budget, so that their cost follows the trip, not the
-size of the city.
+For a goal the **field** holds, for every state x of the trip's law (a segment, and with via points or counters what
+has been visited and spent), what lies between the end of x and the end of the destination: the least number of
+segments, the least free-flow seconds tau, and the least **surprise**, a path cost of  -log P(k | a)  under the
+first-order chain counted on trips seen before (the *experience*; without any, all successors are equally likely). Each comes from one
+sweep against the arrows (breadth first, Dijkstra), stopped where the detour would exceed a budget, so that their cost
+follows the trip, not the size of the city.
 
-The **view** describes the candidates x of a window that starts after segment s, relative to the trip: hops and
-seconds from s, seconds and hops to go, the excess over the fastest way  g(s, x) + tau(x) - tau(s) >= 0,  the position
-in the frame that points from s to the destination, the heading relative to it. Nothing in it names a segment, so
-what is learned on one city applies to another.
+The **view** describes the candidates x of a window that starts after segment s, relative to the trip: hops, seconds
+and surprise from s and to go, the excess over the best way  g(s, x) + tau(x) - tau(s) >= 0  in either cost, the
+position in the frame that points from s to the destination, the heading relative to it, how often x was driven.
+Nothing in it names a segment, so what is learned on one city applies to another.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ __all__ = ["VIEW", "Field", "Fields", "alone", "view"]
 SEGMENT_SECONDS = 3.0
 """Seconds lost at each junction, added to the free-flow time of every segment."""
 
-VIEW = 17
+KAPPA, FLOOR = 2.0, 0.02
+"""Weight of the uniform prior in the chain of experience, in observations, and the least surprise of a transition."""
+
+VIEW = 22
 """Number of features of a view."""
 
 CAP = 7200.0
@@ -43,13 +47,14 @@ class Field:
 
     Args:
         hops: int32 [S], 2^30 unreachable.
-        seconds: float32 [S], inf unreachable.
+        seconds, surprise: float32 [S], inf unreachable.
         xy: float64 [stages, 2], where each stage of the trip is heading, metres.
         per_stage: number of states of a stage (state // per_stage is the stage).
     """
 
     hops: np.ndarray
     seconds: np.ndarray
+    surprise: np.ndarray
     xy: np.ndarray
     per_stage: int
 
@@ -60,17 +65,24 @@ class Fields:
 
     Args:
         network: the roads.
+        experience: float [M], how often each transition was driven by trips seen before; None for no experience.
         megabytes: memory for kept fields.
     """
 
     network: RoadNetwork
+    experience: np.ndarray | None = None
     megabytes: float = 256.0
     kept: OrderedDict[tuple[object, ...], Field] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
-        """Store the cost of entering each segment, float32 [N] seconds, and the roads as a law."""
-        self.cost = (self.network.travel_time + SEGMENT_SECONDS).astype(np.float32)
-        self.roads = StateGraph(self.network.succ_ptr, self.network.succ, self.network.n)
+        """Store the cost of entering a segment [N] seconds and [M] surprise, and the roads as a law."""
+        net = self.network
+        self.cost = (net.travel_time + SEGMENT_SECONDS).astype(np.float32)
+        counts = np.zeros(net.m) if self.experience is None else np.asarray(self.experience, np.float64)
+        choices, left = np.diff(net.succ_ptr)[net.source], np.bincount(net.source, counts, minlength=net.n)[net.source]
+        self.price = (FLOOR - np.log((counts + KAPPA / choices) / (left + KAPPA))).astype(np.float32)
+        self.driven = np.log1p(np.bincount(net.succ, counts, minlength=net.n)).astype(np.float32)
+        self.roads = StateGraph(net.succ_ptr, net.succ, net.n)
 
     def to(self, target: int, origin: int = -1, detour: float = np.inf, slack: float = 300.0) -> Field:
         """Return the field of a destination segment on the open roads.
@@ -88,7 +100,7 @@ class Fields:
             return self.kept[key]
         found = self.explore(self.roads, np.array([target]), None, self.network.end[[target]], origin, detour, slack)
         self.kept[key] = found
-        while len(self.kept) > max(64, int(self.megabytes * 1e6 / (8 * self.network.n))):
+        while len(self.kept) > max(64, int(self.megabytes * 1e6 / (12 * self.network.n))):
             self.kept.popitem(last=False)
         return found
 
@@ -100,14 +112,17 @@ class Fields:
         blocked = np.zeros(law.states, np.bool_) if closed is None else np.asarray(closed, np.bool_)[law.labels]
         ptr, pred = law.reverse
         targets = np.asarray(accept, np.int64)
-        seconds = _dijkstra(ptr, pred, self.cost[law.labels], targets, blocked, origin, detour, slack)
-        hops = hops_to(ptr, pred, targets, ~np.isfinite(seconds))
-        return Field(hops, seconds, np.atleast_2d(xy), per_stage or law.states)
+        into = np.repeat(law.labels, np.diff(ptr))
+        seconds = _dijkstra(ptr, pred, self.cost[into], targets, blocked, origin, detour, slack)
+        far = ~np.isfinite(seconds)
+        step = self.network.pred_transition if law is self.roads else self.network.transition(law.labels[pred], into)
+        surprise = _dijkstra(ptr, pred, self.price[step], targets, far, -1, np.inf, 0.0)
+        return Field(hops_to(ptr, pred, targets, far), seconds, surprise, np.atleast_2d(xy), per_stage or law.states)
 
 
 @njit(cache=True, nogil=True)
 def _dijkstra(pred_ptr, pred, cost, targets, blocked, origin, detour, slack):  # noqa: ANN001, ANN202
-    """Least seconds from the end of each segment to the end of a target; inf beyond the budget."""
+    """Least cost from each state to a target, `cost` [M] along `pred`; inf beyond the budget."""
     n = len(pred_ptr) - 1
     out = np.full(n, np.inf, np.float32)
     done = np.zeros(n, np.bool_)
@@ -125,9 +140,8 @@ def _dijkstra(pred_ptr, pred, cost, targets, blocked, origin, detour, slack):  #
         done[x] = True
         if x == origin:
             limit = np.float32(detour * d + slack)
-        step = d + cost[x]
         for e in range(pred_ptr[x], pred_ptr[x + 1]):
-            p = pred[e]
+            p, step = pred[e], d + cost[e]
             if not done[p] and not blocked[p] and step < out[p]:
                 out[p] = step
                 heapq.heappush(heap, (step, np.int64(p)))
@@ -138,31 +152,44 @@ def _dijkstra(pred_ptr, pred, cost, targets, blocked, origin, detour, slack):  #
 
 
 @njit(cache=True, nogil=True)
-def _ahead(layer, state, token, edge_ptr, edge, segment, cost, k, seconds, hops, group):  # noqa: ANN001, ANN202
-    """Per local token: first layer, least seconds from the window's start, and seconds and hops to go from there."""
+def _price(a, k, succ_ptr, succ, price):  # noqa: ANN001, ANN202
+    """Surprise of the transition from segment a to segment k."""
+    for e in range(succ_ptr[a], succ_ptr[a + 1]):
+        if succ[e] == k:
+            return price[e]
+    return np.float32(0.0)
+
+
+@njit(cache=True, nogil=True)
+def _ahead(  # noqa: ANN202
+    layer, state, token, edge_ptr, edge, segment, group, k, roads, price, cost, seconds, surprise, hops  # noqa: ANN001
+):
+    """Per local token: first layer; least seconds, surprise, hops from the start and to go, float32 [B, K, 5]."""
     rows, length = layer.shape[0], layer.shape[1] - 2
     first = np.zeros((rows, k), np.int64)
-    ahead = np.full((rows, k), np.inf, np.float32)
-    togo, left = np.full((rows, k), np.inf, np.float32), np.full((rows, k), 2**30, np.int64)
+    out = np.full((rows, k, 5), np.inf, np.float32)
     for b in range(rows):
-        base, total = layer[b, 0], layer[b, length + 1] - layer[b, 0]
-        g = np.full(total, np.inf, np.float32)
-        g[0] = 0.0
+        base, total, goal = layer[b, 0], layer[b, length + 1] - layer[b, 0], group[b]
+        g, w = np.full(total, np.inf, np.float32), np.full(total, np.inf, np.float32)
+        g[0], w[0] = 0.0, 0.0
         for i in range(length):
             for n in range(layer[b, i], layer[b, i + 1]):
                 for e in range(edge_ptr[n], edge_ptr[n + 1]):
                     d = edge[e]
-                    enter = g[n - base]
+                    enter, odd = g[n - base], w[n - base]
                     if state[d] != state[n]:
-                        enter += cost[segment[state[d]]]
-                    g[d - base] = min(g[d - base], enter)
+                        x = segment[state[d]]
+                        enter += cost[x]
+                        odd += _price(segment[state[n]], x, roads[0], roads[1], price)
+                    g[d - base], w[d - base] = min(g[d - base], enter), min(w[d - base], odd)
                     v = token[d]
                     if first[b, v] == 0:
                         first[b, v] = i + 1
-                    rest = seconds[group[b], state[d]]
-                    if enter + rest < ahead[b, v] + togo[b, v]:
-                        ahead[b, v], togo[b, v], left[b, v] = enter, rest, hops[group[b], state[d]]
-    return first, ahead, togo, left
+                    if enter + seconds[goal, state[d]] < out[b, v, 0] + out[b, v, 1]:
+                        out[b, v, 0], out[b, v, 1], out[b, v, 4] = enter, seconds[goal, state[d]], hops[goal, state[d]]
+                    if odd + surprise[goal, state[d]] < out[b, v, 2] + out[b, v, 3]:
+                        out[b, v, 2], out[b, v, 3] = odd, surprise[goal, state[d]]
+    return first, out
 
 
 def view(
@@ -181,39 +208,50 @@ def view(
     Returns:
         (level int64 [B, K] hops from the start, view float32 [B, K, VIEW]); padding is zero.
     """
-    alphabet = trellis.alphabet
-    seconds, hops = np.stack([g.seconds for g in goals]), np.stack([g.hops for g in goals])
-    level, ahead, togo, left = _ahead(
-        trellis.layer, trellis.state, trellis.token, trellis.edge_ptr, trellis.edge, segment, fields.cost,
-        alphabet.shape[1], seconds, hops, group,
+    alphabet, net = trellis.alphabet, fields.network
+    seconds, surprise = np.stack([g.seconds for g in goals]), np.stack([g.surprise for g in goals])
+    level, costs = _ahead(
+        trellis.layer, trellis.state, trellis.token, trellis.edge_ptr, trellis.edge, segment, group, alphabet.shape[1],
+        (net.succ_ptr, net.succ), fields.price, fields.cost, seconds, surprise, np.stack([g.hops for g in goals]),
     )
     row, col = np.nonzero(alphabet >= 0)
-    aim = np.stack([goals[g].xy[min(s // goals[g].per_stage, len(goals[g].xy) - 1)] for g, s in zip(group, start, strict=True)])
     out = np.zeros((*alphabet.shape, VIEW), np.float32)
     out[row, col] = _describe(
-        fields.network, alphabet[row, col], segment[start][row], aim[row],
-        ahead[row, col], togo[row, col], left[row, col], seconds[group, start][row],
+        fields, alphabet[row, col], segment[start][row], _aim(goals, group, start)[row], costs[row, col],
+        seconds[group, start][row], surprise[group, start][row],
     )
     return level, out
 
 
+def _aim(goals: list[Field], group: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Where each row is heading, metres [B, 2]."""
+    at = [(goals[g].xy, s // goals[g].per_stage) for g, s in zip(group, start, strict=True)]
+    return np.stack([xy[min(stage, len(xy) - 1)] for xy, stage in at])
+
+
 def alone(fields: Fields, segment: np.ndarray, start: np.ndarray, goals: list[Field], group: np.ndarray) -> np.ndarray:
     """View of the origins (law states `start` [B] on `segment` [S]) seen from themselves, float32 [B, VIEW]."""
-    zero = np.zeros(len(start), np.float32)
-    tau = np.array([goals[g].seconds[s] for g, s in zip(group, start, strict=True)])
-    left = np.array([goals[g].hops[s] for g, s in zip(group, start, strict=True)])
-    aim = np.stack([goals[g].xy[min(s // goals[g].per_stage, len(goals[g].xy) - 1)] for g, s in zip(group, start, strict=True)])
+    pairs = list(zip(group, start, strict=True))
+    tau, odd = (np.array([getattr(goals[g], name)[s] for g, s in pairs]) for name in ("seconds", "surprise"))
+    zero, left = np.zeros(len(start)), np.array([goals[g].hops[s] for g, s in pairs])
+    costs = np.stack([zero, tau, zero, odd, left], 1)
     x = segment[start]
-    return _describe(fields.network, x, x, aim, zero, tau, left, tau)
+    return _describe(fields, x, x, _aim(goals, group, start), costs, tau, odd)
 
 
 def _describe(
-    net: RoadNetwork, x: np.ndarray, s: np.ndarray, xy: np.ndarray, ahead: np.ndarray, tau: np.ndarray,
-    hops: np.ndarray, tau_s: np.ndarray,
+    fields: Fields, x: np.ndarray, s: np.ndarray, xy: np.ndarray, costs: np.ndarray, tau_s: np.ndarray,
+    odd_s: np.ndarray,
 ) -> np.ndarray:
-    """View of segments x [C] from segments s [C], heading to xy [C, 2]; times in seconds."""
-    tau, tau_s, hops = np.minimum(tau, CAP), np.minimum(tau_s, CAP), np.minimum(hops, 1000)
-    excess = np.maximum(ahead + tau - tau_s, 0.0)
+    """View of segments x [C] from segments s [C], heading to xy [C, 2].
+
+    `costs` [C, 5]: seconds ahead and to go, surprise ahead and to go, hops to go; `tau_s`, `odd_s` those to go from s.
+    """
+    net = fields.network
+    caps = np.array([CAP, CAP, 200.0, 200.0, 1000.0])
+    ahead, tau, seen, odd, hops = np.minimum(costs, caps).T
+    tau_s, odd_s = np.minimum(tau_s, CAP), np.minimum(odd_s, 200.0)
+    excess, rare = np.maximum(ahead + tau - tau_s, 0.0), np.maximum(seen + odd - odd_s, 0.0)
     to_goal, here = xy - net.end[s], net.end[x] - net.end[s]
     span = np.maximum(np.hypot(*to_goal.T), 1.0)
     unit = to_goal / span[:, None]
@@ -228,6 +266,7 @@ def _describe(
             np.arcsinh((here * unit).sum(1) / 200), np.arcsinh((here * left).sum(1) / 200),
             np.log1p(np.hypot(*rest.T) / 500), np.cos(off), np.sin(off), np.cos(turn), np.sin(turn),
             (hops == 0).astype(float), (excess < 1.0).astype(float),
+            np.log1p(seen), np.log1p(odd), np.log1p(rare), np.minimum(rare, 20.0) / 4, fields.driven[x] / 2,
         ],
         1,
     ).astype(np.float32)  # fmt: skip

@@ -156,8 +156,10 @@ class Limited:
             accept = (np.arange(counter.low, counter.size + 1)[:, None] * per + accept).reshape(-1)
             per *= counter.size + 1
         hops = self.graph.togo(accept)
-        seconds = np.where(hops < 2**30, np.tile(base.seconds[self.cone], per // len(self.cone)), np.inf)
-        return Field(hops, seconds.astype(np.float32), base.xy[-1:], self.graph.states)
+        copies, reached = per // len(self.cone), hops < 2**30
+        seconds = np.where(reached, np.tile(base.seconds[self.cone], copies), np.inf).astype(np.float32)
+        surprise = np.where(reached, np.tile(base.surprise[self.cone], copies), np.inf).astype(np.float32)
+        return Field(hops, seconds, surprise, base.xy[-1:], self.graph.states)
 
 
 def limited(fields: Fields, origin: np.ndarray, target: tuple[int, ...], rules: Rules) -> Limited:

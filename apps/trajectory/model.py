@@ -40,7 +40,8 @@ class ModelConfig:
     """Shape of the network.
 
     `dim`, `depth`, `heads` are the trunk's; `road` the width of segment embeddings and `rounds` their message-passing
-    rounds (0 turns the encoder's messages off); `ids` adds a learned vector for each of so many segments.
+    rounds (0 turns the encoder's messages off); `ids` adds a learned vector for each of so many segments. `block` is the
+    longest block.
     """
 
     dim: int = setting(128, low=8)
@@ -59,7 +60,7 @@ class DataConfig:
 
     `network` is `city` (synthetic) or an OSM, GraphML or prepared file; `trips` a matched-trips file ("" for none);
     `simulated` the number of trips drawn from the recursive logit; `destinations` how many different goals they share;
-    `fit` calibrates the logit on the training split; `real` is the share of real trips in a batch.
+    `fit` calibrates the logit on the training split. From step `real_from` on, a batch is real with probability `real`.
     """
 
     network: str = setting("city")
@@ -69,6 +70,7 @@ class DataConfig:
     destinations: int = setting(400, low=1)
     fit: bool = setting(False)
     real: float = setting(0.0, low=0, high=1)
+    real_from: int = setting(0, low=0)
     batch: int = setting(32, low=1)
     max_hops: int = setting(320, low=2)
 
@@ -117,11 +119,13 @@ class TripNet(nn.Module):
 
     Args:
         config: its shape.
+        transitions: number of transitions whose use by earlier trips the weights carry (0: none).
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, transitions: int = 0) -> None:
         super().__init__()
         d = config.dim
+        self.register_buffer("experience", torch.zeros(transitions))
         self.config = config
         self.trunk_config = TransformerConfig(d, config.depth, config.heads, dropout=config.dropout)
         self.roads = RoadEncoder(config.road, config.rounds, config.ids)

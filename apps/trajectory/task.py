@@ -8,6 +8,7 @@ of (seed, step, rank).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,30 +18,21 @@ import torch
 from torch import Tensor
 
 from apps.trajectory.batch import Batch, Collator
-from apps.trajectory.data import Trips, read_matched, split
+from apps.trajectory.data import Trips
 from apps.trajectory.encoder import graph_tensors
 from apps.trajectory.field import Fields
 from apps.trajectory.model import DataConfig, Recipe, TripNet
 from apps.trajectory.network import RoadNetwork
+from apps.trajectory.sources import keep, kept, open_network, read_splits
 from apps.trajectory.tokenizer import trim
 
 SPLIT = (0.65, 0.10, 0.25)
 """Shares of real trips that train, choose when to stop, and judge."""
 
-__all__ = ["SPLIT", "Corpus", "TripTask", "corpus", "make", "open_network"]
+SEEN, FOLDS = 500, 5
+"""Simulated trips that serve as experience only; folds of real trips, each read with the experience of the others."""
 
-
-def open_network(name: str, cache: str = "") -> RoadNetwork:
-    """Return the network of a recipe: `city`, a prepared .npz, or an OSM or GraphML file."""
-    if name == "city":
-        from apps.trajectory.city import synthetic_city
-
-        return synthetic_city()
-    if name.endswith(".npz"):
-        return RoadNetwork.load(Path(name))
-    from apps.trajectory.osm import from_osm
-
-    return from_osm(name, cache=cache or None)
+__all__ = ["FOLDS", "SEEN", "SPLIT", "Corpus", "TripTask", "corpus", "experience", "make", "open_network"]
 
 
 @dataclass(eq=False)
@@ -61,7 +53,7 @@ def corpus(config: DataConfig, seed: int) -> Corpus:
 
     network = open_network(config.network, config.cache)
     empty = Trips.from_lists(network, [])
-    real = split(read_matched(config.trips, network), fractions=SPLIT) if config.trips else (empty, empty, empty)
+    real = read_splits(config.trips, network, SPLIT, config.cache) if config.trips else (empty, empty, empty)
     parameters = Parameters()
     if config.fit and config.trips:
         parameters = fit(real[0]).parameters
@@ -76,45 +68,64 @@ def _simulated(config: DataConfig, seed: int, network: RoadNetwork, parameters: 
         return Trips.from_lists(network, [])
     recipe = {**asdict(config), "seed": seed, "parameters": repr(parameters), "segments": network.n}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    kept = Path(config.cache) / f"simulated-{key}.npz" if config.cache else None
-    if kept is not None and kept.exists():
-        with np.load(kept) as z:
-            return Trips(network, z["ptr"], z["segment"], z["enter"], z["depart"], [str(i) for i in z["id"]])
+    store = Path(config.cache) / f"simulated-{key}.npz" if config.cache else None
+    if store is not None and store.exists():
+        return kept(store, network)
     trips = simulate(
         network, config.simulated, seed=seed, parameters=parameters, max_hops=config.max_hops,  # type: ignore[arg-type]
         pairs=config.destinations, like=like, jitter=1500.0,
     )
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        part = kept.with_suffix(".part.npz")
-        np.savez_compressed(
-            part, ptr=trips.ptr, segment=trips.segment, enter=trips.enter, depart=trips.depart, id=np.array(trips.id)
-        )
-        part.replace(kept)
+    if store is not None:
+        keep(store, trips)
     return trips
 
 
 @dataclass(eq=False)
 class _Pool:
-    """Trips ready for batching: trimmed, with their lengths."""
+    """Trips ready for batching, in folds: the experience that a fold's trips are read with comes from other trips.
+
+    Args:
+        trips: the trips.
+        collators: one for each fold; trip i belongs to fold i modulo their number.
+    """
 
     trips: Trips
+    collators: list[Collator]
 
     def __post_init__(self) -> None:
         """Trim every trip at its first arrival and drop those that never move."""
         self.walks = [trim(t) for t in self.trips.lists()]
         self.enter = self.trips.times()
-        self.usable = np.flatnonzero([len(w) >= 2 for w in self.walks])
         self.hops = np.array([len(w) for w in self.walks])
+        usable = np.flatnonzero(self.hops >= 2)
+        self.folds = [usable[usable % len(self.collators) == k] for k in range(len(self.collators))]
+
+    def draw(self, size: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        """Draw trips of one fold and of similar length; every trip of the fold is equally likely."""
+        fold = int(rng.integers(len(self.folds)))
+        drawn = rng.choice(self.folds[fold], 8 * size)
+        part = int(rng.integers(8)) * size
+        return fold, drawn[np.argsort(self.hops[drawn], kind="stable")][part : part + size]
 
     def batch(
-        self, collate: Collator, index: np.ndarray, block: int, rng: np.random.Generator, unconditional: float = 0.0
+        self, fold: int, index: np.ndarray, block: int, rng: np.random.Generator, unconditional: float = 0.0
     ) -> Batch:
-        """Collate some trips."""
-        return collate(
+        """Collate some trips of a fold."""
+        return self.collators[fold](
             [self.walks[i] for i in index], block, rng, depart=self.trips.depart[index],
             enter=[self.enter[i] for i in index], unconditional=unconditional,
         )
+
+
+def experience(trips: Trips) -> np.ndarray:
+    """Return how often each transition was driven, float32 [M]."""
+    net = trips.network
+    if not len(trips.segment):
+        return np.zeros(net.m, np.float32)
+    step = net.transition(trips.segment[:-1], trips.segment[1:])
+    inside = np.ones(len(step), bool)
+    inside[trips.ptr[1:-1] - 1] = False
+    return np.bincount(step[inside & (step >= 0)], minlength=net.m).astype(np.float32)
 
 
 @dataclass(eq=False)
@@ -130,30 +141,39 @@ class TripTask:
     data: Corpus
 
     def __post_init__(self) -> None:
-        """Prepare pools and the collator."""
-        cfg = self.recipe.data
-        self.collate = Collator(Fields(self.data.network, megabytes=600.0), cfg.max_hops)
-        limit = lambda t: t.select(np.flatnonzero(t.hops() <= cfg.max_hops)) if len(t) else t  # noqa: E731
-        held = max(32, len(self.data.simulated) // 50)
-        self.simulated = _Pool(limit(self.data.simulated).select(slice(held, None)))
-        self.real = _Pool(limit(self.data.train))
-        judge = self.data.valid if len(self.data.valid) else self.data.simulated.select(slice(0, held))
-        self.judge = _Pool(limit(judge))
+        """Split the trips into those that are seen (experience), those that train and those that judge."""
+        simulated, real = (self._short(t) for t in (self.data.simulated, self.data.train))
+        held, first = len(simulated) // 50, min(SEEN, len(simulated) // 4)
+        seen = experience(simulated.select(slice(0, first)))
+        self.simulated = _Pool(simulated.select(slice(first, len(simulated) - held)), [self._collator(seen)])
+        total, rows = experience(real), np.arange(len(real))
+        parts = [experience(real.select(rows[rows % FOLDS == k])) for k in range(FOLDS)] if len(real) else []
+        self.real = _Pool(real, [self._collator(total - part) for part in parts]) if parts else None
+        self.seen = total if parts else seen
+        judge = self._short(self.data.valid) if len(self.data.valid) else simulated.select(slice(len(simulated) - held, None))
+        self.judge = _Pool(judge, [self._collator(self.seen)])
+
+    def _short(self, trips: Trips) -> Trips:
+        return trips.select(np.flatnonzero(trips.hops() <= self.recipe.data.max_hops)) if len(trips) else trips
+
+    def _collator(self, seen: np.ndarray) -> Collator:
+        return Collator(Fields(self.data.network, seen, megabytes=600.0), self.recipe.data.max_hops)
 
     def module(self) -> TripNet:
         """Build the network on the recipe's city."""
-        return TripNet(self.recipe.model).bind(*graph_tensors(self.data.network))
+        net = TripNet(self.recipe.model, self.data.network.m).bind(*graph_tensors(self.data.network))
+        net.experience.copy_(torch.from_numpy(self.seen))
+        return net
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
         """Return the batch of a step: one source, one block size, trips of similar length."""
         r = self.recipe
         rng = np.random.default_rng([r.seed, step, rank])
         block = int(rng.choice(r.blocks))
-        pool = self.real if len(self.real.usable) and rng.random() < r.data.real else self.simulated
-        drawn = rng.choice(pool.usable, 8 * r.data.batch)
-        drawn = drawn[np.argsort(pool.hops[drawn], kind="stable")]
-        part = int(rng.integers(8)) * r.data.batch
-        return pool.batch(self.collate, drawn[part : part + r.data.batch], block, rng, r.unconditional)
+        real = self.real is not None and rng.random() < r.data.real and step >= r.data.real_from
+        pool = self.real if real and self.real is not None else self.simulated
+        fold, index = pool.draw(r.data.batch, rng)
+        return pool.batch(fold, index, block, rng, r.unconditional)
 
     def loss(self, module: torch.nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Return nats per trip-segment (the count-form bound) plus the weighted travel-time loss."""
@@ -169,12 +189,13 @@ class TripTask:
         net = getattr(module, "module", module)
         out = {}
         for name, block in (("loss", self.recipe.sample.block), ("autoregressive", 1)):
-            rng = np.random.default_rng(0)
-            order = self.judge.usable[np.argsort(self.judge.hops[self.judge.usable])][:512]
+            draws = 4 if block > 1 else 1
+            order = self.judge.folds[0][np.argsort(self.judge.hops[self.judge.folds[0]])][:512]
             total = 0.0
-            for a in range(0, len(order), 32):
-                total += float(net(self.judge.batch(self.collate, order[a : a + 32], block, rng))[0].sum())
-            out[name] = total / len(order)
+            for draw, a in itertools.product(range(draws), range(0, len(order), 32)):
+                rng = np.random.default_rng([draw, a])
+                total += float(net(self.judge.batch(0, order[a : a + 32], block, rng))[0].sum())
+            out[name] = total / len(order) / draws
         return out
 
 
