@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -20,10 +21,12 @@ from apps.trajectory.encoder import graph_tensors
 from apps.trajectory.field import Fields, alone, view
 from apps.trajectory.model import Recipe, TripNet, clock
 from apps.trajectory.network import RoadNetwork
+from apps.trajectory.requests import Request, Wishes
 from apps.trajectory.tokenizer import trim
 from core.blocks import generate
 from core.constrain.law import LawWindow, Window
 from core.denoiser import Prediction
+from core.errors import CheckpointError
 from core.guide.classifier_free import mix
 from core.noise import Stream
 from core.plan import uniform_plan
@@ -184,7 +187,8 @@ class TripModel:
         self.net.eval()
         device = self.net.masked.device
         self.net.bind(*(t.to(device) for t in graph_tensors(self.network)))
-        self.fields = Fields(self.network)
+        seen = self.net.experience.cpu().numpy()
+        self.fields = Fields(self.network, seen if len(seen) == self.network.m else None)
         with torch.no_grad():
             self.roads = self.net.embed_roads()
 
@@ -212,18 +216,21 @@ class TripModel:
     def sample(
         self, origin: np.ndarray, destination: np.ndarray | list[tuple[int, ...]], depart: np.ndarray | None = None,
         seed: int = 0, index: np.ndarray | None = None, *, greedy: bool = False, timed: bool = True,
+        n: int | None = None, **wishes: Unpack[Wishes],
     ) -> Trips:
-        """Draw one trip for each origin and destination.
+        """Draw one trip for each origin and destination, or `n` trips of one request.
 
         Args:
-            origin: segments [n].
-            destination: segments [n], or the accepted segments of each trip.
+            origin: segments [n]; with `n` a place (`places.resolve`).
+            destination: segments [n], or the accepted segments of each trip; with `n` a place.
             depart: unix seconds [n], NaN or None unknown.
             seed: all randomness.
             index: number of each trip's stream, int64 [n] (0 ... n - 1 by default): trip i is a function of
                 (seed, index[i]) and its request, whatever the batch.
             greedy: the most likely value of each site instead of a draw.
             timed: give each segment the time at which it is entered.
+            n: number of trips of one request; `depart` may then be a clock time.
+            wishes: with `n` the other fields of a `requests.Request` (via, closed, forbid, max_km, ...).
 
         Returns:
             Trips in the order of the requests.
@@ -231,6 +238,9 @@ class TripModel:
         Raises:
             InfeasibleError: a request that no trip satisfies, before anything is sampled.
         """
+        if n is not None or wishes:
+            request = Request(origin, destination, depart=depart, **wishes)  # type: ignore[arg-type]
+            return request.sample(self, 1 if n is None else n, seed, greedy=greedy, timed=timed)
         origin = np.atleast_1d(np.asarray(origin, np.int64))
         targets = [(int(d),) if np.isscalar(d) or np.ndim(d) == 0 else tuple(int(v) for v in d) for d in destination]
         when = np.full(len(origin), np.nan) if depart is None else np.asarray(depart, float)
@@ -265,7 +275,9 @@ class TripModel:
             length=law.budget, block=cfg.block, stream=Stream(seed, torch.from_numpy(samples.astype(np.int64))),
             greedy=greedy,
         )
-        return [np.concatenate([[o], w]) for o, w in zip(origin, map(_arrived, rows.numpy()), strict=True)]
+        stays = law.law.togo[law.group, law.law.begin()] == 0  # the origin is the destination already
+        walks = [row[:0] if stay else _arrived(row) for row, stay in zip(rows.numpy(), stays, strict=True)]
+        return [np.concatenate([[o], w]) for o, w in zip(origin, walks, strict=True)]
 
     @torch.inference_mode()
     def time(self, trips: Trips, seed: int = 0, index: np.ndarray | None = None, *, greedy: bool = False) -> Trips:
@@ -346,15 +358,26 @@ def restore(name: str | Path, network: RoadNetwork | str | None = None, device: 
     """Return the model of a checkpoint (see `apps.trajectory.load`)."""
     from omegaconf import OmegaConf
 
-    from apps.trajectory.task import open_network
+    from apps.trajectory.sources import open_network
     from core.run import checkpoint
     from core.run.config import instance
     from core.run.fetch import data_root
 
-    shipped = data_root() / "models" / f"trajectory-{name}"
-    saved = checkpoint.load(shipped if shipped.is_dir() else Path(name), app="trajectory")
+    models = data_root() / "models"
+    folder = models / f"trajectory-{name}"
+    if not folder.is_dir() and not Path(name).is_dir():
+        known = [p.name.removeprefix("trajectory-") for p in sorted(models.glob("trajectory-*"))]
+        hint = "give the folder of a run or a checkpoint; `quintet trajectory train` makes one"
+        raise CheckpointError("no such model", field="model", value=str(name), choices=known or None, hint=hint)
+    saved = checkpoint.load(folder if folder.is_dir() else Path(name), app="trajectory")
     recipe = instance(OmegaConf.create(saved.config), Recipe)
-    net = TripNet(recipe.model)
-    net.load_state_dict(saved.inference)
-    roads = open_network(network or recipe.data.network, recipe.data.cache) if not isinstance(network, RoadNetwork) else network
-    return TripModel(net.to(device), recipe, roads)
+    state = saved.inference
+    net = TripNet(recipe.model, len(state.get("experience", ())))
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"its weights do not fit the network ({reason})", field=str(name)) from None
+    if not isinstance(network, RoadNetwork):
+        network = open_network(network or recipe.data.network, recipe.data.cache)
+    return TripModel(net.to(device), recipe, network)
