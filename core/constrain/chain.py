@@ -1,4 +1,4 @@
-"""Exact inference on a window: forward filtering, backward sampling, and the reference law.
+"""Exact inference on a window: forward filtering, backward sampling.
 
 For a trellis with edge weights w (the reference chain) and site potentials phi_i(token), the law over whole windows is
 
@@ -7,11 +7,7 @@ For a trellis with edge weights w (the reference chain) and site potentials phi_
 Backward messages  b_i(s) = sum_{s'} w(s, s') phi_{i+1}(x_{s'}) b_{i+1}(s')  give Z = b_0(start), exact draws, the
 marginals and (with max for sum) the mode, in time linear in the number of edges. All of it is differentiable in phi.
 
-**reference** draws. The sites R revealed now carry the prediction as *matched marginals*, not as a likelihood: iterate
-phi_i <- D_i / (f_i b_i) for i in R (f, b the messages per token without phi_i), with phi = 1 elsewhere. This is the
-I-projection of the reference chain on the marginals D (iterative proportional fitting, Sinkhorn on a chain).
-
-Reference: Rabiner (1989) for the messages; Csiszar (1975), "I-divergence geometry", for the projection.
+Reference: Rabiner (1989), "A tutorial on hidden Markov models".
 """
 
 from __future__ import annotations
@@ -25,7 +21,7 @@ from torch import Tensor
 
 from core.constrain.trellis import Trellis
 
-__all__ = ["Markov", "project"]
+__all__ = ["Markov"]
 
 
 class _Layers:
@@ -33,20 +29,16 @@ class _Layers:
 
     def __init__(self, trellis: Trellis, device: torch.device) -> None:
         rows, width = trellis.layer.shape
-        length = width - 2
-        n = len(trellis.state)
-        depth = np.zeros(n, np.int64)
-        row = np.zeros(n, np.int64)
-        for b in range(rows):
-            sizes = np.diff(trellis.layer[b])
-            depth[trellis.layer[b, 0] : trellis.layer[b, -1]] = np.repeat(np.arange(length + 1), sizes)
-            row[trellis.layer[b, 0] : trellis.layer[b, -1]] = b
+        n, length = len(trellis.state), width - 2
+        sizes = np.diff(trellis.layer)
+        depth = np.repeat(np.tile(np.arange(length + 1), rows), sizes.reshape(-1))
+        row = np.repeat(np.arange(rows), sizes.sum(1))
         source = np.repeat(np.arange(n), np.diff(trellis.edge_ptr))
 
         def put(array: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
-        self.nodes = n
+        self.nodes, self.degree = n, int(np.diff(trellis.edge_ptr).max())
         self.start = put(trellis.layer[:, 0])
         self.final = put(np.flatnonzero(depth == length))
         self.row, self.token, self.ptr = put(row), put(trellis.token.astype(np.int64)), put(trellis.edge_ptr)
@@ -81,7 +73,11 @@ class Markov:
 
     @cached_property
     def _layers(self) -> _Layers:
-        return _Layers(self.trellis, self.log_phi.device)
+        tables: dict[str, _Layers] = self.trellis.__dict__.setdefault("tables", {})  # one for all steps of a window
+        device = str(self.log_phi.device)
+        if device not in tables:
+            tables[device] = _Layers(self.trellis, self.log_phi.device)
+        return tables[device]
 
     def _score(self, i: int) -> Tensor:
         t = self._layers
@@ -118,9 +114,8 @@ class Markov:
         """Return log P(x) of local tokens [B, L], [B]; -inf where inadmissible."""
         t = self._layers
         node, total = t.start.clone(), torch.zeros(len(x), dtype=self.log_phi.dtype, device=x.device)
-        degree = int((t.ptr[1:] - t.ptr[:-1]).max())
         for i in range(self.trellis.length):
-            index, legal = self._fan(node, degree)
+            index, legal = self._fan(node)
             hit = legal & (t.token[t.edge[index]] == x[:, i : i + 1])
             found, which = hit.max(-1)
             chosen = index.gather(1, which[:, None])[:, 0]
@@ -165,92 +160,21 @@ class Markov:
 
             return self._walk(choose, self.backward)
 
-    def _fan(self, node: Tensor, degree: int) -> tuple[Tensor, Tensor]:
+    def _fan(self, node: Tensor) -> tuple[Tensor, Tensor]:
         t = self._layers
         low, high = t.ptr[node], t.ptr[node + 1]
-        index = low[:, None] + torch.arange(degree, device=node.device)
+        index = low[:, None] + torch.arange(t.degree, device=node.device)
         legal = index < high[:, None]
         return torch.where(legal, index, torch.zeros_like(index)), legal
 
     def _walk(self, choose, message: Tensor) -> Tensor:  # noqa: ANN001
         t = self._layers
         node, tokens = t.start, []
-        degree = int((t.ptr[1:] - t.ptr[:-1]).max())
         rows = torch.arange(len(node), device=node.device)[:, None]
         for i in range(self.trellis.length):
-            index, legal = self._fan(node, degree)
+            index, legal = self._fan(node)
             dst = t.edge[index]
             score = t.weight[index].to(message.dtype) + self.log_phi[rows, i, t.token[dst]] + message[dst]
             node = dst.gather(1, choose(score, legal)[:, None])[:, 0]
             tokens.append(t.token[node])
         return torch.stack(tokens, 1)
-
-
-def project(trellis: Trellis, log_p: Tensor, known: Tensor, match: Tensor, sweeps: int = 3) -> Tensor:
-    """Return log potentials that match the prediction's marginals at some sites under the reference chain.
-
-    Args:
-        trellis: the window, its edge weights the reference chain W.
-        log_p: float64 [B, L, K], prediction D (need not be normalised over the admissible tokens).
-        known: int64 [B, L], local token or -1.
-        match: bool [B, L], the sites whose marginals are matched (those revealed now, or all unknown ones).
-        sweeps: pairs of backward and forward half-sweeps; the first backward one takes f = 1, which is the locally
-            normalised chain.
-
-    Returns:
-        float64 [B, L, K] log potentials, -inf for tokens that contradict `known`.
-    """
-    allowed = torch.from_numpy(trellis.feasible(known.cpu().numpy())).to(log_p.device)
-    target = log_p.masked_fill(~allowed, -torch.inf).log_softmax(-1)
-    target = torch.where(target.isnan(), allowed.to(log_p.dtype).log().log_softmax(-1), target)
-    phi = torch.zeros_like(log_p).masked_fill(~allowed, -torch.inf)
-    fit = _Fit(trellis, target, match, phi)
-    forward = torch.zeros(fit.t.nodes, dtype=log_p.dtype, device=log_p.device)
-    for _ in range(sweeps):
-        backward = fit.backward(forward)
-        forward = fit.forward(backward)
-    return fit.phi
-
-
-class _Fit:
-    """Half-sweeps of the projection. Messages exclude the potential of their own site."""
-
-    def __init__(self, trellis: Trellis, target: Tensor, match: Tensor, phi: Tensor) -> None:
-        self.t, self.length = _Layers(trellis, phi.device), trellis.length
-        self.target, self.match, self.phi = target, match, phi
-        self.nodes = [t.unique() for t in self.t.target]
-
-    def update(self, i: int, forward: Tensor, backward: Tensor) -> None:
-        """Set phi_i <- D_i / (f_i b_i) at the matched rows."""
-        t, nodes, k = self.t, self.nodes[i], self.phi.shape[-1]
-        index = t.row[nodes] * k + t.token[nodes]
-        message = _scatter_lse(forward[nodes] + backward[nodes], index, len(self.phi) * k).view(-1, k)
-        step = torch.where(self.target[:, i].isfinite() & message.isfinite(), self.target[:, i] - message, -torch.inf)
-        self.phi[:, i] = torch.where(self.match[:, i, None], step, self.phi[:, i])
-
-    def at(self, i: int, node: Tensor) -> Tensor:
-        return self.phi[self.t.row[node], i, self.t.token[node]]
-
-    def backward(self, forward: Tensor) -> Tensor:
-        t = self.t
-        out = torch.full((t.nodes,), -torch.inf, dtype=self.phi.dtype, device=self.phi.device)
-        out[t.final] = 0.0
-        for i in range(self.length - 1, -1, -1):
-            self.update(i, forward, out)
-            dst = t.target[i]
-            message = _scatter_lse(t.weight[t.edges[i]] + self.at(i, dst) + out[dst], t.source[i], t.nodes)
-            out = torch.where(message > -torch.inf, message, out)
-        return out
-
-    def forward(self, backward: Tensor) -> Tensor:
-        t = self.t
-        out = torch.full((t.nodes,), -torch.inf, dtype=self.phi.dtype, device=self.phi.device)
-        entered = out.index_fill(0, t.start, 0.0)
-        for i in range(self.length):
-            dst = t.target[i]
-            message = _scatter_lse(t.weight[t.edges[i]] + entered[t.source[i]], dst, t.nodes)
-            out = torch.where(message > -torch.inf, message, out)
-            self.update(i, out, backward)
-            nodes = self.nodes[i]
-            entered = entered.index_put((nodes,), out[nodes] + self.at(i, nodes))
-        return out

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from numba import njit
+
+from core.jit import jit
 
 __all__ = ["UNREACHABLE", "StateGraph", "hops_to"]
 
@@ -99,7 +100,8 @@ class StateGraph:
             for step in range(j, stages - 1):
                 stage = np.where((stage == step) & member[step, self.succ], step + 1, stage)
             target[j] = stage * n + self.succ
-        ptr = np.concatenate([self.succ_ptr[:-1] + j * len(self.succ) for j in range(stages)] + [[stages * len(self.succ)]])
+        starts = [self.succ_ptr[:-1] + j * len(self.succ) for j in range(stages)]
+        ptr = np.concatenate([*starts, [stages * len(self.succ)]])
         weight = None if self.log_weight is None else np.tile(self.log_weight, stages)
         return StateGraph(ptr, target.reshape(-1).astype(np.int32), self.tokens, np.tile(self.labels, stages), weight)
 
@@ -146,7 +148,7 @@ class StateGraph:
         return StateGraph(ptr, col.astype(np.int32), self.tokens, np.tile(self.labels, size + 1), weight)
 
 
-@njit(cache=True, nogil=True)
+@jit
 def hops_to(pred_ptr: np.ndarray, pred: np.ndarray, accept: np.ndarray, blocked: np.ndarray) -> np.ndarray:
     """Return breadth-first distances to `accept` against the arrows, int32 [S]."""
     n = len(pred_ptr) - 1

@@ -9,6 +9,7 @@ A `Constraint` is a law over WHOLE sequences. Block by block it hands out a `Win
     obeys the law anyway (roads): one site at a time it is the model itself.
   - ``reference``: a counted chain over the law, the prediction entering as matched marginals. Right for laws imposed
     from outside and for few steps; exact at any number of steps when the data are Markov and the chain is theirs.
+    ``reference-all`` matches the predictions at *all* unknown sites instead of those revealed now.
   - ``product``: all unknown sites weigh in with their predictions as likelihoods. Kept because it is what
     "condition the product of the site predictions" means, and because its bias is measured (`constraint_law`).
 """
@@ -22,13 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.constrain.chain import Markov, project
+from core.constrain.chain import Markov
 from core.constrain.graph import StateGraph
+from core.constrain.project import FLOOR, floored, project
 from core.constrain.trellis import Trellis, unroll
 
-__all__ = ["Constraint", "Free", "FreeWindow", "Law", "LawWindow", "Mode", "Window"]
+__all__ = ["Constraint", "Free", "FreeWindow", "Law", "LawWindow", "Learned", "Mode", "Window"]
 
-Mode = Literal["exists", "reference", "product"]
+Mode = Literal["exists", "reference", "reference-all", "product"]
 
 
 class Window(Protocol):
@@ -119,12 +121,22 @@ class Free:
 
 @dataclass(eq=False)
 class LawWindow:
-    """A window of a `Law`."""
+    """A window of a `Law`.
+
+    Args:
+        trellis: its admissible continuations.
+        mode: which joint law `admit` draws from.
+        alphabet: int64 [B, K] global token of each local one, -1 where a row has fewer.
+        tolerance, sweeps: when the projection of the reference laws stops.
+        learned: the window of the learned law alone, where the law imposes more; in the same alphabet.
+    """
 
     trellis: Trellis
     mode: Mode
-    sweeps: int
     alphabet: Tensor
+    tolerance: float = 1e-4
+    sweeps: int = 12
+    learned: Trellis | None = None
 
     def allowed(self, known: Tensor) -> Tensor:
         """Return which tokens have an admissible completion given `known` (-1 unknown), bool [B, L, K]."""
@@ -149,16 +161,41 @@ class LawWindow:
             out = self.trellis.exists(
                 log_p.detach().double().cpu().numpy(), known.cpu().numpy(), reveal.cpu().numpy(),
                 u.double().cpu().numpy(), greedy,
-            )
+            )  # fmt: skip
             return torch.from_numpy(out).to(log_p.device)
         law = Markov(self.trellis, self.potentials(log_p.double(), known, reveal))
         return torch.where(reveal, law.mode() if greedy else law.sample(u.double()), known)
 
     def potentials(self, log_p: Tensor, known: Tensor, reveal: Tensor) -> Tensor:
-        """Return the site potentials of the `reference` or `product` law, float64 [B, L, K]."""
+        """Return the site potentials of the `reference` or `product` laws, float64 [B, L, K]."""
+        allowed = self.allowed(known)
         if self.mode == "product":
-            return _hold(log_p, known)
-        return project(self.trellis, log_p, known, reveal, self.sweeps)
+            return _hold(floored(log_p, allowed), known)
+        match = reveal if self.mode == "reference" else known < 0
+        phi = project(self.learned or self.trellis, log_p, known, match, self.tolerance, self.sweeps)
+        return phi if self.learned is None else torch.where(allowed, phi.clamp_min(FLOOR), -torch.inf)
+
+    def log_partition(self, log_p: Tensor, known: Tensor) -> Tensor:
+        """Return the log-probability [B] that independent draws of the unknown sites obey the law.
+
+        Differentiable in `log_p`; the weights of a reference chain play no part. -inf where the prediction rules out
+        every completion.
+        """
+        plain = replace(self.trellis, log_weight=np.zeros_like(self.trellis.log_weight))
+        return Markov(plain, _hold(log_p.double(), known)).log_partition()
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """The law that the data obey anyway, below a `Law` that imposes more.
+
+    Args:
+        law: over the same tokens; its `log_weight` is the reference chain.
+        state: int64 [S], the learned law's state in each state of the larger one.
+    """
+
+    law: Law
+    state: np.ndarray
 
 
 @dataclass(eq=False)
@@ -173,8 +210,10 @@ class Law:
         exact: bool [R + 1, S], `exact[r]` the states acceptable after exactly r more tokens, for laws whose accepting
             states do not loop; None where they do.
         mode: which joint law `admit` draws from.
-        sweeps: half-sweep pairs of the projection.
+        tolerance, sweeps: when the projection of the reference laws stops.
         full: number tokens globally (small alphabets).
+        learned: what of the law the data obey anyway (needs `full`): the reference laws are fitted there and then
+            conditioned on the rest, which is exact for Markov data. None: all of it.
     """
 
     graph: StateGraph
@@ -183,8 +222,10 @@ class Law:
     group: np.ndarray
     exact: np.ndarray | None = None
     mode: Mode = "exists"
-    sweeps: int = 3
+    tolerance: float = 1e-4
+    sweeps: int = 12
     full: bool = False
+    learned: Learned | None = None
 
     def with_mode(self, mode: Mode) -> Law:
         """Return the same law drawn from in another mode."""
@@ -198,7 +239,11 @@ class Law:
         """Return the cone of the next `length` tokens; raises InfeasibleError where it is empty."""
         exact = None if self.exact is None else self.exact[remaining]
         trellis = unroll(self.graph, state, length, remaining, self.togo, self.group[rows], exact, self.full)
-        return LawWindow(trellis, self.mode, self.sweeps, torch.from_numpy(np.ascontiguousarray(trellis.alphabet)))
+        learned = None
+        if self.learned is not None and self.mode.startswith("reference"):
+            learned = self.learned.law.window(self.learned.state[state], rows, length, remaining).trellis
+        alphabet = torch.from_numpy(np.ascontiguousarray(trellis.alphabet))
+        return LawWindow(trellis, self.mode, alphabet, self.tolerance, self.sweeps, learned)
 
     def advance(self, window: Window, tokens: Tensor) -> np.ndarray:
         """Return the states after the window; -1 would mean an inadmissible draw."""

@@ -19,10 +19,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from core.constrain.graph import StateGraph
 from core.errors import InfeasibleError
+from core.jit import jit
 
 __all__ = ["Trellis", "unroll"]
 
@@ -103,22 +103,25 @@ def unroll(
     """
     table = np.zeros(0, np.bool_) if exact is None else np.asarray(exact, np.bool_)
     weights = np.zeros(0) if law.log_weight is None else law.log_weight
-    out = _unroll(
-        law.succ_ptr, law.succ, law.labels, weights, np.asarray(start, np.int64), length,
-        np.broadcast_to(np.asarray(remaining, np.int64), (len(start),)).copy(), togo, np.asarray(group, np.int64), table, law.tokens, full,
-    )
-    bad, layer, state, token, edge_ptr, edge, weight, sizes, alphabet = out
+    more = np.broadcast_to(np.asarray(remaining, np.int64), (len(start),)).copy()
+    bad, layer, state, edge_ptr, edge, weight = _unroll(
+        law.succ_ptr, law.succ, weights, np.asarray(start, np.int64), length, more,
+        togo, np.asarray(group, np.int64), table,
+    )  # fmt: skip
     if bad >= 0:
-        raise InfeasibleError(f"row {bad}: no admissible continuation of {length} tokens with {np.max(remaining)} more to come")
+        raise InfeasibleError(f"row {bad}: no admissible continuation of {length} tokens with {more[bad]} more to come")
+    word = law.labels[state]
     if full:
-        table = np.broadcast_to(np.arange(law.tokens), (len(start), law.tokens))
+        token, alphabet = word.copy(), np.broadcast_to(np.arange(law.tokens), (len(start), law.tokens))
+        token[layer[:, 0]] = -1
     else:
-        table = np.full((len(start), int(sizes.max())), -1, np.int64)
-        table[np.arange(table.shape[1]) < sizes[:, None]] = alphabet
-    return Trellis(layer, state, token, edge_ptr, edge, weight, table)
+        token, sizes, words = _number(layer, word, law.tokens)
+        alphabet = np.full((len(start), int(sizes.max())), -1, np.int64)
+        alphabet[np.arange(alphabet.shape[1]) < sizes[:, None]] = words
+    return Trellis(layer, state, token, edge_ptr, edge, weight, alphabet)
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _grow(array: np.ndarray, size: int) -> np.ndarray:
     if size <= len(array):
         return array
@@ -127,7 +130,7 @@ def _grow(array: np.ndarray, size: int) -> np.ndarray:
     return out
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _arrows(succ_ptr, state, togo, loops):  # noqa: ANN001, ANN202
     """Return the arrows out of a state; an accepting state of a looping law has one, to itself."""
     if loops and togo[state] == 0:
@@ -135,8 +138,8 @@ def _arrows(succ_ptr, state, togo, loops):  # noqa: ANN001, ANN202
     return succ_ptr[state], succ_ptr[state + 1], False
 
 
-@njit(cache=True, nogil=True)
-def _forward(succ_ptr, succ, start, length, remaining, togo, loops, layers, nodes, stamp, clock):  # noqa: ANN001, ANN202
+@jit
+def _spread(succ_ptr, succ, start, length, remaining, togo, loops, layers, nodes, stamp, clock):  # noqa: ANN001, ANN202
     """Breadth-first layers of one row; `stamp` remembers in which layer a state was last met."""
     nodes = _grow(nodes, 1)
     nodes[0], layers[0], layers[1], size = start, 0, 1, 1
@@ -155,77 +158,103 @@ def _forward(succ_ptr, succ, start, length, remaining, togo, loops, layers, node
     return nodes, clock
 
 
-@njit(cache=True, nogil=True)
-def _unroll(succ_ptr, succ, label, weights, start, length, remaining, togo, group, table, tokens, full):  # noqa: ANN001, ANN202
-    rows, n_states = len(start), len(succ_ptr) - 1
-    stamp, where = np.zeros(n_states, np.int64), np.zeros(n_states, np.int64)
-    local, seen = np.zeros(tokens, np.int32), np.full(tokens, -1, np.int64)
-    layers = np.zeros(length + 2, np.int64)
-    buffer = np.empty(64, np.int64)
-    layer = np.zeros((rows, length + 2), np.int64)
-    state, token = np.empty(256, np.int64), np.empty(256, np.int32)
-    ptr, edge, weight = np.zeros(257, np.int64), np.empty(512, np.int64), np.empty(512, np.float64)
-    sizes, alphabet = np.zeros(rows, np.int64), np.empty(256, np.int64)
-    n_nodes, n_edges, n_words, clock, bad, loops = 0, 0, 0, 0, -1, len(table) == 0
-    for b in range(rows):
-        reach = togo[group[b]]
-        buffer, clock = _forward(succ_ptr, succ, start[b], length, remaining[b], reach, loops, layers, buffer, stamp, clock)
-        total = layers[length + 1]
-        alive = np.zeros(total, np.bool_)
-        for a in range(layers[length], total):
-            alive[a] = table[buffer[a]] if len(table) else reach[buffer[a]] <= remaining[b]
-        for i in range(length - 1, -1, -1):
+@jit
+def _prune(succ_ptr, succ, length, togo, loops, layers, nodes, alive, stamp, where, clock):  # noqa: ANN001, ANN202
+    """Mark in `alive` (given for the last layer) the nodes of one row that lead on; return how many edges do."""
+    edges = 0
+    for i in range(length - 1, -1, -1):
+        clock += 1
+        for a in range(layers[i + 1], layers[i + 2]):
+            stamp[nodes[a]], where[nodes[a]] = clock, a
+        for a in range(layers[i], layers[i + 1]):
+            low, high, arrived = _arrows(succ_ptr, nodes[a], togo, loops)
+            for e in range(low, high):
+                t = nodes[a] if arrived else succ[e]
+                if stamp[t] == clock and alive[where[t]]:
+                    alive[a] = True
+                    edges += 1
+    return edges, clock
+
+
+@jit
+def _connect(  # noqa: ANN202
+    succ_ptr, succ, weights, togo, loops, layers, nodes, alive, stamp, where, clock,  # noqa: ANN001
+    layer, state, ptr, edge, weight, n_nodes, n_edges,  # noqa: ANN001
+):
+    """Write the living nodes and edges of one row behind those of the rows before."""
+    length = len(layers) - 2
+    number = np.cumsum(alive) - 1 + n_nodes
+    for i in range(length + 1):
+        layer[i] = n_nodes
+        if i < length:
             clock += 1
             for a in range(layers[i + 1], layers[i + 2]):
-                stamp[buffer[a]], where[buffer[a]] = clock, a
-            for a in range(layers[i], layers[i + 1]):
-                low, high, arrived = _arrows(succ_ptr, buffer[a], reach, loops)
-                for e in range(low, high):
-                    t = buffer[a] if arrived else succ[e]
-                    if stamp[t] == clock and alive[where[t]]:
-                        alive[a] = True
-                        break
+                stamp[nodes[a]], where[nodes[a]] = clock, a
+        for a in range(layers[i], layers[i + 1]):
+            if not alive[a]:
+                continue
+            low, high, arrived = _arrows(succ_ptr, nodes[a], togo, loops)
+            for e in range(low, high if i < length else low):
+                t = nodes[a] if arrived else succ[e]
+                if stamp[t] == clock and alive[where[t]]:
+                    edge[n_edges] = number[where[t]]
+                    weight[n_edges] = weights[e] if len(weights) and not arrived else 0.0
+                    n_edges += 1
+            state[n_nodes] = nodes[a]
+            n_nodes += 1
+            ptr[n_nodes] = n_edges
+    layer[length + 1] = n_nodes
+    return n_nodes, n_edges, clock
+
+
+@jit
+def _unroll(succ_ptr, succ, weights, start, length, remaining, togo, group, table):  # noqa: ANN001, ANN202
+    rows, n_states = len(start), len(succ_ptr) - 1
+    stamp, where = np.zeros(n_states, np.int64), np.zeros(n_states, np.int64)
+    layers, buffer = np.zeros(length + 2, np.int64), np.empty(64, np.int64)
+    layer, state = np.zeros((rows, length + 2), np.int64), np.empty(256, np.int64)
+    ptr, edge, weight = np.zeros(257, np.int64), np.empty(512, np.int64), np.empty(512, np.float64)
+    n_nodes, n_edges, clock, loops = 0, 0, 0, len(table) == 0
+    for b in range(rows):
+        reach = togo[group[b]]
+        buffer, clock = _spread(
+            succ_ptr, succ, start[b], length, remaining[b], reach, loops, layers, buffer, stamp, clock
+        )
+        alive = np.zeros(layers[length + 1], np.bool_)
+        for a in range(layers[length], layers[length + 1]):
+            alive[a] = reach[buffer[a]] <= remaining[b] if loops else table[buffer[a]]
+        more, clock = _prune(succ_ptr, succ, length, reach, loops, layers, buffer, alive, stamp, where, clock)
         if not alive[0]:
-            bad = b
-            break
-        number = np.cumsum(alive) - 1 + n_nodes
-        kept = number[-1] + 1 - n_nodes
-        state, token, ptr = _grow(state, n_nodes + kept), _grow(token, n_nodes + kept), _grow(ptr, n_nodes + kept + 1)
-        for i in range(length + 1):
-            layer[b, i] = n_nodes
-            if i < length:
-                clock += 1
-                for a in range(layers[i + 1], layers[i + 2]):
-                    stamp[buffer[a]], where[buffer[a]] = clock, a
-            for a in range(layers[i], layers[i + 1]):
-                if not alive[a]:
-                    continue
-                s = buffer[a]
-                word = label[s]
-                if i > 0 and not full and seen[word] != b:
-                    alphabet = _grow(alphabet, n_words + 1)
-                    alphabet[n_words], seen[word], local[word] = word, b, sizes[b]
-                    n_words += 1
-                    sizes[b] += 1
-                state[n_nodes] = s
-                token[n_nodes] = -1 if i == 0 else (word if full else local[word])
-                if i < length:
-                    low, high, arrived = _arrows(succ_ptr, s, reach, loops)
-                    for e in range(low, high):
-                        t = s if arrived else succ[e]
-                        if stamp[t] == clock and alive[where[t]]:
-                            edge, weight = _grow(edge, n_edges + 1), _grow(weight, n_edges + 1)
-                            edge[n_edges] = number[where[t]]
-                            weight[n_edges] = weights[e] if len(weights) and not arrived else 0.0
-                            n_edges += 1
-                n_nodes += 1
-                ptr[n_nodes] = n_edges
-        layer[b, length + 1] = n_nodes
-    return (bad, layer, state[:n_nodes], token[:n_nodes], ptr[: n_nodes + 1], edge[:n_edges], weight[:n_edges],
-            sizes, alphabet[:n_words])
+            return b, layer, state, ptr, edge, weight
+        size = n_nodes + np.sum(alive)
+        state, ptr = _grow(state, size), _grow(ptr, size + 1)
+        edge, weight = _grow(edge, n_edges + more), _grow(weight, n_edges + more)
+        n_nodes, n_edges, clock = _connect(
+            succ_ptr, succ, weights, reach, loops, layers, buffer, alive, stamp, where, clock,
+            layer[b], state, ptr, edge, weight, n_nodes, n_edges,
+        )  # fmt: skip
+    return -1, layer, state[:n_nodes], ptr[: n_nodes + 1], edge[:n_edges], weight[:n_edges]
 
 
-@njit(cache=True, nogil=True)
+@jit
+def _number(layer, word, tokens):  # noqa: ANN001, ANN202
+    """Number the words of each row in the order in which its nodes meet them; the start node has none."""
+    local, seen = np.zeros(tokens, np.int32), np.full(tokens, -1, np.int64)
+    token, sizes = np.empty(len(word), np.int32), np.zeros(len(layer), np.int64)
+    alphabet, total = np.empty(256, np.int64), 0
+    for b in range(len(layer)):
+        token[layer[b, 0]] = -1
+        for n in range(layer[b, 1], layer[b, -1]):
+            if seen[word[n]] != b:
+                alphabet = _grow(alphabet, total + 1)
+                alphabet[total], seen[word[n]], local[word[n]] = word[n], b, sizes[b]
+                total += 1
+                sizes[b] += 1
+            token[n] = local[word[n]]
+    return token, sizes, alphabet[:total]
+
+
+@jit
 def _completable(layer, token, edge_ptr, edge, known, b, ok):  # noqa: ANN001, ANN202
     """Mark the nodes of row b from which a completion consistent with `known` exists."""
     length = layer.shape[1] - 2
@@ -242,7 +271,7 @@ def _completable(layer, token, edge_ptr, edge, known, b, ok):  # noqa: ANN001, A
             ok[n - base] = fits
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _feasible(layer, token, edge_ptr, edge, known, k):  # noqa: ANN001, ANN202
     rows, length = layer.shape[0], layer.shape[1] - 2
     out = np.zeros((rows, length, k), np.bool_)
@@ -262,7 +291,7 @@ def _feasible(layer, token, edge_ptr, edge, known, k):  # noqa: ANN001, ANN202
     return out
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _pick(words, mass, count, u, greedy):  # noqa: ANN001, ANN202
     """Inverse-CDF draw (or arg max) among `count` words; uniform where the prediction has no mass at all."""
     total, best = 0.0, 0
@@ -284,7 +313,7 @@ def _pick(words, mass, count, u, greedy):  # noqa: ANN001, ANN202
     return words[last]
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _exists(layer, token, edge_ptr, edge, log_p, known, reveal, u, greedy):  # noqa: ANN001, ANN202
     rows, length, k = log_p.shape
     out = known.copy()
@@ -320,7 +349,7 @@ def _exists(layer, token, edge_ptr, edge, log_p, known, reveal, u, greedy):  # n
     return out
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _arrive(layer, token, state, edge_ptr, edge, tokens):  # noqa: ANN001, ANN202
     rows, length = layer.shape[0], layer.shape[1] - 2
     out = np.full(rows, -1, np.int64)
