@@ -1,0 +1,118 @@
+"""The trip network: training and streaming are one function; the bound bounds; samples do not depend on their batch."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from apps.trajectory import tokenizer
+from apps.trajectory.batch import Collator
+from apps.trajectory.city import synthetic_city
+from apps.trajectory.constraints import trip_law
+from apps.trajectory.generate import TripContext, TripModel
+from apps.trajectory.limits import Rules
+from apps.trajectory.logit import simulate
+from apps.trajectory.model import ModelConfig, Recipe, TripNet, clock
+
+
+@pytest.fixture(scope="module")
+def model() -> TripModel:
+    """A small random network with some experience."""
+    torch.manual_seed(0)
+    city = synthetic_city()
+    recipe = Recipe(model=ModelConfig(dim=32, depth=2, heads=2, road=16, rounds=1))
+    recipe.data.max_hops, recipe.sample.block, recipe.sample.steps = 96, 8, 3
+    net = TripNet(recipe.model, city.m)
+    net.experience.copy_(torch.arange(city.m) % 5)
+    return TripModel(net, recipe, city)
+
+
+@pytest.fixture(scope="module")
+def trips(model: TripModel):
+    """A few simulated trips."""
+    return simulate(model.network, 12, seed=3, max_hops=60)
+
+
+@pytest.mark.parametrize("block", [1, 4, 8])
+def test_streaming_equals_training(model: TripModel, trips, block: int) -> None:
+    """The cached context predicts a fully masked block exactly as the training pass does."""
+    walks = [tokenizer.trim(t) for t in trips.lists()]
+    collate = Collator(model.fields, model.recipe.data.max_hops)
+    rows = sum(-(-(len(w) - 1) // block) for w in walks)
+    batch = collate(walks, block, np.random.default_rng(0), depart=trips.depart, masks=np.ones((rows, block), bool))
+    with torch.inference_mode():
+        trained = model.net(batch)[0]
+    streamed = []
+    for i, walk in enumerate(walks):
+        streamed += _stream(model, walk, trips.depart[i : i + 1], block)
+    assert len(streamed) == len(trained)
+    assert torch.allclose(torch.tensor(streamed), trained, atol=1e-4)
+
+
+def _stream(model: TripModel, walk: np.ndarray, depart: np.ndarray, block: int) -> list[float]:
+    """Nats of each block of one trip, all of its sites masked, through the cache."""
+    law = trip_law(model.fields, walk[:1], [(int(walk[-1]),)], Rules(), budget=model.recipe.data.max_hops)
+    tokens = tokenizer.encode([walk], block)[0]
+    out = []
+    with torch.inference_mode():
+        condition = model.net.condition(clock(torch.from_numpy(depart)))
+        context = TripContext(model, law, condition, True, law.budget)
+        state, total = law.law.begin(), -(-model.recipe.data.max_hops // block) * block
+        for start in range(1, len(tokens), block):
+            window = law.law.window(state, np.zeros(1, int), block, total - start - block + 1)
+            context.enter(window, state)
+            x_0 = torch.from_numpy((window.alphabet.numpy()[0] == tokens[start : start + block, None]).argmax(1))[None]
+            log_p = context.predict(torch.full_like(x_0, window.alphabet.shape[1]), torch.ones(1)).log_p
+            log_p = window.restrict(log_p, torch.full_like(x_0, -1))
+            out.append(-float(log_p.gather(-1, x_0[..., None]).sum()))
+            state = law.law.advance(window, x_0)
+            context.commit(x_0)
+            if law.law.finished(state, np.zeros(1, int))[0]:
+                break
+    return out
+
+
+def test_count_form_averages_all_masks(model: TripModel) -> None:
+    """The bound of one block is the mean over all orders: enumerated masks against the sampled count form."""
+    walk = tokenizer.trim(simulate(model.network, 1, seed=8, max_hops=40).lists()[0])[:5]
+    walk = walk if len(set(walk.tolist())) == len(walk) else walk[:3]
+    block = len(walk) - 1
+    collate = Collator(model.fields, model.recipe.data.max_hops)
+    exact = 0.0
+    for n in range(1, block + 1):
+        subsets = [np.isin(np.arange(block), s) for s in itertools.combinations(range(block), n)]
+        for mask in subsets:
+            batch = collate([walk], block, np.random.default_rng(0), masks=mask[None])
+            with torch.inference_mode():
+                exact += float(model.net(batch)[0][0]) / n / len(subsets)
+    rng = np.random.default_rng(1)
+    with torch.inference_mode():
+        drawn = [float(model.net(collate([walk] * 64, block, rng))[0].mean()) for _ in range(20)]
+    assert abs(np.mean(drawn) - exact) < 4 * np.std(drawn) / np.sqrt(20) + 1e-6
+
+
+def test_bound_is_above_the_exact_value_of_a_chain_of_sites(model: TripModel, trips) -> None:
+    """Exact nats at block size 1 are finite and positive on legal trips; the bound is finite at other sizes."""
+    exact, bound = model.nll(trips.select(np.arange(4))), model.nll(trips.select(np.arange(4)), 8, 2)
+    assert np.isfinite(exact).all() and (exact > 0).all() and np.isfinite(bound).all()
+
+
+@pytest.mark.parametrize("setting", [{}, {"solver": "first-hitting", "steps": 8}, {"mode": "reference"}, {"guidance": 0.5}])
+def test_a_sample_does_not_depend_on_its_batch(model: TripModel, setting: dict[str, object]) -> None:
+    """Row i of a batch equals the same request sampled alone, token by token."""
+    rng = np.random.default_rng(0)
+    o, d = rng.choice(model.network.n, (2, 9), replace=False)
+    together = model.set(**setting).sample(o, d, seed=5).lists()
+    for i in (0, 4, 8):
+        alone = model.set(**setting).sample(o[i : i + 1], d[i : i + 1], seed=5, index=np.array([i])).lists()[0]
+        assert np.array_equal(alone, together[i])
+
+
+def test_guided_by_nothing_is_not_guided(model: TripModel) -> None:
+    """A vanishing guidance weight changes nothing."""
+    o, d = np.array([3, 50]), np.array([200, 120])
+    plain, guided = model.sample(o, d, seed=1).lists(), model.set(guidance=1e-12).sample(o, d, seed=1).lists()
+    assert all(np.array_equal(a, b) for a, b in zip(plain, guided, strict=True))
