@@ -261,14 +261,16 @@ class TripModel:
         parts = np.split(order, np.flatnonzero(np.diff(which[order])) + 1) if self.rules.counted else [order]
         return [part[a : a + self.batch] for part in parts for a in range(0, len(part), self.batch)]
 
+    def law(self, origin: np.ndarray, targets: list[tuple[int, ...]]) -> TripLaw:
+        """Return the law of a batch of requests under the model's rules (arguments as in `sample`)."""
+        cfg, budget = self.recipe.sample, self.recipe.data.max_hops
+        return trip_law(self.fields, origin, targets, self.rules, budget=budget, detour=cfg.detour, mode=cfg.mode)  # type: ignore[arg-type]
+
     def _draw(
         self, origin: np.ndarray, targets: list[tuple[int, ...]], depart: np.ndarray, seed: int,
         samples: np.ndarray, greedy: bool,
     ) -> list[np.ndarray]:
-        cfg = self.recipe.sample
-        law = trip_law(
-            self.fields, origin, targets, self.rules, budget=self.recipe.data.max_hops, detour=cfg.detour, mode=cfg.mode  # type: ignore[arg-type]
-        )
+        cfg, law = self.recipe.sample, self.law(origin, targets)
         solver: Solver = SOLVERS[cfg.solver]()
         rows = generate(
             _Opener(self, law, depart, cfg.guidance), uniform_plan(cfg.steps), solver, constraint=law.law,
