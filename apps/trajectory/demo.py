@@ -1,0 +1,183 @@
+"""The app's main job on the embedded city, as sections of a page: sample, judge, ask what if."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from apps.trajectory import pictures, verbs
+from apps.trajectory.data import Trips
+from apps.trajectory.generate import TripModel
+from apps.trajectory.logit import RecursiveLogit
+from apps.trajectory.maps import trips_map
+from apps.trajectory.metrics import route_shares, share_distance, share_floor, uniform_shares
+from apps.trajectory.network import RoadNetwork
+from apps.trajectory.requests import departure
+from apps.trajectory.scorecard import judge
+from apps.trajectory.whatif import close
+from core.run.report import Frame, Link, Picture, Section, Table, Text
+
+__all__ = ["obtain", "sections"]
+
+TRIPS, REQUESTS, FLEET, DRAWS = 100, 120, 400, 1000
+MORNING = "08:15"
+
+
+def sections(folder: Path) -> list[Section]:
+    """Write pictures, maps and tables into `folder` and return what the page shows of them."""
+    model, source = obtain(folder)
+    bridges = crossings(model.network)
+    parts = [_constraints(model, source, bridges, folder), _proportions(model, folder)]
+    verbs.say("demo: judging beside the baselines")
+    real, training = verbs.demand(model, "", REQUESTS)
+    parts += judge(model, real, training).sections("Trips: beside the baselines")
+    return [*parts, _whatif(model, bridges, folder)]
+
+
+def obtain(folder: Path) -> tuple[TripModel, str]:
+    """Return the toy model and where it comes from: the weights that ship, or trained here and now."""
+    from apps import trajectory
+    from core.run.config import load_recipe
+    from core.run.fetch import data_root
+    from core.run.launch import run
+
+    if (data_root() / "models" / "trajectory-toy").is_dir():
+        return trajectory.load("toy"), "the weights that ship with the package"
+    verbs.say("demo: no weights ship with this copy, training the toy recipe (a minute)")
+    found = run("trajectory", load_recipe("trajectory", "toy"), folder / "model", None)
+    return trajectory.load(found.folder), f"trained just now in {found.seconds:.0f} s, {found.step} steps"
+
+
+def crossings(network: RoadNetwork) -> list[np.ndarray]:
+    """Return the bridges of the synthetic city from west to east, each with both directions.
+
+    The river runs between two rows of junctions: segments that cross it are the longest of the city's north-south ones.
+    """
+    along = np.abs(np.sin(network.heading_in)) > 0.8
+    typical = float(np.median(network.length[along]))
+    long = np.flatnonzero(along & (network.length > 1.7 * typical))
+    middle = network.middle[long]
+    level = np.median(middle[:, 1])
+    long = long[np.abs(middle[:, 1] - level) < 4 * typical]
+    order = long[np.argsort(network.middle[long, 0])]
+    cuts = np.flatnonzero(np.diff(network.middle[order, 0]) > typical) + 1
+    return np.split(order, cuts)
+
+
+def _constraints(model: TripModel, source: str, bridges: list[np.ndarray], folder: Path) -> Section:
+    network = model.network
+    verbs.say("demo: sampling under constraints")
+    west, east = bridges[0], bridges[-1]
+    centre = network.geom_xy.mean(0)
+    far = network.middle - centre
+    origin = int(np.argmin(np.abs(far - np.array([-450.0, -380.0])).sum(1)))
+    goal = int(np.argmin(np.abs(far - np.array([380.0, 520.0])).sum(1)))
+    via = int(np.argmin(np.abs(far - np.array([-250.0, 450.0])).sum(1)))
+    middle = bridges[len(bridges) // 2].tolist()
+    ask = {"n": TRIPS, "origin": origin, "destination": goal, "depart": MORNING, "seed": 0}
+    sets = {
+        "free": model.sample(**ask),  # type: ignore[arg-type]
+        "via a point": model.sample(**ask, via=[via]),  # type: ignore[arg-type]
+        "middle bridge closed": model.sample(**ask, closed=middle),  # type: ignore[arg-type]
+        "at least 4 km": model.sample(**ask, min_km=4.0),  # type: ignore[arg-type]
+    }
+    mask = np.zeros(network.n, bool)
+    mask[middle] = True
+    rows = [[name, len(t), *_checks(t, origin, goal, via, mask)] for name, t in sets.items()]
+    header = ["request", "trips", "illegal steps", "arrived", "pass the via point", "use the closed bridge",
+              "different routes", "km mean", "km least", "minutes mean"]  # fmt: skip
+    shown = {k: sets[k] for k in ("free", "via a point", "middle bridge closed")}
+    chart = pictures.trips_picture(shown, mask, "100 trips each: free, via a point, middle bridge closed")
+    trips_map(shown, folder / "trips.html", "Trips under constraints")
+    for ending in (".geojson", ".gpx", ".csv", ".rou.xml"):
+        sets["middle bridge closed"].write(folder / f"trips{ending}")
+    text = (
+        f"The model ({source}) draws trips on a synthetic city of {network.n} segments with "
+        f"{len(bridges)} bridges, from segment {origin} to segment {goal} at {MORNING}. Each trip is legal, arrives, "
+        "and keeps what was asked: not usually, always. Bridges at both ends of the city: "
+        f"segments {west.tolist()} and {east.tolist()}."
+    )
+    files = "The trips with the bridge closed: trips.geojson (also .gpx, .csv, .rou.xml beside it)"
+    return Section("Trips under constraints", [
+        Text(text), Table(header, rows, "every column is checked on the trips themselves"),
+        _picture(chart, folder / "trips.png", "A cross marks the closed bridge."),
+        Frame(folder / "trips.html", "The same on a map; layers can be switched."),
+        Link(folder / "trips.geojson", files),
+    ])  # fmt: skip
+
+
+def _checks(trips: Trips, origin: int, goal: int, via: int, closed: np.ndarray) -> list[float | int | str]:
+    lists, km = trips.lists(), trips.kilometres()
+    arrived = sum(int(t[0] == origin and t[-1] == goal) for t in lists)
+    last = trips.enter[trips.ptr[1:] - 1]
+    return [
+        len(trips.check()), arrived, sum(int(via in t) for t in lists), sum(int(closed[t].any()) for t in lists),
+        len({t.tobytes() for t in lists}), float(km.mean()), float(km.min()), float(last.mean()) / 60,
+    ]  # fmt: skip
+
+
+def _proportions(model: TripModel, folder: Path) -> Section:
+    """Route shares of a few pairs beside their known law."""
+    verbs.say("demo: route shares beside the known law")
+    real, _ = verbs.demand(model, "", 40)
+    when = departure(MORNING)
+    rows = np.flatnonzero((real.kilometres() > 1.2) & (real.hops() < 30))[:6]
+    law = RecursiveLogit(model.network)
+    pairs = [(int(real.origin[i]), int(real.destination[i])) for i in rows]
+    truth = {od: Counter(tuple(w.tolist()) for w in law.sample(*od, DRAWS, 1, when)) for od in pairs}
+    shares = {od: {r: c / DRAWS for r, c in found.items()} for od, found in truth.items()}
+    n = DRAWS // 2
+    o, d = (np.repeat([od[k] for od in pairs], n) for k in range(2))
+    mine = route_shares(model.sample(o, d, np.full(len(o), when), 3, timed=False))
+    ours, even = share_distance(mine, shares), share_distance(uniform_shares(shares), shares)
+    floor = share_floor(shares, n)
+    table = [[f"{o} to {d}", len(shares[o, d]), ours[o, d], even[o, d]] for o, d in pairs]
+    table.append(["mean", "", float(np.mean(list(ours.values()))), float(np.mean(list(even.values())))])
+    show = max(pairs, key=lambda od: -max(shares[od].values()))
+    routes = [(np.array(r), s) for r, s in mine[show].items()]
+    chart = pictures.routes_picture(model.network, routes, f"The model's routes, segment {show[0]} to {show[1]}")
+    text = (
+        "Route choice is a distribution. The city's trips have a known law (a recursive logit), so that the shares of "
+        f"routes can be compared: total variation between the model's ({n} trips a pair) and the law's ({DRAWS} "
+        f"draws); about {floor:.3f} is the error of counting alone."
+    )
+    header = ["pair", "routes of the law", "model", "all routes alike"]
+    return Section("Right proportions", [
+        Text(text), Table(header, table, "total variation of route shares, 0 is perfect, 1 is disjoint"),
+        _picture(chart, folder / "routes.png", "The main routes of one pair with the model's shares."),
+    ])  # fmt: skip
+
+
+def _whatif(model: TripModel, bridges: list[np.ndarray], folder: Path) -> Section:
+    verbs.say("demo: closing the middle bridge")
+    real, _ = verbs.demand(model, "", FLEET, seed=1)
+    before = model.sample(real.origin, real.destination, real.depart, 5)
+    mask = np.zeros(model.network.n, bool)
+    mask[bridges[len(bridges) // 2]] = True
+    found = close(model, before, mask, 5)
+    paths = found.write(folder / "whatif")
+    old, new, fast = found.flows
+    charts = [
+        (pictures.difference_picture(model.network, new - old, mask, "Where the trips go: the model"), "model.png"),
+        (pictures.difference_picture(model.network, fast - old, mask, "Where the fastest paths go"), "fastest.png"),
+    ]
+    text = (
+        f"{len(before)} trips of a morning; the middle bridge is closed. {len(found.affected)} trips used it and are "
+        "drawn again with the same seeds, all others stay as they were. The fastest path would send everybody the "
+        "same way; the model spreads them."
+    )
+    figures = [[k.replace("_", " "), v] for k, v in found.summary().items()]
+    shots = [_picture(c, folder / n, "Red: more trips, blue: fewer; crosses: closed.") for c, n in charts]
+    links = [Link(p, p.name) for p in sorted(paths) if p.suffix != ".html"]
+    return Section("What if the bridge is closed?", [
+        Text(text), Table(["figure", "value"], figures), *shots,
+        Frame(folder / "whatif" / "flow_difference.html", "Change of trips per segment."), *links,
+    ])  # fmt: skip
+
+
+def _picture(chart: Figure, path: Path, caption: str) -> Picture:
+    chart.savefig(path, dpi=110)
+    return Picture(path, caption)
