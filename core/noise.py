@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
 __all__ = ["Stream", "philox"]
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
@@ -33,14 +34,22 @@ def philox(key: int, high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.
         key: 64-bit key.
         high, low: uint64 arrays of one shape, the two halves of the counter.
     """
-    c0, c1 = low & _LOW, low >> _32
-    c2, c3 = high & _LOW, high >> _32
-    k0, k1 = key & 0xFFFFFFFF, key >> 32
-    for _ in range(10):
-        p0, p1 = _M0 * c0, _M1 * c2
-        c0, c1, c2, c3 = (p1 >> _32) ^ c1 ^ np.uint64(k0), p1 & _LOW, (p0 >> _32) ^ c3 ^ np.uint64(k1), p0 & _LOW
-        k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
-    return c0 | (c1 << _32), c2 | (c3 << _32)
+    first, second = _rounds(np.uint64(key), np.ascontiguousarray(high).ravel(), np.ascontiguousarray(low).ravel())
+    return first.reshape(high.shape), second.reshape(low.shape)
+
+
+@njit(cache=True, nogil=True)
+def _rounds(key, high, low):  # noqa: ANN001, ANN202
+    first, second = np.empty_like(low), np.empty_like(low)
+    for i in range(len(low)):
+        c0, c1, c2, c3 = low[i] & _LOW, low[i] >> _32, high[i] & _LOW, high[i] >> _32
+        k0, k1 = key & _LOW, key >> _32
+        for _ in range(10):
+            p0, p1 = _M0 * c0, _M1 * c2
+            c0, c1, c2, c3 = (p1 >> _32) ^ c1 ^ k0, p1 & _LOW, (p0 >> _32) ^ c3 ^ k1, p0 & _LOW
+            k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
+        first[i], second[i] = c0 | (c1 << _32), c2 | (c3 << _32)
+    return first, second
 
 
 @dataclass(frozen=True)

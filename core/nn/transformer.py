@@ -102,7 +102,9 @@ class KVCache:
 
     def select(self, rows: Tensor) -> None:
         """Keep only some rows of the batch."""
-        self.buffer = self.buffer[:, :, rows]
+        kept = torch.empty_like(self.buffer[:, :, : len(rows)])
+        kept[..., : self.length, :] = self.buffer[..., : self.length, :][:, :, rows]
+        self.buffer = kept
 
 
 class _Attention(nn.Module):
