@@ -17,6 +17,7 @@ A `Constraint` is a law over WHOLE sequences. Block by block it hands out a `Win
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -138,6 +139,11 @@ class LawWindow:
     sweeps: int = 12
     learned: Trellis | None = None
 
+    @cached_property
+    def plain(self) -> Trellis:
+        """The trellis without its reference chain."""
+        return replace(self.trellis, log_weight=np.zeros_like(self.trellis.log_weight))
+
     def allowed(self, known: Tensor) -> Tensor:
         """Return which tokens have an admissible completion given `known` (-1 unknown), bool [B, L, K]."""
         return torch.from_numpy(self.trellis.feasible(known.cpu().numpy())).to(known.device)
@@ -163,7 +169,8 @@ class LawWindow:
                 u.double().cpu().numpy(), greedy,
             )  # fmt: skip
             return torch.from_numpy(out).to(log_p.device)
-        law = Markov(self.trellis, self.potentials(log_p.double(), known, reveal))
+        chain = self.plain if self.mode == "product" else self.trellis
+        law = Markov(chain, self.potentials(log_p.double(), known, reveal))
         return torch.where(reveal, law.mode() if greedy else law.sample(u.double()), known)
 
     def potentials(self, log_p: Tensor, known: Tensor, reveal: Tensor) -> Tensor:
@@ -178,11 +185,9 @@ class LawWindow:
     def log_partition(self, log_p: Tensor, known: Tensor) -> Tensor:
         """Return the log-probability [B] that independent draws of the unknown sites obey the law.
 
-        Differentiable in `log_p`; the weights of a reference chain play no part. -inf where the prediction rules out
-        every completion.
+        Differentiable in `log_p`; -inf where the prediction rules out every completion.
         """
-        plain = replace(self.trellis, log_weight=np.zeros_like(self.trellis.log_weight))
-        return Markov(plain, _hold(log_p.double(), known)).log_partition()
+        return Markov(self.plain, _hold(log_p.double(), known)).log_partition()
 
 
 @dataclass(frozen=True, eq=False)
