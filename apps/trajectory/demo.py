@@ -70,7 +70,6 @@ def crossings(network: RoadNetwork) -> list[np.ndarray]:
 def _constraints(model: TripModel, source: str, bridges: list[np.ndarray], folder: Path) -> Section:
     network = model.network
     verbs.say("demo: sampling under constraints")
-    west, east = bridges[0], bridges[-1]
     centre = network.geom_xy.mean(0)
     far = network.middle - centre
     origin = int(np.argmin(np.abs(far - np.array([-450.0, -380.0])).sum(1)))
@@ -90,20 +89,24 @@ def _constraints(model: TripModel, source: str, bridges: list[np.ndarray], folde
     header = ["request", "trips", "illegal steps", "arrived", "pass the via point", "use the closed bridge",
               "different routes", "km mean", "km least", "minutes mean"]  # fmt: skip
     shown = {k: sets[k] for k in ("free", "via a point", "middle bridge closed")}
-    chart = pictures.trips_picture(shown, mask, "100 trips each: free, via a point, middle bridge closed")
+    charts = [
+        _picture(pictures.trips_picture({k: sets[k] for k in ("free", other)}, mask if "closed" in other else None,
+                                        f"{TRIPS} trips each: free, and {other}"), folder / name, note)
+        for other, name, note in (("via a point", "via.png", "Every red trip passes the via point."),
+                                  ("middle bridge closed", "closed.png", "No red trip uses the bridge at the cross."))
+    ]  # fmt: skip
     trips_map(shown, folder / "trips.html", "Trips under constraints")
     for ending in (".geojson", ".gpx", ".csv", ".rou.xml"):
         sets["middle bridge closed"].write(folder / f"trips{ending}")
     text = (
         f"The model ({source}) draws trips on a synthetic city of {network.n} segments with "
         f"{len(bridges)} bridges, from segment {origin} to segment {goal} at {MORNING}. Each trip is legal, arrives, "
-        "and keeps what was asked: not usually, always. Bridges at both ends of the city: "
-        f"segments {west.tolist()} and {east.tolist()}."
+        "and keeps what was asked: not usually, always."
     )
     files = "The trips with the bridge closed: trips.geojson (also .gpx, .csv, .rou.xml beside it)"
     return Section("Trips under constraints", [
         Text(text), Table(header, rows, "every column is checked on the trips themselves"),
-        _picture(chart, folder / "trips.png", "A cross marks the closed bridge."),
+        *charts,
         Frame(folder / "trips.html", "The same on a map; layers can be switched."),
         Link(folder / "trips.geojson", files),
     ])  # fmt: skip
@@ -165,9 +168,8 @@ def _whatif(model: TripModel, bridges: list[np.ndarray], folder: Path) -> Sectio
         (pictures.difference_picture(model.network, fast - old, mask, "Where the fastest paths go"), "fastest.png"),
     ]
     text = (
-        f"{len(before)} trips of a morning; the middle bridge is closed. {len(found.affected)} trips used it and are "
-        "drawn again with the same seeds, all others stay as they were. The fastest path would send everybody the "
-        "same way; the model spreads them."
+        f"{len(before)} trips; the middle bridge is closed. {len(found.affected)} trips used it and are drawn again "
+        "with the same seeds, all others stay as they were. Beside it: rerouted by the fastest path."
     )
     figures = [[k.replace("_", " "), v] for k, v in found.summary().items()]
     shots = [_picture(c, folder / n, "Red: more trips, blue: fewer; crosses: closed.") for c, n in charts]

@@ -179,8 +179,10 @@ def limited(fields: Fields, origin: np.ndarray, target: tuple[int, ...], rules: 
     for counter in counters:
         source = np.repeat(np.arange(graph.states), np.diff(graph.succ_ptr)) % len(cone_states)
         there = cone_states[graph.succ % len(cone_states)]
-        excess = length[visits.graph.labels[there]] + rest[there] - rest[cone_states[source]]
-        cost = np.ones(len(excess), np.int64) if counter.unit == 0 else counter.cost(np.maximum(excess, 0.0))
+        with np.errstate(invalid="ignore"):  # an origin without a way on stays in the cone, to be refused by name
+            excess = length[visits.graph.labels[there]] + rest[there] - rest[cone_states[source]]
+        excess = np.where(np.isfinite(rest[there]), np.maximum(excess, 0.0), 1e9)
+        cost = np.ones(len(excess), np.int64) if counter.unit == 0 else counter.cost(excess)
         graph = graph.counted(cost, counter.size, saturate=counter.lower)
     return Limited(graph, cone_states, visits, counters)
 
