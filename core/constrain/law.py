@@ -247,7 +247,7 @@ class Law:
         learned = None
         if self.learned is not None and self.mode.startswith("reference"):
             learned = self.learned.law.window(self.learned.state[state], rows, length, remaining).trellis
-        alphabet = torch.from_numpy(np.ascontiguousarray(trellis.alphabet))
+        alphabet = torch.from_numpy(np.array(trellis.alphabet, np.int64))
         return LawWindow(trellis, self.mode, alphabet, self.tolerance, self.sweeps, learned)
 
     def advance(self, window: Window, tokens: Tensor) -> np.ndarray:
