@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from apps.trajectory import tokenizer
-from apps.trajectory.field import Fields, alone, view
+from apps.trajectory.field import Chains, Fields, alone, view
 from apps.trajectory.model import clock
 from core.constrain.trellis import unroll
 
@@ -34,6 +34,7 @@ class Batch:
         place, block: int64 [1 + T], place in the block and block number (the origin is block 0).
         row_trip, row_block: int64 [R], trip and block (from 0) of each active block.
         candidates: int64 [R, K] into C (padding repeats a valid one); allowed: bool [R, L', K].
+        chains: float [R, L', K, CHAINS], log-marginals of the reference chains given the known sites.
         target: int64 [R, L']; masked: bool [R, L']; weight: float [R].
         clock: float [B, 7]; informed: float [B], 0 for the unconditional branch.
         pace: float [B, 1 + T], log of (seconds / free-flow seconds), NaN unknown.
@@ -51,6 +52,7 @@ class Batch:
     row_block: Tensor
     candidates: Tensor
     allowed: Tensor
+    chains: Tensor
     target: Tensor
     masked: Tensor
     weight: Tensor
@@ -127,7 +129,9 @@ class Collator:
             "trip": np.concatenate([np.arange(len(trips)), row_trip[np.nonzero(valid)[0]]]),
             "clean": clean, "noisy": noisy, "place": place, "block": numbers,
             "row_trip": row_trip, "row_block": row_block, "candidates": index,
-            "allowed": trellis.feasible(known), "target": target, "masked": masked,
+            "allowed": trellis.feasible(known),
+            "chains": Chains.of(self.fields, trellis, graph.labels, goals, row_trip).marginals(known),
+            "target": target, "masked": masked,
             "weight": weight.astype(np.float32), "informed": informed,
             "pace": self._pace(trips, enter, tokens.shape[1]),
         }  # fmt: skip

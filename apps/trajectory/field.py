@@ -24,9 +24,10 @@ from numba import njit
 
 from apps.trajectory.network import RoadNetwork
 from core.constrain.graph import StateGraph, hops_to
+from core.constrain.marginals import log_marginals
 from core.constrain.trellis import Trellis
 
-__all__ = ["VIEW", "Field", "Fields", "alone", "view"]
+__all__ = ["CHAINS", "VIEW", "Chains", "Field", "Fields", "alone", "view"]
 
 SEGMENT_SECONDS = 3.0
 """Seconds lost at each junction, added to the free-flow time of every segment."""
@@ -36,6 +37,12 @@ KAPPA, FLOOR = 2.0, 0.02
 
 VIEW = 22
 """Number of features of a view."""
+
+CHAINS = 2
+"""Number of reference chains: experience alone, and experience with time."""
+
+PER_MINUTE = 2.0
+"""What a minute of travel costs, in nats, in the chain of experience with time."""
 
 CAP = 7200.0
 """Seconds to go beyond which a view no longer distinguishes."""
@@ -270,3 +277,44 @@ def _describe(
         ],
         1,
     ).astype(np.float32)  # fmt: skip
+
+
+@dataclass(eq=False)
+class Chains:
+    """Reference chains of a window: what trips of the past, and the clock, say about its sites.
+
+    Weights are exp(-surprise) and exp(-surprise - PER_MINUTE minutes) along the transitions, and the same of the least
+    cost still to go from the state after the window: first-order route choice conditioned on reaching the goal.
+
+    Args:
+        trellis: the window.
+        log_weight, log_final: float64 [CHAINS, edges], [CHAINS, nodes].
+    """
+
+    trellis: Trellis
+    log_weight: np.ndarray
+    log_final: np.ndarray
+
+    @classmethod
+    def of(
+        cls, fields: Fields, trellis: Trellis, segment: np.ndarray, goals: list[Field], group: np.ndarray
+    ) -> Chains:
+        """Return the chains of a window (arguments as in `view`)."""
+        source = np.repeat(np.arange(len(trellis.state)), np.diff(trellis.edge_ptr))
+        a, k = trellis.state[source], trellis.state[trellis.edge]
+        moves = a != k
+        step = fields.network.transition(segment[a], segment[k])
+        odd = np.where(moves, fields.price[step], 0.0).astype(np.float64)
+        minutes = np.where(moves, fields.cost[segment[k]], 0.0) / 60.0
+        ends = np.concatenate([np.arange(lo, hi) for lo, hi in trellis.layer[:, -2:]])
+        goal = np.repeat(group, trellis.layer[:, -1] - trellis.layer[:, -2])
+        final = np.zeros((CHAINS, len(trellis.state)))
+        surprise, seconds = np.stack([g.surprise for g in goals]), np.stack([g.seconds for g in goals])
+        final[:, ends] = -surprise[goal, trellis.state[ends]]
+        final[1, ends] -= PER_MINUTE * seconds[goal, trellis.state[ends]] / 60.0
+        return cls(trellis, np.stack([-odd, -odd - PER_MINUTE * minutes]), final)
+
+    def marginals(self, known: np.ndarray) -> np.ndarray:
+        """Return the log-marginals of the sites given `known` (int64 [B, L], -1 unknown), float32 [B, L, K, CHAINS]."""
+        parts = [log_marginals(self.trellis, w, f, known) for w, f in zip(self.log_weight, self.log_final, strict=True)]
+        return np.maximum(np.stack(parts, -1), -30.0)

@@ -18,7 +18,7 @@ from apps.trajectory.batch import Batch, Collator
 from apps.trajectory.constraints import Rules, TripLaw, trip_law
 from apps.trajectory.data import Trips
 from apps.trajectory.encoder import graph_tensors
-from apps.trajectory.field import Fields, alone, view
+from apps.trajectory.field import Chains, Fields, alone, view
 from apps.trajectory.model import Recipe, TripNet, clock
 from apps.trajectory.network import RoadNetwork
 from apps.trajectory.requests import Request, Wishes
@@ -74,7 +74,9 @@ class TripContext:
         """Encode the candidates of a window."""
         assert isinstance(window, LawWindow)
         law = self.law
-        level, seen = view(self.model.fields, window.trellis, law.law.graph.labels, state, law.goals, self.group)
+        labels = law.law.graph.labels
+        level, seen = view(self.model.fields, window.trellis, labels, state, law.goals, self.group)
+        self.chains = Chains.of(self.model.fields, window.trellis, labels, law.goals, self.group)
         ids = window.alphabet.clamp_min(0).to(self.condition.device)
         seen_t = self._tensor(seen)
         self.encoded = self.net.encode(self.model.roads[ids], self._tensor(level), seen_t, self._flag(seen_t))
@@ -93,7 +95,8 @@ class TripContext:
         if self.pending is not None:
             self.cache.commit(block[:ahead])
             self.position, self.pending = self.position + ahead, None
-        return Prediction(self.net.scores(h[:, ahead:], self.encoded))
+        chains = self._tensor(self.chains.marginals(torch.where(x_t == mask, -1, x_t).cpu().numpy()))
+        return Prediction(self.net.scores(h[:, ahead:], self.encoded, chains))
 
     def _gather(self, x: Tensor) -> Tensor:
         return self.padded.gather(1, x[..., None].expand(-1, -1, self.padded.shape[2]))
@@ -284,10 +287,12 @@ class TripModel:
     @torch.inference_mode()
     def time(self, trips: Trips, seed: int = 0, index: np.ndarray | None = None, *, greedy: bool = False) -> Trips:
         """Return the trips with the seconds at which each segment is entered: drawn, or the medians."""
-        enter: list[np.ndarray] = [np.empty(0, np.float32)] * len(trips)
         lists, free = trips.lists(), self.network.travel_time
+        enter: list[np.ndarray] = [np.zeros(len(t), np.float32) for t in lists]
+        moving = np.flatnonzero(trips.hops() > 1)
         streams = np.arange(len(trips)) if index is None else np.asarray(index, np.int64)
-        for rows, batch in self._batches(trips, self.recipe.sample.block, trimmed=False):
+        for some, batch in self._batches(trips.select(moving), self.recipe.sample.block, trimmed=False):
+            rows = moving[some]
             hidden, encoded = self._clean(batch)
             mean, scale = self.net.paces(hidden, encoded)
             u = Stream(seed, torch.from_numpy(streams[rows])).fold(977).uniform(mean.shape[1]) - 0.5

@@ -8,9 +8,11 @@ blocks of L' tokens, and
 Within a window only the **cone** of segments that can be reached in the right number of hops is scored. A candidate x
 is encoded from its road embedding and its view (`field.py`); a masked site j asks with its hidden state h_j:
 
-    D_j(x) ∝ exp(q(h_j) . k(x) / sqrt(d) + b(x))      over the x with an admissible completion given the known sites.
+    D_j(x) ∝ exp(q(h_j) . k(x) / sqrt(d) + b(x) + r(m_j(x)))      over the x with an admissible completion,
 
-The restriction to admissible completions is the same function in training and in sampling (`core/constrain`).
+where m_j(x) are the log-marginals of two first-order reference chains given the known sites (`field.Chains`), which
+the network corrects. The restriction to admissible completions and the marginals are the same functions in training
+and in sampling (`core/constrain`).
 
 References: Wongso et al. 2026, arXiv 2605.10020 (TrajDLM); Arriola et al. 2025, arXiv 2503.09573 (block diffusion).
 """
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from apps.trajectory.encoder import RoadEncoder
-from apps.trajectory.field import VIEW
+from apps.trajectory.field import CHAINS, VIEW
 from core.nn.transformer import BlockTransformer, KVCache, TransformerConfig
 from core.run.config import LoggerConfig, OptimConfig, TrainerConfig, setting
 
@@ -133,6 +135,8 @@ class TripNet(nn.Module):
         self.candidate = nn.Sequential(nn.Linear(2 * config.road + VIEW + 1, d), nn.GELU(), nn.Linear(d, d))
         self.token, self.query = nn.Linear(d, d), nn.Linear(d, d, bias=False)
         self.bias = nn.Linear(d, 1)
+        self.chain = nn.Linear(CHAINS, 1, bias=False)
+        self.bend = nn.Sequential(nn.Linear(CHAINS, 8), nn.GELU(), nn.Linear(8, 1))
         self.masked = nn.Parameter(torch.zeros(d))
         self.place = nn.Embedding(config.block + 1, d)
         self.condition = nn.Sequential(nn.Linear(7, d), nn.GELU(), nn.Linear(d, d))
@@ -140,6 +144,10 @@ class TripNet(nn.Module):
         self.pace = nn.Sequential(nn.Linear(2 * d, d), nn.GELU(), nn.Linear(d, 2))
         for module in (self.level, self.place):
             nn.init.normal_(module.weight, std=0.02)
+        nn.init.constant_(self.chain.weight, 1.0 / CHAINS)
+        nn.init.zeros_(self.bend[2].weight)
+        nn.init.zeros_(self.query.weight)
+        nn.init.zeros_(self.bias.weight)
 
     def bind(self, features: Tensor, edges: Tensor) -> TripNet:
         """Put the network on a city: segment features [N, STATIC] and transitions int64 [2, M]."""
@@ -165,7 +173,7 @@ class TripNet(nn.Module):
         )
         width = len(b.place)
         hidden = h[:, width:].unflatten(1, (-1, b.masked.shape[1]))[b.row_trip, b.row_block]
-        scores = self.scores(hidden, encoded[b.candidates])
+        scores = self.scores(hidden, encoded[b.candidates], b.chains)
         log_p = scores.masked_fill(~b.allowed, -torch.inf).log_softmax(-1)
         nll = -log_p.gather(-1, b.target[..., None])[..., 0]
         nll = torch.where(b.masked, nll, torch.zeros_like(nll)).sum(-1) * b.weight
@@ -203,10 +211,14 @@ class TripNet(nn.Module):
         value = torch.where(masked[..., None], self.masked, self.token(encoded))
         return value + self.place(place) + condition[:, None]
 
-    def scores(self, hidden: Tensor, encoded: Tensor) -> Tensor:
-        """Return logits [R, L, K] of hidden states [R, L, d] over candidates [R, K, d]."""
+    def scores(self, hidden: Tensor, encoded: Tensor, chains: Tensor) -> Tensor:
+        """Return logits [R, L, K] of hidden states [R, L, d] over candidates [R, K, d].
+
+        `chains` [R, L, K, CHAINS] are the log-marginals of the reference chains, which an untrained network returns.
+        """
         q = self.query(hidden) / math.sqrt(self.config.dim)
-        return q @ encoded.transpose(1, 2) + self.bias(encoded).transpose(1, 2)
+        prior = self.chain(chains) + self.bend(chains / 10)
+        return q @ encoded.transpose(1, 2) + self.bias(encoded).transpose(1, 2) + prior[..., 0]
 
     def cache(self, rows: int, length: int) -> KVCache:
         """Return an empty cache for `rows` trips of at most `length` tokens and one more block."""
