@@ -144,8 +144,8 @@ def run(full: bool) -> Result:
     notes = (
         f"{len(test)} test trips, all of them; {len(train)} trained (the recursive logit that simulated the "
         f"pre-training trips was fitted on these only). NLL: {nll['trips']} trips that move, "
-        f"{nll['cut_at_first_arrival']} cut at their first arrival; the Markov chain is the better of two, counted on real training trips, or on these and "
-        f"10,000 simulated ones, and is conditioned on the destination within the same budget."
+        f"{nll['cut_at_first_arrival']} cut at their first arrival; the Markov chain is the better of two, counted on "
+        "real training trips, or on these and 10,000 simulated ones, conditioned on the destination within the budget"
     )
     bars = _bars(likely, float(five.jaccard.mean()), lead.mean, nll)
     return Result(rounded(figures), bars, {"nats_per_trip": "nats"}, rounded(peers), SEED, notes)

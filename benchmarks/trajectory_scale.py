@@ -99,6 +99,7 @@ def child(full: bool) -> dict[str, Any]:
 
 def run(full: bool) -> Result:
     """Start the process that measures, with an empty cache of networks."""
+    model("porto")  # what is missing is said here, in one line
     script = f"import json; from benchmarks.trajectory_scale import child; print(json.dumps(child({full})))"
     with tempfile.TemporaryDirectory() as folder:
         known = os.environ | {"QUINTET_CACHE": folder}

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from apps.trajectory.data import Trips
-from apps.trajectory.field import Field, alone, view
+from apps.trajectory.field import Chains, Field, alone, view
 from apps.trajectory.generate import TripModel
 from apps.trajectory.model import clock
 from apps.trajectory.network import RoadNetwork
@@ -73,8 +73,8 @@ class _Reader:
         blank = torch.zeros(1, 1, net.config.dim)
         self.asking = net.embed(blank, ~hidden, torch.ones(1, dtype=torch.long), self.condition)
 
-    def successors(self, segment: int) -> tuple[np.ndarray, Tensor]:
-        """Return the segments that may follow, int64 [K], and their encodings [1, K, d]."""
+    def successors(self, segment: int) -> tuple[np.ndarray, Tensor, Tensor]:
+        """Return the segments that may follow, int64 [K], their encodings [1, K, d], and their chains."""
         model, zero, start = self.model, np.zeros(1, np.int64), np.array([segment])
         graph, hops = model.fields.roads, self.goal.hops[None]
         trellis = unroll(graph, start, 1, int(UNREACHABLE) - 2, hops, zero)
@@ -82,19 +82,20 @@ class _Reader:
         ids = torch.from_numpy(trellis.alphabet)
         flag = torch.ones(1, ids.shape[1], 1)
         encoded = model.net.encode(model.roads[ids], torch.from_numpy(level), torch.from_numpy(seen), flag)
-        return trellis.alphabet[0], encoded
+        chains = Chains.of(model.fields, trellis, graph.labels, [self.goal], zero).marginals(np.full((1, 1), -1))
+        return trellis.alphabet[0], encoded, torch.from_numpy(chains)
 
     def token(self, encoded: Tensor) -> Tensor:
         """Return the embedded token [1, 1, d] of an encoded segment [1, 1, d]."""
         clean = torch.zeros(1, 1, dtype=torch.bool)
         return self.model.net.embed(encoded, clean, torch.ones(1, dtype=torch.long), self.condition)
 
-    def log_p(self, tokens: list[Tensor], candidates: Tensor) -> np.ndarray:
+    def log_p(self, tokens: list[Tensor], candidates: Tensor, chains: Tensor) -> np.ndarray:
         """Read a whole prefix of embedded tokens and return log p of the candidates, float64 [K]."""
         net, n = self.model.net, len(tokens)
         at = torch.arange(n + 1)
         hidden = net.trunk(torch.cat([*tokens, self.asking], 1), at, at, at < n)
-        return net.scores(hidden[:, -1:], candidates)[0, 0].double().log_softmax(-1).numpy()
+        return net.scores(hidden[:, -1:], candidates, chains)[0, 0].double().log_softmax(-1).numpy()
 
 
 @dataclass(eq=False)
@@ -151,8 +152,8 @@ class BestFirst:
                 nearest, left = walk, float(goal.seconds[here])
             if here == destination:
                 return np.array(walk), Effort(count, True)
-            following, encoded = reader.successors(here)
-            log_p = reader.log_p(tokens, encoded)
+            following, encoded, chains = reader.successors(here)
+            log_p = reader.log_p(tokens, encoded, chains)
             count += 1
             for k, onward in enumerate(following.tolist()):
                 if onward in visited or (self.closed is not None and self.closed[onward]):

@@ -18,7 +18,7 @@ def model() -> TripModel:
     recipe = Recipe(model=ModelConfig(dim=32, depth=2, heads=2, road=16, rounds=1, block=8))
     net = TripNet(recipe.model)
     with torch.no_grad():
-        net.query.weight.mul_(4)  # an untrained network that has opinions
+        net.query.weight.normal_(0.0, 1.0)  # an untrained network that has opinions
     return TripModel(net, recipe, synthetic_city())
 
 
@@ -29,9 +29,9 @@ def _log_p(model: TripModel, walk: np.ndarray) -> float:
         reader = _Reader(model, model.fields.to(int(walk[-1])), int(walk[0]), condition)
         tokens, total = [reader.first], 0.0
         for a, b in zip(walk[:-1], walk[1:], strict=True):
-            following, encoded = reader.successors(int(a))
+            following, encoded, chains = reader.successors(int(a))
             k = int(np.flatnonzero(following == b)[0])
-            total += float(reader.log_p(tokens, encoded)[k])
+            total += float(reader.log_p(tokens, encoded, chains)[k])
             tokens.append(reader.token(encoded[:, k : k + 1]))
     return total
 
