@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import zipfile
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -174,7 +175,7 @@ def kept(path: Path, network: RoadNetwork) -> Trips:
         with np.load(path, allow_pickle=False) as z:
             columns = [z[k] for k in ("ptr", "segment", "enter", "depart")]
             trips = Trips(network, *columns, [str(i) for i in z["id"]])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"damaged trips ({type(error).__name__}); remove the file", field=str(path)) from None
     if len(trips.segment) and trips.segment.max() >= network.n:
         raise DataError(f"trips of another network than {network.name!r}; remove the file", field=str(path))

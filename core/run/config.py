@@ -269,7 +269,8 @@ def keys(schema: Any, prefix: str = "") -> list[str]:
 def explain(error: Exception, overrides: Sequence[str], schema: type | str) -> QuintetError:
     """Translate an error of Hydra or OmegaConf into one line: the field, the value, the nearest valid choice."""
     kind = locate(schema) if isinstance(schema, str) else schema
-    cause = error.__cause__ or error
+    inner = error.__context__  # Hydra raises from None what OmegaConf found in a recipe's file
+    cause = error.__cause__ or (inner if getattr(inner, "full_key", None) else None) or error
     text = " ".join(str(error).split())
     message = str(cause).splitlines()[0] if str(cause) else type(error).__name__
     given = {k.lstrip("+~"): v for k, _, v in (o.partition("=") for o in overrides)}
