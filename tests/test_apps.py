@@ -1,0 +1,196 @@
+"""One battery over all apps: what every app promises, whatever its domain.
+
+An app joins with a `Case` of its own: how to train a few steps, how to draw n objects, what they obey.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apps import DOMAINS
+from core.errors import CheckpointError
+from core.run import checkpoint
+from core.run.config import load_recipe, locate
+from core.run.launch import run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the battery needs to know about an app.
+
+    Args:
+        short: overrides of the recipe `toy` that make a run of a few seconds.
+        objects: domain objects to encode, from the task of the recipe.
+        encode: objects -> tokens. decode: tokens -> objects.
+        draw: (model, stream numbers, seed) -> one object per number, constrained.
+        obeys: (model, object) -> whether it keeps its constraint.
+        same: whether two objects are equal.
+    """
+
+    short: Sequence[str]
+    objects: Callable[[Any], Sequence[Any]]
+    encode: Callable[[Sequence[Any]], Any]
+    decode: Callable[[Any], Sequence[Any]]
+    draw: Callable[[Any, np.ndarray, int], Sequence[Any]]
+    obeys: Callable[[Any, Any], bool]
+    same: Callable[[Any, Any], bool]
+
+
+def _trajectory() -> Case:
+    from apps.trajectory import tokenizer
+    from apps.trajectory.limits import Rules
+
+    closed = [50, 51]
+
+    def rules(model: Any) -> Rules:
+        mask = np.zeros(model.network.n, bool)
+        mask[closed] = True
+        return Rules(via=((100,),), closed=mask)
+
+    def draw(model: Any, index: np.ndarray, seed: int) -> Sequence[np.ndarray]:
+        ends = np.where(index % 2 == 0, 200, 150)
+        return model.obeying(rules(model)).sample(np.full(len(index), 3), ends, None, seed, index).lists()
+
+    def obeys(model: Any, trip: np.ndarray) -> bool:
+        ends = trip[0] == 3 and trip[-1] in (150, 200) and 100 in trip
+        return bool(model.network.is_walk(trip) and ends and not np.isin(trip, closed).any())
+
+    return Case(
+        short=["trainer.steps=60", "data.simulated=600", "model.dim=32", "model.depth=1", "optim.warmup=5"],
+        objects=lambda task: task.data.simulated.lists()[:200],
+        encode=lambda trips: tokenizer.encode([tokenizer.trim(t) for t in trips], 8),
+        decode=tokenizer.decode,
+        draw=draw,
+        obeys=obeys,
+        same=lambda a, b: np.array_equal(tokenizer.trim(np.asarray(a)), np.asarray(b)),
+    )
+
+
+CASES: dict[str, Callable[[], Case]] = {"trajectory": _trajectory}
+DONE = {name: make for name, make in CASES.items() if (ROOT / "apps" / name / "task.py").is_file()}
+
+
+@dataclass(frozen=True)
+class House:
+    """An app with a model that was trained for a moment."""
+
+    name: str
+    case: Case
+    task: Any
+    folder: Path
+    model: Any
+
+
+@pytest.fixture(scope="module", params=list(DONE))
+def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> House:
+    import torch
+
+    torch.set_num_threads(1)
+    name, case = request.param, DONE[request.param]()
+    short = [*case.short, "trainer.validate_every=0", "trainer.log_every=1"]
+    recipe = load_recipe(name, "toy", short)
+    folder = tmp_path_factory.mktemp(name)
+    run(name, recipe, folder, None)
+    task = locate(f"apps.{name}.task:make")(recipe)
+    return House(name, case, task, folder, locate(f"apps.{name}:load")(folder))
+
+
+def test_every_app_joins() -> None:
+    assert set(DOMAINS) <= set(CASES)
+
+
+def test_the_tokenizer_loses_nothing(house: House) -> None:
+    objects = house.case.objects(house.task)
+    back = house.case.decode(house.case.encode(objects))
+    assert len(back) == len(objects) > 0
+    assert all(house.case.same(a, b) for a, b in zip(objects, back, strict=True))
+
+
+def test_the_loss_falls(house: House) -> None:
+    import csv
+
+    loss = [float(row["loss"]) for row in csv.DictReader((house.folder / "log.csv").open())]
+    assert np.isfinite(loss).all() and np.mean(loss[-15:]) < 0.9 * np.mean(loss[:5])
+
+
+def test_a_batch_is_a_function_of_its_step(house: House) -> None:
+    import torch
+
+    def leaves(value: Any) -> list[torch.Tensor]:
+        if isinstance(value, torch.Tensor):
+            return [value]
+        inside = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+        return [leaf for part in inside.values() for leaf in leaves(part)]
+
+    first, again, next_ = (leaves(house.task.batch(step, 0, 1)) for step in (3, 3, 4))
+    assert first and all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, again, strict=True))
+    assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(first, next_, strict=True))
+
+
+def test_samples_obey(house: House) -> None:
+    drawn = house.case.draw(house.model, np.arange(48), 0)
+    assert len(drawn) == 48 and all(house.case.obeys(house.model, one) for one in drawn)
+
+
+def test_samples_are_determined_by_their_seed(house: House) -> None:
+    first, again, other = (house.case.draw(house.model, np.arange(12), seed) for seed in (1, 1, 2))
+    assert all(house.case.same(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(house.case.same(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_a_sample_does_not_depend_on_its_batch(house: House) -> None:
+    whole = house.case.draw(house.model, np.arange(20), 3)
+    order = np.random.default_rng(0).permutation(20)
+    for part in np.array_split(order, 6):
+        some = house.case.draw(house.model, part, 3)
+        assert all(house.case.same(whole[i], one) for i, one in zip(part, some, strict=True))
+
+
+def test_loading_gives_the_same_model(house: House) -> None:
+    import torch
+
+    twin = locate(f"apps.{house.name}:load")(house.folder / "model")
+    for a, b in zip(house.model.net.state_dict().values(), twin.net.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_checkpoint_of_another_app_is_refused(house: House, tmp_path: Path) -> None:
+    found = checkpoint.load(house.folder)
+    found.app = "another"
+    with pytest.raises(CheckpointError, match="belongs to app 'another'"):
+        locate(f"apps.{house.name}:load")(checkpoint.export(tmp_path / "model", found))
+
+
+def test_a_damaged_checkpoint_is_refused(house: House, tmp_path: Path) -> None:
+    path = checkpoint.export(tmp_path / "model", checkpoint.load(house.folder)) / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(CheckpointError, match="sha256"):
+        locate(f"apps.{house.name}:load")(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", list(DONE))
+def test_importing_an_app_is_cheap(name: str) -> None:
+    code = f"import sys, apps.{name}, apps.{name}.cli; print('torch' in sys.modules or 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", list(DONE))
+def test_every_recipe_fits_the_schema(name: str) -> None:
+    from core.run.config import recipes
+
+    for recipe in recipes(name):
+        found = load_recipe(name, recipe)
+        assert found.trainer.steps > 0
+        first = (ROOT / "apps" / name / "recipes" / f"{recipe}.yaml").read_text().splitlines()[0]
+        assert first.startswith(f"# quintet {name} train {recipe}")
