@@ -2,7 +2,7 @@
 
 Each request closes a random share of Porto (0 to 8 % of all segments; every third also the 200 busiest), draws none,
 one or two via points and eight random destinations among the segments that still reach each other, and for each one
-eight random origins that need at most 200 segments by way of the via points (the budget is 320). Settings rotate over
+eight random origins that need at most 120 segments by way of the via points (the budget is 320). Settings rotate over
 requests: block 4, 8, 16; 1 or 2 steps; every solver; every joint law. What comes out is checked against the tables of
 the network alone. One step per block is the cheapest setting, not the best one: legality must not depend on it, and
 `trajectory_porto` measures quality.
@@ -28,7 +28,7 @@ __all__ = ["run"]
 
 SEED = 3
 ROWS = 64
-FAR = 200
+FAR = 120
 SETTINGS = (
     {"block": 8, "steps": 1, "solver": "confidence"},
     {"block": 8, "steps": 1, "solver": "ancestral", "mode": "reference"},
