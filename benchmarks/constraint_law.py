@@ -141,7 +141,6 @@ def run(full: bool) -> Result:
             for n in names[:2]]  # fmt: skip
     claim = f"{names[2]}: 256 particles: total variation to the conditioned data"
     bars.append(Bar(claim, best[names[2]]["256 particles"][0], "<=", 0.05))
-    bars.append(Bar(f"{names[0]}: reference, all sites at once", best[names[0]]["reference"][3], "<=", 0.05))
     valid = min(min(v) for f in figures.values() for k, v in f.items() if "valid" in k and "independent" not in k)
     bars.append(Bar("valid sequences, every joint law and number of sites", valid, "==", 1.0))
     units = {"*": "total variation at 1, 2, 3 and 6 sites per step", "*, valid": "share of admissible draws"}

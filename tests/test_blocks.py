@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks._laws import exact
+from benchmarks._oracle import index
 from core.blocks import generate
 from core.constrain.law import Free
+from core.denoiser import Prediction
 from core.nn.tokens import TokenConfig, TokenNet
 from core.nn.transformer import TransformerConfig
 from core.noise import Stream
@@ -99,6 +104,32 @@ def test_times_on_the_whole_interval_and_counts_bound_the_same() -> None:
     counts = float(block_loss(model, process, x_0, Stream.of(0, 6000), 4)[0])
     times = float(clipped_loss(model, process, x_0, Stream.of(0, 6000), 4, Interval())[0])
     assert times == pytest.approx(counts, rel=0.03)
+
+
+class OracleNet:
+    """The exact denoiser beside clean blocks: earlier blocks are known, later ones masked."""
+
+    lookup = exact("absorbing", 4)
+
+    def beside(self, x_0: Tensor, block: int) -> Callable[..., Prediction]:
+        number = torch.arange(4) // block
+
+        def denoise(x_t: Tensor, t: Tensor, context: object = None) -> Prediction:
+            out = []
+            for b in range(4 // block):
+                seen = torch.where(number < b, x_0, torch.where(number == b, x_t, 3))
+                out.append(self.lookup.all(0.5)[index(seen, 4)][:, number == b])
+            return Prediction(torch.cat(out, 1))
+
+        return denoise
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_the_block_loss_of_the_exact_denoiser_is_the_entropy(block: int) -> None:
+    net, rows = OracleNet(), 40_000
+    x_0 = net.lookup.oracle.x[torch.multinomial(net.lookup.oracle.law, rows, replacement=True)]
+    loss = float(block_loss(net, net.lookup.oracle.process, x_0, Stream.of(0, rows), block)[0])
+    assert loss * 4 == pytest.approx(net.lookup.oracle.entropy, rel=0.01)
 
 
 def test_the_search_takes_the_interval_of_least_variance() -> None:
