@@ -111,7 +111,6 @@ def run(full: bool) -> Result:
     over = {n: {k: table[n][k] / table["porto"][k] for k in names} for n in table if n != "porto"}
     figures = found | {"time_per_trip_over_porto": over}
     bars = [
-        Bar("Lower Saxony: segments", table["lower_saxony"]["segments"], ">=", 150_000),
         Bar("Lower Saxony: peak memory of reading, preparing and sampling (GB)", large["gigabytes_peak"], "<", 6.0),
         Bar("Lower Saxony: time per trip of equal hops over Porto's (worse of batch 1 and 32)",
             max(over["lower_saxony"].values()), "<=", 1.5),

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from apps.trajectory.baselines import Fastest, Shortest
+from apps.trajectory.baselines import Fastest, Shortest, cheapest
 from apps.trajectory.data import Trips
 from apps.trajectory.generate import TripModel
 from apps.trajectory.logit import Parameters, RecursiveLogit, simulate
 from apps.trajectory.metrics import score_pairs
+from apps.trajectory.traffic import period
 from benchmarks._trips import cut, fitted, gain, legal, model, parts, roads, rounded, single
 from benchmarks.harness import Bar, Result
 
@@ -34,6 +35,7 @@ def _compare(abroad: TripModel, truth: Trips, parameters: Parameters) -> dict[st
         "shortest": Shortest(truth.network).sample(*request),
         "fastest": Fastest(truth.network).sample(*request),
         "another_draw_from_the_truth": again,
+        "likeliest_path_of_the_truth": likeliest(truth, parameters),
     }
     scores = {name: score_pairs(trips, truth) for name, trips in answers.items()}
     return {
@@ -54,6 +56,18 @@ def simulate_pairs(truth: Trips, parameters: Parameters) -> Trips:
     law = RecursiveLogit(truth.network, parameters)
     n = np.arange(len(truth))
     walks = law.walks(truth.origin.astype(np.int64), truth.destination.astype(np.int64), truth.depart, SEED + 1, n)
+    return Trips.from_lists(truth.network, walks, truth.depart)
+
+
+def likeliest(truth: Trips, parameters: Parameters) -> Trips:
+    """Return the path of greatest probability under the true law for every request: the best that one answer can do."""
+    law, walks = RecursiveLogit(truth.network, parameters), [np.empty(0, np.int32)] * len(truth)
+    when = period(truth.depart)
+    for p in np.unique(when):
+        rows = np.flatnonzero(when == p)
+        ends = truth.origin[rows].astype(np.int64), truth.destination[rows].astype(np.int64)
+        for row, walk in zip(rows, cheapest(truth.network, -law.at(int(p)).utility, *ends), strict=True):
+            walks[row] = walk
     return Trips.from_lists(truth.network, walks, truth.depart)
 
 
