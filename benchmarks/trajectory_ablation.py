@@ -56,7 +56,7 @@ class _LooseWindow(LawWindow):
 
     def admit(self, log_p: Tensor, known: Tensor, reveal: Tensor, u: Tensor, greedy: bool = False) -> Tensor:
         """Draw each site from its own prediction."""
-        return FreeWindow(self.alphabet).admit(log_p, known, reveal, u, greedy)
+        return FreeWindow(self.alphabet).admit(self.restrict(log_p, known), known, reveal, u, greedy)
 
 
 @dataclass(eq=False)
