@@ -19,13 +19,14 @@ from apps.trajectory.constraints import Rules, TripLaw, trip_law
 from apps.trajectory.data import Trips
 from apps.trajectory.encoder import graph_tensors
 from apps.trajectory.field import Chains, Fields, alone, view
+from apps.trajectory.likelihood import Order, nll
 from apps.trajectory.model import Recipe, TripNet, clock
 from apps.trajectory.network import RoadNetwork
 from apps.trajectory.requests import Request, Wishes
 from apps.trajectory.tokenizer import trim
 from core.blocks import generate
 from core.constrain.law import LawWindow, Window
-from core.denoiser import Prediction
+from core.denoiser import Prediction, Temperature, TopP
 from core.errors import CheckpointError
 from core.guide.classifier_free import mix
 from core.noise import Stream
@@ -73,7 +74,7 @@ class TripContext:
     def enter(self, window: Window, state: np.ndarray) -> None:
         """Encode the candidates of a window."""
         assert isinstance(window, LawWindow)
-        law = self.law
+        law, self.window = self.law, window
         labels = law.law.graph.labels
         level, seen = view(self.model.fields, window.trellis, labels, state, law.goals, self.group)
         self.chains = Chains.of(self.model.fields, window.trellis, labels, law.goals, self.group)
@@ -96,7 +97,16 @@ class TripContext:
             self.cache.commit(block[:ahead])
             self.position, self.pending = self.position + ahead, None
         chains = self._tensor(self.chains.marginals(torch.where(x_t == mask, -1, x_t).cpu().numpy()))
-        return Prediction(self.net.scores(h[:, ahead:], self.encoded, chains))
+        prediction = Prediction(self.net.scores(h[:, ahead:], self.encoded, chains))
+        cfg = self.model.recipe.sample
+        return prediction if cfg.temperature == cfg.top_p == 1.0 else self._sharpen(prediction, x_t, t)
+
+    def _sharpen(self, prediction: Prediction, x_t: Tensor, t: Tensor) -> Prediction:
+        """Return the admissible prediction at the sampling temperature, cut to its nucleus."""
+        cfg = self.model.recipe.sample
+        known = torch.where(x_t == self.encoded.shape[1], -1, x_t)
+        admissible = Prediction(self.window.restrict(prediction.log_p, known))
+        return TopP(Temperature(lambda x_t, t, context: admissible, cfg.temperature), cfg.top_p)(x_t, t)
 
     def _gather(self, x: Tensor) -> Tensor:
         return self.padded.gather(1, x[..., None].expand(-1, -1, self.padded.shape[2]))
@@ -320,25 +330,15 @@ class TripModel:
             yield rows, batch.to(self.net.masked.device)
 
     @torch.inference_mode()
-    def nll(self, trips: Trips, block: int = 1, draws: int = 1, seed: int = 0) -> np.ndarray:
+    def nll(
+        self, trips: Trips, block: int = 1, draws: int = 1, seed: int = 0, order: Order = "random"
+    ) -> np.ndarray:
         """Return nats of each trip given origin, destination and departure, float64 [n].
 
-        Exact at block size 1; at larger ones the count-form bound, averaged over `draws` random masks. Trips are cut
-        at their first arrival; one that is no walk of the network gets inf.
+        Exact at block size 1 or under an order (`in-order`, `confidence`); otherwise the bound, averaged over `draws`
+        random masks (`likelihood.py`).
         """
-        out = np.zeros(len(trips))
-        for draw in range(1 if block == 1 else draws):
-            collate = Collator(self.fields, max(self.recipe.data.max_hops, int(trips.hops().max(initial=1))))
-            walks = [trim(t) for t in trips.lists()]
-            order = np.argsort([len(w) for w in walks], kind="stable")
-            for a in range(0, len(order), self.batch):
-                rows = order[a : a + self.batch]
-                rng = np.random.default_rng([seed, draw, a])
-                batch = collate([walks[i] for i in rows], block, rng, depart=trips.depart[rows])
-                batch = batch.to(self.net.masked.device)
-                nll = self.net(batch)[0].double().cpu().numpy()
-                np.add.at(out, rows[batch.row_trip.cpu().numpy()], nll)
-        return out / (1 if block == 1 else draws)
+        return nll(self, trips, block, draws, seed, order)
 
     def most_likely(
         self, origin: np.ndarray, destination: np.ndarray, depart: np.ndarray | None = None, seed: int = 0, draws: int = 8

@@ -79,12 +79,14 @@ class DataConfig:
 
 @dataclass
 class SampleConfig:
-    """Defaults of sampling: block length, steps per block, solver, guidance weight, detour budget."""
+    """Defaults of sampling: block length, steps per block, solver, guidance weight, temperature, nucleus, detour budget."""
 
     block: int = setting(16, low=1)
     steps: int = setting(4, low=1)
     solver: str = setting("confidence", choices=("ancestral", "first-hitting", "confidence", "in-order", "threshold"))
     guidance: float = setting(0.0, low=0)
+    temperature: float = setting(1.0, low=0.01)
+    top_p: float = setting(1.0, low=0.01, high=1)
     mode: str = setting("exists", choices=("exists", "reference", "product"))
     detour: float = setting(2.0, low=1)
 
@@ -161,6 +163,13 @@ class TripNet(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the count-form bound of each active block, nats [R], and the travel-time loss, a scalar."""
+        log_p, clean, encoded = self.predict(batch)
+        nll = -log_p.gather(-1, batch.target[..., None])[..., 0]
+        nll = torch.where(batch.masked, nll, torch.zeros_like(nll)).sum(-1) * batch.weight
+        return nll, self.pace_loss(clean, encoded, batch.pace)
+
+    def predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log D [R, L', K] of each active block, and hidden states and encodings of the clean tokens [B, S, d]."""
         b = batch
         encoded = self.encode(self.embed_roads()[b.segment], b.level, b.view, b.informed[b.trip][:, None])
         condition = self.condition(b.clock * b.informed[:, None])
@@ -175,9 +184,7 @@ class TripNet(nn.Module):
         hidden = h[:, width:].unflatten(1, (-1, b.masked.shape[1]))[b.row_trip, b.row_block]
         scores = self.scores(hidden, encoded[b.candidates], b.chains)
         log_p = scores.masked_fill(~b.allowed, -torch.inf).log_softmax(-1)
-        nll = -log_p.gather(-1, b.target[..., None])[..., 0]
-        nll = torch.where(b.masked, nll, torch.zeros_like(nll)).sum(-1) * b.weight
-        return nll, self.pace_loss(h[:, :width], encoded[b.clean], b.pace)
+        return log_p, h[:, :width], encoded[b.clean]
 
     def pace_loss(self, hidden: Tensor, encoded: Tensor, target: Tensor) -> Tensor:
         """Return the mean Laplace loss of log travel times against `target` [B, S] (NaN unknown)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from apps.trajectory import tokenizer
 from apps.trajectory.batch import Collator
 from apps.trajectory.city import synthetic_city
 from apps.trajectory.constraints import trip_law
+from apps.trajectory.data import Trips
 from apps.trajectory.generate import TripContext, TripModel
 from apps.trajectory.limits import Rules
 from apps.trajectory.logit import simulate
@@ -94,10 +96,32 @@ def test_count_form_averages_all_masks(model: TripModel) -> None:
     assert abs(np.mean(drawn) - exact) < 4 * np.std(drawn) / np.sqrt(20) + 1e-6
 
 
-def test_bound_is_above_the_exact_value_of_a_chain_of_sites(model: TripModel, trips) -> None:
-    """Exact nats at block size 1 are finite and positive on legal trips; the bound is finite at other sizes."""
-    exact, bound = model.nll(trips.select(np.arange(4))), model.nll(trips.select(np.arange(4)), 8, 2)
-    assert np.isfinite(exact).all() and (exact > 0).all() and np.isfinite(bound).all()
+def test_orders_are_laws(model: TripModel) -> None:
+    """Under an order the nats of a block are those of a normalised law: they sum to one over all of its windows."""
+    rng, ways = np.random.default_rng(2), 0
+    for origin in rng.integers(0, model.network.n, 12):
+        walks = _ways(model, int(origin), 4)
+        target = walks[len(walks) // 2][-1]
+        same = [w for w in _ways(model, int(origin), 4) if w[-1] == target and (w[1:-1] != target).all()]
+        if origin == target or not same:
+            continue
+        tight = TripModel(model.net, replace(model.recipe, data=replace(model.recipe.data, max_hops=4)), model.network)
+        trips = Trips.from_lists(model.network, same)
+        reach = [w for n in (1, 2, 3) for w in _ways(model, int(origin), n) if w[-1] == target and (w[:-1] != target).all()]
+        every = Trips.from_lists(model.network, [*same, *reach])
+        for order in ("in-order", "confidence"):
+            assert len(trips) and abs(np.exp(-tight.nll(every, 4, order=order)).sum() - 1) < 1e-4
+        assert abs(np.exp(-tight.nll(every, 1)).sum() - 1) < 1e-4
+        ways += len(every)
+    assert ways > 6  # choices were there to be summed over
+
+
+def _ways(model: TripModel, origin: int, hops: int) -> list[np.ndarray]:
+    """All walks of so many steps."""
+    ways, net = [[origin]], model.network
+    for _ in range(hops):
+        ways = [[*w, int(k)] for w in ways for k in net.succ[net.succ_ptr[w[-1]] : net.succ_ptr[w[-1] + 1]]]
+    return [np.array(w) for w in ways]
 
 
 @pytest.mark.parametrize("setting", [{}, {"solver": "first-hitting", "steps": 8}, {"mode": "reference"}, {"guidance": 0.5}])
