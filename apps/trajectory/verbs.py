@@ -52,11 +52,20 @@ def polygon(text: str) -> places.Place:
     return text if text.startswith("zone:") else f"zone:{text}"
 
 
+def single() -> None:
+    """Compute on one thread unless OMP_NUM_THREADS says otherwise: on small windows, threads that wait cost more."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
 def load(name: str, network: str, settings: Mapping[str, Any] | None = None) -> TripModel:
     """Load a model and change those sampling settings that are given."""
     from apps import trajectory
 
     began = time.perf_counter()
+    single()
     model = trajectory.load(name, network or None)
     given = {k: v for k, v in (settings or {}).items() if v is not None}
     longest = model.recipe.model.block
@@ -206,5 +215,5 @@ def demo(folder: Path) -> list[Section]:
     """Run the app's main job on embedded data."""
     from apps.trajectory.demo import sections
 
-    os.environ.setdefault("MPLBACKEND", "agg")
+    single()
     return sections(folder)
