@@ -144,5 +144,5 @@ def run(full: bool) -> Result:
     valid = min(min(v) for f in figures.values() for k, v in f.items() if "valid" in k and "independent" not in k)
     bars.append(Bar("valid sequences, every joint law and number of sites", valid, "==", 1.0))
     units = {"*": "total variation at 1, 2, 3 and 6 sites per step", "*, valid": "share of admissible draws"}
-    notes = f"{draws} draws of `exists` at one site per step, a tenth elsewhere; particles: {groups} groups of 256, weighted."
+    notes = f"{draws} draws of `exists` at one site per step, a tenth elsewhere; particles: {groups} x 256, weighted."
     return Result(figures, bars, units, notes=notes)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
+
+from core.jit import jit
 
 __all__ = ["Stream", "philox"]
 
@@ -38,7 +39,7 @@ def philox(key: int, high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.
     return first.reshape(high.shape), second.reshape(low.shape)
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _rounds(key, high, low):  # noqa: ANN001, ANN202
     first, second = np.empty_like(low), np.empty_like(low)
     for i in range(len(low)):
@@ -60,29 +61,44 @@ class Stream:
         seed: any integer.
         samples: sample numbers of shape [B]; the batch axis of all draws.
         path: the folds so far (block, step, purpose, ...).
+        device: where draws are delivered.
+        turn: float64 [B] in [0, 1), added to every uniform modulo one (`strata`), or None.
     """
 
     seed: int
     samples: Tensor
     path: tuple[int, ...] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    turn: Tensor | None = None
 
     @classmethod
     def of(cls, seed: int, n: int, first: int = 0) -> Stream:
         """Return the streams of samples `first ... first + n - 1`."""
         return cls(seed, torch.arange(first, first + n))
 
+    @classmethod
+    def strata(cls, seed: int, samples: Tensor, count: int) -> Stream:
+        """Return streams in groups of `count` consecutive samples that share their noise, turned by 0, 1/n, 2/n, ...
+
+        Every draw of every sample keeps its law, and a sample's draws stay independent of each other; within a group
+        they are spread evenly (a Cranley-Patterson rotation, 1976), so that few samples show the proportions of many.
+        """
+        if count == 1:
+            return cls(seed, samples)
+        return cls(seed, samples // count, turn=(samples % count).double() / count)
+
     def fold(self, *numbers: int) -> Stream:
         """Return the independent streams at a deeper address."""
-        return Stream(self.seed, self.samples, self.path + tuple(int(i) for i in numbers), self.device)
+        return replace(self, path=self.path + tuple(int(i) for i in numbers))
 
     def select(self, rows: Tensor) -> Stream:
         """Return the streams of some rows of the batch."""
-        return Stream(self.seed, self.samples[rows.cpu()], self.path, self.device)
+        rows = rows.cpu()
+        return replace(self, samples=self.samples[rows], turn=None if self.turn is None else self.turn[rows])
 
     def to(self, device: torch.device | str) -> Stream:
         """Return the same streams, delivering on `device`."""
-        return Stream(self.seed, self.samples, self.path, torch.device(device))
+        return replace(self, device=torch.device(device))
 
     def key(self) -> int:
         """Return the 64-bit key of this address."""
@@ -94,7 +110,10 @@ class Stream:
         count = math.prod(tail)
         words = self._words((count + 1) // 2)[:, :count]
         u = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        return torch.from_numpy(u.reshape(len(self.samples), *tail)).to(self.device)
+        out = torch.from_numpy(u.reshape(len(self.samples), *tail))
+        if self.turn is not None:
+            out = (out + self.turn.reshape(-1, *[1] * len(tail))) % 1.0
+        return out.to(self.device)
 
     def normal(self, *tail: int) -> Tensor:
         """Return float64 standard normals of shape [B, *tail] (inverse distribution function)."""

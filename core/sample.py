@@ -130,8 +130,8 @@ def denoise(
     Raises:
         RuntimeError: a site is still masked after the last step (a solver that does not finish its plan).
     """
-    for _, x in rollout(predict, process, plan, window, solver, stream, x, greedy):
-        pass
+    for _, x_s in rollout(predict, process, plan, window, solver, stream, x, greedy):
+        x = x_s
     if process.mask is not None:
         x = _settle(x, process.mask, window)
         if bool((x == process.mask).any()):

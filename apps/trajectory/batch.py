@@ -1,4 +1,4 @@
-"""Training batches: trips cut into blocks, each with its cone, its masks and what remains possible given the known sites.
+"""Training batches: trips cut into blocks, each with its cone, its masks and what the known sites leave possible.
 
 For each block that has not yet arrived, a count n ~ U{1 ... L'} of sites is masked (stratified over the batch) and the
 loss carries the weight L' / n: the count form of the exact bound,
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from apps.trajectory import tokenizer
-from apps.trajectory.field import Chains, Fields, alone, view
+from apps.trajectory.field import Chains, Field, Fields, alone, view
 from apps.trajectory.model import clock
-from core.constrain.trellis import unroll
+from core.constrain.trellis import Trellis, unroll
 
 __all__ = ["Batch", "Collator"]
 
@@ -96,47 +96,70 @@ class Collator:
             masks: bool [R, L'], masks to use instead of random ones (with weight one).
         """
         tokens = tokenizer.encode(trips, block)
-        last = np.array([len(t) - 1 for t in trips])
-        row_trip, row_block = np.nonzero(np.arange((tokens.shape[1] - 1) // block)[None, :] * block < last[:, None])
-        sites = tokens[:, 1:].reshape(len(trips), -1, block)[row_trip, row_block]
-        start = tokens[row_trip, row_block * block]
         goals = [self.fields.to(int(t[-1])) for t in trips]
-        graph, every = self.fields.roads, np.arange(len(trips))
-        trellis = unroll(
-            graph, start, block, (-(-self.max_hops // block) - 1 - row_block) * block,
-            np.stack([g.hops for g in goals]), row_trip,
-        )
-        target = (trellis.alphabet[:, None, :] == sites[..., None]).argmax(-1)
-        masked, weight = self._mask(len(start), block, rng) if masks is None else (masks, np.ones(len(start)))
+        rows, trellis, target = self._windows(trips, tokens, goals, block)
+        masked, weight = self._mask(len(target), block, rng) if masks is None else (masks, np.ones(len(target)))
+        parts = self._candidates(tokens, goals, rows, trellis)
+        parts |= self._tokens(tokens, rows, parts["candidates"], target, masked)
         known = np.where(masked if self.restrict else np.ones_like(masked), -1, target)
-        level, seen = view(self.fields, trellis, graph.labels, start, goals, row_trip)
-        origin = tokens[:, 0]
-        valid = trellis.alphabet >= 0
-        index = np.where(valid, np.cumsum(valid).reshape(valid.shape) - 1 + len(trips), 0)
-        clean = np.repeat(np.arange(len(trips))[:, None], tokens.shape[1], 1)
-        noisy = np.ones((len(trips), tokens.shape[1] - 1), bool)
-        at = 1 + row_block[:, None] * block + np.arange(block)
-        clean[row_trip[:, None], at] = np.take_along_axis(index, target, 1)
-        noisy[row_trip[:, None], at - 1] = masked
-        informed = (rng.random(len(trips)) >= unconditional).astype(np.float32)
-        place = np.concatenate([[0], np.tile(np.arange(block), (tokens.shape[1] - 1) // block) + 1])
-        numbers = np.concatenate([[0], np.repeat(np.arange((tokens.shape[1] - 1) // block), block) + 1])
-        unknown = np.full(len(trips), np.nan)
-        parts = {
-            "segment": np.concatenate([origin, trellis.alphabet[valid]]),
-            "level": np.concatenate([np.zeros(len(trips), np.int64), level[valid]]),
-            "view": np.concatenate([alone(self.fields, graph.labels, origin, goals, every), seen[valid]]),
-            "trip": np.concatenate([np.arange(len(trips)), row_trip[np.nonzero(valid)[0]]]),
-            "clean": clean, "noisy": noisy, "place": place, "block": numbers,
-            "row_trip": row_trip, "row_block": row_block, "candidates": index,
-            "allowed": trellis.feasible(known),
-            "chains": Chains.of(self.fields, trellis, graph.labels, goals, row_trip).marginals(known),
-            "target": target, "masked": masked,
-            "weight": weight.astype(np.float32), "informed": informed,
+        chains = Chains.of(self.fields, trellis, self.fields.roads.labels, goals, rows[0])
+        parts |= {
+            "allowed": trellis.feasible(known), "chains": chains.marginals(known), "weight": weight.astype(np.float32),
+            "informed": (rng.random(len(trips)) >= unconditional).astype(np.float32),
             "pace": self._pace(trips, enter, tokens.shape[1]),
         }  # fmt: skip
         tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in parts.items()}
-        return Batch(clock=clock(torch.from_numpy(unknown if depart is None else np.asarray(depart))), **tensors)
+        when = np.full(len(trips), np.nan) if depart is None else np.asarray(depart)
+        return Batch(clock=clock(torch.from_numpy(when)), **tensors)
+
+    def _windows(
+        self, trips: Sequence[np.ndarray], tokens: np.ndarray, goals: list[Field], block: int
+    ) -> tuple[tuple[np.ndarray, np.ndarray], Trellis, np.ndarray]:
+        """Return trip and block of each active block [R], their windows, and the local tokens [R, L']."""
+        last = np.array([len(t) - 1 for t in trips])
+        row_trip, row_block = np.nonzero(np.arange((tokens.shape[1] - 1) // block)[None, :] * block < last[:, None])
+        sites = tokens[:, 1:].reshape(len(trips), -1, block)[row_trip, row_block]
+        remaining = (-(-self.max_hops // block) - 1 - row_block) * block
+        hops = np.stack([g.hops for g in goals])
+        trellis = unroll(self.fields.roads, tokens[row_trip, row_block * block], block, remaining, hops, row_trip)
+        target = (trellis.alphabet[:, None, :] == sites[..., None]).argmax(-1)
+        return (row_trip, row_block), trellis, target
+
+    def _candidates(
+        self, tokens: np.ndarray, goals: list[Field], rows: tuple[np.ndarray, np.ndarray], trellis: Trellis
+    ) -> dict[str, np.ndarray]:
+        """Describe the candidates of all windows, the origins first."""
+        row_trip, row_block = rows
+        block, labels, every = trellis.length, self.fields.roads.labels, np.arange(len(tokens))
+        start = tokens[row_trip, row_block * block]
+        level, seen = view(self.fields, trellis, labels, start, goals, row_trip)
+        valid = trellis.alphabet >= 0
+        return {
+            "segment": np.concatenate([tokens[:, 0], trellis.alphabet[valid]]),
+            "level": np.concatenate([np.zeros(len(tokens), np.int64), level[valid]]),
+            "view": np.concatenate([alone(self.fields, labels, tokens[:, 0], goals, every), seen[valid]]),
+            "trip": np.concatenate([every, row_trip[np.nonzero(valid)[0]]]),
+            "candidates": np.where(valid, np.cumsum(valid).reshape(valid.shape) - 1 + len(tokens), 0),
+        }
+
+    @staticmethod
+    def _tokens(
+        tokens: np.ndarray, rows: tuple[np.ndarray, np.ndarray], index: np.ndarray, target: np.ndarray,
+        masked: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """Lay out the clean and noisy copies: which candidate stands where, in which block, masked or not."""
+        (row_trip, row_block), block = rows, target.shape[1]
+        blocks = (tokens.shape[1] - 1) // block
+        clean = np.repeat(np.arange(len(tokens))[:, None], tokens.shape[1], 1)
+        noisy = np.ones((len(tokens), tokens.shape[1] - 1), bool)
+        at = 1 + row_block[:, None] * block + np.arange(block)
+        clean[row_trip[:, None], at] = np.take_along_axis(index, target, 1)
+        noisy[row_trip[:, None], at - 1] = masked
+        return {
+            "clean": clean, "noisy": noisy, "row_trip": row_trip, "row_block": row_block, "target": target,
+            "masked": masked, "place": np.concatenate([[0], np.tile(np.arange(block), blocks) + 1]),
+            "block": np.concatenate([[0], np.repeat(np.arange(blocks), block) + 1]),
+        }  # fmt: skip
 
     @staticmethod
     def _mask(rows: int, block: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

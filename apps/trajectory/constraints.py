@@ -101,7 +101,8 @@ def _explain(fields: Fields, origin: int, target: tuple[int, ...], rules: Rules,
             raise InfeasibleError(f"cannot be reached from segment {here[0]}: {why}", field=name, value=leg[0])
         hops, here = hops + int(togo), leg
     if hops > budget:
-        raise InfeasibleError(f"needs at least {hops} segments", field="max_hops", value=budget, hint=f"allow {hops} or more")
+        hint = f"allow {hops} or more"
+        raise InfeasibleError(f"needs at least {hops} segments", field="max_hops", value=budget, hint=hint)
     if rules.max_km:
         product = visit_product(fields, rules)
         shortest = shortest_metres(fields.network, product, target, rules)[product.start(np.array([origin]))[0]] / 1000

@@ -3,9 +3,9 @@
 For a goal the **field** holds, for every state x of the trip's law (a segment, and with via points or counters what
 has been visited and spent), what lies between the end of x and the end of the destination: the least number of
 segments, the least free-flow seconds tau, and the least **surprise**, a path cost of  -log P(k | a)  under the
-first-order chain counted on trips seen before (the *experience*; without any, all successors are equally likely). Each comes from one
-sweep against the arrows (breadth first, Dijkstra), stopped where the detour would exceed a budget, so that their cost
-follows the trip, not the size of the city.
+first-order chain counted on trips seen before (the *experience*; without any, all successors are equally likely).
+Each comes from one sweep against the arrows (breadth first, Dijkstra), stopped where the detour would exceed a budget,
+so that their cost follows the trip, not the size of the city.
 
 The **view** describes the candidates x of a window that starts after segment s, relative to the trip: hops, seconds
 and surprise from s and to go, the excess over the best way  g(s, x) + tau(x) - tau(s) >= 0  in either cost, the
@@ -20,12 +20,12 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit
 
 from apps.trajectory.network import RoadNetwork
 from core.constrain.graph import StateGraph, hops_to
 from core.constrain.marginals import log_marginals
 from core.constrain.trellis import Trellis
+from core.jit import jit
 
 __all__ = ["CHAINS", "VIEW", "Chains", "Field", "Fields", "alone", "view"]
 
@@ -127,7 +127,7 @@ class Fields:
         return Field(hops_to(ptr, pred, targets, far), seconds, surprise, np.atleast_2d(xy), per_stage or law.states)
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _dijkstra(pred_ptr, pred, cost, targets, blocked, origin, detour, slack):  # noqa: ANN001, ANN202
     """Least cost from each state to a target, `cost` [M] along `pred`; inf beyond the budget."""
     n = len(pred_ptr) - 1
@@ -158,7 +158,7 @@ def _dijkstra(pred_ptr, pred, cost, targets, blocked, origin, detour, slack):  #
     return out
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _price(a, k, succ_ptr, succ, price):  # noqa: ANN001, ANN202
     """Surprise of the transition from segment a to segment k."""
     for e in range(succ_ptr[a], succ_ptr[a + 1]):
@@ -167,7 +167,7 @@ def _price(a, k, succ_ptr, succ, price):  # noqa: ANN001, ANN202
     return np.float32(0.0)
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _ahead(  # noqa: ANN202
     layer, state, token, edge_ptr, edge, segment, group, k, roads, price, cost, seconds, surprise, hops  # noqa: ANN001
 ):

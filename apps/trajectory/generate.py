@@ -91,7 +91,7 @@ class TripContext:
         ahead = 0 if self.pending is None else self.pending.shape[1]
         h = noisy if self.pending is None else torch.cat([self.pending, noisy], 1)
         position = torch.arange(self.position, self.position + h.shape[1], device=h.device)
-        block = torch.cat([position.new_full((ahead,), self.block), position.new_full((noisy.shape[1],), self.block + 1)])
+        block = self.block + (position >= self.position + ahead).long()
         h = self.net.trunk(h, position, block, torch.arange(len(block), device=h.device) < ahead, cache=self.cache)
         if self.pending is not None:
             self.cache.commit(block[:ahead])
@@ -285,10 +285,10 @@ class TripModel:
     ) -> list[np.ndarray]:
         cfg, law = self.recipe.sample, self.law(origin, targets)
         solver: Solver = SOLVERS[cfg.solver]()
+        stream = Stream.strata(seed, torch.from_numpy(samples.astype(np.int64)), cfg.strata)
         rows = generate(
             _Opener(self, law, depart, cfg.guidance), uniform_plan(cfg.steps), solver, constraint=law.law,
-            length=law.budget, block=cfg.block, stream=Stream(seed, torch.from_numpy(samples.astype(np.int64))),
-            greedy=greedy,
+            length=law.budget, block=cfg.block, stream=stream, greedy=greedy,
         )
         stays = law.law.togo[law.group, law.law.begin()] == 0  # the origin is the destination already
         walks = [row[:0] if stay else _arrived(row) for row, stay in zip(rows.numpy(), stays, strict=True)]
@@ -341,13 +341,17 @@ class TripModel:
         return nll(self, trips, block, draws, seed, order)
 
     def most_likely(
-        self, origin: np.ndarray, destination: np.ndarray, depart: np.ndarray | None = None, seed: int = 0, draws: int = 8
+        self, origin: np.ndarray, destination: np.ndarray, depart: np.ndarray | None = None, seed: int = 0,
+        draws: int = 16,
     ) -> Trips:
-        """Return for each request the likeliest trip found: greedy decodes and `draws` samples, judged by exact `nll`."""
+        """Return for each request the likeliest trip found among greedy decodes and `draws` samples (exact `nll`)."""
         found = [self.sample(origin, destination, depart, seed, greedy=True, timed=False)]
         found.append(self.set(block=1, steps=1).sample(origin, destination, depart, seed, greedy=True, timed=False))
         n = len(found[0])
-        found += [self.sample(origin, destination, depart, seed, index=np.arange(k * n, k * n + n), timed=False) for k in range(draws)]
+        spread = self.set(strata=draws)
+        for k in range(draws):
+            streams = np.arange(n) * draws + k
+            found.append(spread.sample(origin, destination, depart, seed, streams, timed=False))
         score = np.stack([self.nll(t) for t in found])
         lists = [t.lists() for t in found]
         best = [lists[k][i] for i, k in enumerate(score.argmin(0))]

@@ -81,7 +81,8 @@ def exact(
 
 def _next(log_p: Tensor, open_: Tensor, order: Order) -> Tensor:
     """Return the open site of each row that the order takes next, [R]."""
-    score = log_p.amax(-1) if order == "confidence" else -torch.arange(open_.shape[1], dtype=torch.float64).expand(open_.shape)
+    place = torch.arange(open_.shape[1], dtype=torch.float64).expand(open_.shape)
+    score = log_p.amax(-1) if order == "confidence" else -place
     return score.masked_fill(~open_, -torch.inf).argmax(-1)
 
 

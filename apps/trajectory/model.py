@@ -42,8 +42,8 @@ class ModelConfig:
     """Shape of the network.
 
     `dim`, `depth`, `heads` are the trunk's; `road` the width of segment embeddings and `rounds` their message-passing
-    rounds (0 turns the encoder's messages off); `ids` adds a learned vector for each of so many segments. `block` is the
-    longest block.
+    rounds (0 turns the encoder's messages off); `ids` adds a learned vector for each of so many segments. `block` is
+    the longest block.
     """
 
     dim: int = setting(128, low=8)
@@ -79,7 +79,11 @@ class DataConfig:
 
 @dataclass
 class SampleConfig:
-    """Defaults of sampling: block length, steps per block, solver, guidance weight, temperature, nucleus, detour budget."""
+    """Defaults of sampling: block length, steps per block, solver, guidance, temperature, nucleus, strata, detour.
+
+    With `strata` > 1 that many consecutive streams share their noise, evenly turned: few trips of one request then
+    show the proportions of many.
+    """
 
     block: int = setting(16, low=1)
     steps: int = setting(4, low=1)
@@ -87,6 +91,7 @@ class SampleConfig:
     guidance: float = setting(0.0, low=0)
     temperature: float = setting(1.0, low=0.01)
     top_p: float = setting(1.0, low=0.01, high=1)
+    strata: int = setting(1, low=1)
     mode: str = setting("exists", choices=("exists", "reference", "product"))
     detour: float = setting(2.0, low=1)
 
@@ -169,7 +174,7 @@ class TripNet(nn.Module):
         return nll, self.pace_loss(clean, encoded, batch.pace)
 
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log D [R, L', K] of each active block, and hidden states and encodings of the clean tokens [B, S, d]."""
+        """Return log D [R, L', K] of each active block; hidden states and encodings of the clean tokens [B, S, d]."""
         b = batch
         encoded = self.encode(self.embed_roads()[b.segment], b.level, b.view, b.informed[b.trip][:, None])
         condition = self.condition(b.clock * b.informed[:, None])
@@ -214,7 +219,7 @@ class TripNet(nn.Module):
         return self.candidate(features)
 
     def embed(self, encoded: Tensor, masked: Tensor, place: Tensor, condition: Tensor) -> Tensor:
-        """Embed sites [B, S, d]: the encoded token or the mask, its place in the block [S], the trip's condition [B, d]."""
+        """Embed sites [B, S, d]: token or mask, its place in the block [S], the trip's condition [B, d]."""
         value = torch.where(masked[..., None], self.masked, self.token(encoded))
         return value + self.place(place) + condition[:, None]
 

@@ -150,7 +150,8 @@ class TripTask:
         parts = [experience(real.select(rows[rows % FOLDS == k])) for k in range(FOLDS)] if len(real) else []
         self.real = _Pool(real, [self._collator(total - part) for part in parts]) if parts else None
         self.seen = total if parts else seen
-        judge = self._short(self.data.valid) if len(self.data.valid) else simulated.select(slice(len(simulated) - held, None))
+        last = simulated.select(slice(len(simulated) - held, None))
+        judge = self._short(self.data.valid) if len(self.data.valid) else last
         self.judge = _Pool(judge, [self._collator(self.seen)])
 
     def _short(self, trips: Trips) -> Trips:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import heapq
 
 import numpy as np
-from numba import njit
+
+from core.jit import jit
 
 __all__ = ["best_candidates", "connect"]
 
 _NONE = -1
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _search(source, rest, limit, x, y, slack, ptr, succ, length, start, dist, parent, stamp, version):
     """Fill `dist[k]`, metres from the end of `source` to the start of k, where `stamp[k] == version`."""
     heap = [(0.0, source)]
@@ -42,7 +43,7 @@ def _search(source, rest, limit, x, y, slack, ptr, succ, length, start, dist, pa
             heapq.heappush(heap, (far, np.int64(k)))
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _advance(
     p, i, limit, xy, cand_ptr, cand, offset, away, score, origin, sigma, beta, radius, back,
     ptr, succ, length, start, dist, parent, stamp,
@@ -72,7 +73,7 @@ def _advance(
     return reached
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _trace_back(p, cand_ptr, score, origin, fresh, link):
     """Follow the best sequence of each part from its last fix, p at first, to where the part begins."""
     chosen = np.full(len(fresh), _NONE, dtype=np.int64)
@@ -86,7 +87,7 @@ def _trace_back(p, cand_ptr, score, origin, fresh, link):
     return chosen
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _step(
     p, i, gap, extra, wide, top_speed, xy, cand_ptr, cand, offset, away, score, origin, sigma, beta, radius, back,
     ptr, succ, length, start, dist, parent, stamp,
@@ -103,7 +104,7 @@ def _step(
     return False
 
 
-@njit(cache=True, nogil=True)
+@jit
 def best_candidates(
     xy, t, cand_ptr, cand, offset, away, sigma, beta, radius, extra, wide, back, top_speed, skip,
     ptr, succ, length, start, dist, parent, stamp,
@@ -143,7 +144,7 @@ def best_candidates(
     return _trace_back(p, cand_ptr, score, origin, fresh, link), fresh
 
 
-@njit(cache=True, nogil=True)
+@jit
 def connect(walk, size, a, k, limit, x, y, ptr, succ, length, start, dist, parent, stamp):
     """Append the shortest way from the end of a to segment k, k included, to `walk[:size]`; return the new size.
 

@@ -10,9 +10,9 @@ the reference chain at each step.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from core.constrain.trellis import Trellis
+from core.jit import jit
 
 __all__ = ["log_marginals"]
 
@@ -27,11 +27,12 @@ def log_marginals(trellis: Trellis, log_weight: np.ndarray, log_final: np.ndarra
         known: int64 [B, L], local token or -1.
     """
     return _log_marginals(
-        trellis.layer, trellis.token, trellis.edge_ptr, trellis.edge, log_weight, log_final, known, trellis.alphabet.shape[1]
+        trellis.layer, trellis.token, trellis.edge_ptr, trellis.edge, log_weight, log_final, known,
+        trellis.alphabet.shape[1],
     )
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _backward(layer, token, edge_ptr, edge, log_weight, log_final, known, b, back):  # noqa: ANN001, ANN202
     """Backward messages of row b, each layer scaled to a largest value of one."""
     length, base = layer.shape[1] - 2, layer[b, 0]
@@ -58,7 +59,7 @@ def _backward(layer, token, edge_ptr, edge, log_weight, log_final, known, b, bac
                 back[n - base] -= top
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _log_marginals(layer, token, edge_ptr, edge, log_weight, log_final, known, k):  # noqa: ANN001, ANN202
     rows, length = layer.shape[0], layer.shape[1] - 2
     out = np.full((rows, length, k), -np.inf, np.float32)

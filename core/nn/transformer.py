@@ -114,7 +114,9 @@ class _Attention(nn.Module):
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, table: tuple[Tensor, Tensor], mask: object, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, table: tuple[Tensor, Tensor], mask: object, cache: KVCache | None, layer: int
+    ) -> Tensor:
         b, s, d = x.shape
         q, k, v = self.qkv(x).view(b, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         q, k = _rotate(q, table), _rotate(k, table)
@@ -136,7 +138,8 @@ class _Layer(nn.Module):
         d = config.dim
         self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
         self.attention = _Attention(config)
-        self.mlp = nn.Sequential(nn.Linear(d, config.mlp * d), nn.GELU(approximate="tanh"), nn.Linear(config.mlp * d, d))
+        hidden = config.mlp * d
+        self.mlp = nn.Sequential(nn.Linear(d, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, d))
         self.drop = nn.Dropout(config.dropout)
         self.modulate = nn.Linear(d, 6 * d) if config.time else None
         if self.modulate is not None:

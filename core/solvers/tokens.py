@@ -1,17 +1,19 @@
 """Solvers for tokens: which sites are uncovered at each step, and which are covered again.
 
-The *where* (a Bernoulli, an order, a confidence) is decoupled from the *what* (`Step.admit`, an exact inverse-CDF draw), so
-no token competes with "stay masked" and no rare token is lost to rounding.
+The *where* (a Bernoulli, an order, a confidence) is decoupled from the *what* (`Step.admit`, an exact inverse-CDF
+draw), so no token competes with "stay masked" and no rare token is lost to rounding.
 
 | solver | uncovers | reference |
 |---|---|---|
-| `Ancestral` | each masked site with probability (alpha_s - alpha_t) / (1 - alpha_t); for uniform and marginal noise one exact reverse step | Sahoo et al. 2024, arXiv 2406.07524; Schiff et al. 2024, arXiv 2412.10193 |
+| `Ancestral` | each masked site with probability (alpha_s - alpha_t) / sigma_t | Sahoo et al. 2024, arXiv 2406.07524 |
 | `FirstHitting` | the next `count` sites in the order of their hit times | Zheng et al. 2024, arXiv 2409.02908 |
 | `Confidence` | an even share of the open sites, most certain first | Chang et al. 2022, arXiv 2202.04200 |
 | `Threshold` | all sites more certain than a threshold, at least one | Wu et al. 2025, arXiv 2505.22618 |
 | `InOrder` | an even share of the open sites, left to right | |
 | `Remask` | ancestral, and covers uncovered sites again at rate sigma (ReMDM) | Wang et al. 2025, arXiv 2503.00307 |
-| `Corrected` | any predictor followed by Gibbs steps that leave the law of x_s unchanged | Gourevitch et al. 2026, arXiv 2605.22765 |
+| `Corrected` | any predictor, then Gibbs steps that keep the law of x_s | Gourevitch et al. 2026, arXiv 2605.22765 |
+
+For uniform and marginal noise `Ancestral` takes one exact reverse step (Schiff et al. 2024, arXiv 2412.10193).
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ class InOrder:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Uncover every site whose likeliest value has at least probability `p`, and at least one; the last step the rest."""
+    """Uncover every site whose likeliest value has probability `p` or more, at least one; the last step the rest."""
 
     p: float = 0.9
 

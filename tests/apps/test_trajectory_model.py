@@ -107,7 +107,8 @@ def test_orders_are_laws(model: TripModel) -> None:
             continue
         tight = TripModel(model.net, replace(model.recipe, data=replace(model.recipe.data, max_hops=4)), model.network)
         trips = Trips.from_lists(model.network, same)
-        reach = [w for n in (1, 2, 3) for w in _ways(model, int(origin), n) if w[-1] == target and (w[:-1] != target).all()]
+        short = [w for n in (1, 2, 3) for w in _ways(model, int(origin), n)]
+        reach = [w for w in short if w[-1] == target and (w[:-1] != target).all()]
         every = Trips.from_lists(model.network, [*same, *reach])
         for order in ("in-order", "confidence"):
             assert len(trips) and abs(np.exp(-tight.nll(every, 4, order=order)).sum() - 1) < 1e-4
@@ -124,7 +125,9 @@ def _ways(model: TripModel, origin: int, hops: int) -> list[np.ndarray]:
     return [np.array(w) for w in ways]
 
 
-@pytest.mark.parametrize("setting", [{}, {"solver": "first-hitting", "steps": 8}, {"mode": "reference"}, {"guidance": 0.5}])
+@pytest.mark.parametrize(
+    "setting", [{}, {"solver": "first-hitting", "steps": 8}, {"mode": "reference"}, {"guidance": 0.5}]
+)
 def test_a_sample_does_not_depend_on_its_batch(model: TripModel, setting: dict[str, object]) -> None:
     """Row i of a batch equals the same request sampled alone, token by token."""
     rng = np.random.default_rng(0)
