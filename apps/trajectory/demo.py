@@ -70,11 +70,7 @@ def crossings(network: RoadNetwork) -> list[np.ndarray]:
 def _constraints(model: TripModel, source: str, bridges: list[np.ndarray], folder: Path) -> Section:
     network = model.network
     verbs.say("demo: sampling under constraints")
-    centre = network.geom_xy.mean(0)
-    far = network.middle - centre
-    origin = int(np.argmin(np.abs(far - np.array([-450.0, -380.0])).sum(1)))
-    goal = int(np.argmin(np.abs(far - np.array([380.0, 520.0])).sum(1)))
-    via = int(np.argmin(np.abs(far - np.array([-250.0, 450.0])).sum(1)))
+    origin, goal, via = (_near(network, *xy) for xy in ((-450.0, -380.0), (380.0, 520.0), (-250.0, 450.0)))
     middle = bridges[len(bridges) // 2].tolist()
     ask = {"n": TRIPS, "origin": origin, "destination": goal, "depart": MORNING, "seed": 0}
     sets = {
@@ -90,11 +86,9 @@ def _constraints(model: TripModel, source: str, bridges: list[np.ndarray], folde
               "different routes", "km mean", "km least", "minutes mean"]  # fmt: skip
     shown = {k: sets[k] for k in ("free", "via a point", "middle bridge closed")}
     charts = [
-        _picture(pictures.trips_picture({k: sets[k] for k in ("free", other)}, mask if "closed" in other else None,
-                                        f"{TRIPS} trips each: free, and {other}"), folder / name, note)
-        for other, name, note in (("via a point", "via.png", "Every red trip passes the via point."),
-                                  ("middle bridge closed", "closed.png", "No red trip uses the bridge at the cross."))
-    ]  # fmt: skip
+        _beside(sets, "via a point", None, folder / "via.png", "Every red trip passes the via point."),
+        _beside(sets, "middle bridge closed", mask, folder / "closed.png", "No red trip uses the bridge at the cross."),
+    ]
     trips_map(shown, folder / "trips.html", "Trips under constraints")
     for ending in (".geojson", ".gpx", ".csv", ".rou.xml"):
         sets["middle bridge closed"].write(folder / f"trips{ending}")
@@ -103,13 +97,23 @@ def _constraints(model: TripModel, source: str, bridges: list[np.ndarray], folde
         f"{len(bridges)} bridges, from segment {origin} to segment {goal} at {MORNING}. Each trip is legal, arrives, "
         "and keeps what was asked: not usually, always."
     )
-    files = "The trips with the bridge closed: trips.geojson (also .gpx, .csv, .rou.xml beside it)"
     return Section("Trips under constraints", [
         Text(text), Table(header, rows, "every column is checked on the trips themselves"),
         *charts,
         Frame(folder / "trips.html", "The same on a map; layers can be switched."),
-        Link(folder / "trips.geojson", files),
+        Link(folder / "trips.geojson", "The trips with the bridge closed, also .gpx, .csv and .rou.xml beside it"),
     ])  # fmt: skip
+
+
+def _near(network: RoadNetwork, east: float, north: float) -> int:
+    """Return the segment nearest to a point given in metres from the middle of the network."""
+    away = network.middle - network.geom_xy.mean(0) - np.array([east, north])
+    return int(np.argmin(np.abs(away).sum(1)))
+
+
+def _beside(sets: dict[str, Trips], other: str, closed: np.ndarray | None, path: Path, note: str) -> Picture:
+    title = f"{TRIPS} trips each: free, and {other}"
+    return _picture(pictures.trips_picture({k: sets[k] for k in ("free", other)}, closed, title), path, note)
 
 
 def _checks(trips: Trips, origin: int, goal: int, via: int, closed: np.ndarray) -> list[float | int | str]:

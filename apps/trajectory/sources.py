@@ -173,8 +173,8 @@ def kept(path: Path, network: RoadNetwork) -> Trips:
     """
     try:
         with np.load(path, allow_pickle=False) as z:
-            columns = [z[k] for k in ("ptr", "segment", "enter", "depart")]
-            trips = Trips(network, *columns, [str(i) for i in z["id"]])
+            names = [str(i) for i in z["id"]]
+            trips = Trips(network, z["ptr"], z["segment"], z["enter"], z["depart"], names)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"damaged trips ({type(error).__name__}); remove the file", field=str(path)) from None
     if len(trips.segment) and trips.segment.max() >= network.n:
