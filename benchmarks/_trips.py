@@ -1,6 +1,8 @@
 """What the figures of the trajectory app share: where networks, trips and models are, requests, clocks and tables.
 
-Models are read from `data/models/trajectory-<name>`, or under the same names from the folder in $QUINTET_MODELS.
+The toy ships with the package. The Porto models derive from trips whose licence is not confirmed and do not ship: train
+them with `quintet trajectory train porto` and `porto_ar`, and they are read from `runs/trajectory/<recipe>`. A folder in
+$QUINTET_MODELS with `trajectory-<name>` in it goes first.
 """
 
 from __future__ import annotations
@@ -68,11 +70,13 @@ def porto() -> RoadNetwork:
 
 @cache
 def model(name: str) -> TripModel:
-    """Return a shipped model, `toy`, `porto` or `porto-ar`."""
-    folder = Path(os.environ.get("QUINTET_MODELS") or data_root() / "models") / f"trajectory-{name}"
-    if not folder.is_dir():
-        hint = "train it (quintet trajectory train ...), or name its parent folder in QUINTET_MODELS"
-        raise DataError("no such model", field=folder.name, hint=hint)
+    """Return the model `toy`, `porto` or `porto-ar`."""
+    recipe = name.replace("-", "_")
+    known = [Path(os.environ.get("QUINTET_MODELS") or data_root() / "models") / f"trajectory-{name}"]
+    known.append(Path(__file__).resolve().parents[1] / "runs/trajectory" / recipe / "model")
+    folder = next((k for k in known if k.is_dir()), None)
+    if folder is None:
+        raise DataError("no such model", field=name, hint=f"run: quintet trajectory train {recipe}")
     return trajectory.load(folder, network=None if name == "toy" else porto())
 
 
