@@ -1,7 +1,7 @@
 """What the figures of the trajectory app share: where networks, trips and models are, requests, clocks and tables.
 
-The toy ships with the package. The Porto models derive from trips whose licence is open and do not ship: train
-them with `quintet trajectory train porto` and `porto_ar`, and they are read from `runs/trajectory/<recipe>`. A folder in
+The toy ships with the package. The Porto models derive from trips whose licence is open and do not ship: train them
+with `quintet trajectory train porto` and `porto_ar`, and they are read from `runs/trajectory/<recipe>`. A folder in
 $QUINTET_MODELS with `trajectory-<name>` in it goes first.
 """
 

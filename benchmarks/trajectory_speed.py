@@ -2,8 +2,7 @@
 
 The requests are those of test trips, quality is the DTW of greedy trips to what was driven. Latency: one request at a
 time. Throughput: 32 at a time. All decoders run in turn in one process on one thread, several times; ratios are of
-medians. The search reads one prefix at a time by nature; both ratios to it are shown. The bar's ratio to the greedy
-twin is the less favourable of latency and throughput. Which block and how many steps: the fastest of a few settings
+medians. The search reads one prefix at a time by nature; both ratios to it are shown. Which block and how many steps: the fastest of a few settings
 whose DTW on the validation trips is within 2 % of the twin's; the model's own default stands beside it.
 """
 
@@ -154,10 +153,11 @@ def run(full: bool) -> Result:
         "search_expansions": dict(zip(("median", "p90", "max"), effort, strict=True)),
         "steps_against_quality": _curve(ours, trips),
     }
-    slower = min(times["model"]["greedy_latency"], times["model"]["greedy_throughput"])
+    ours_times, claim = times["model"], "Trips per second over the greedy twin with its cache"
     bars = [
         Bar("Trips per second over best-first search, same encoder", times["model"]["search_throughput"], ">=", 10.0),
-        Bar("Trips per second over the greedy twin with its cache (less of batch 1 and 32)", slower, ">=", 2.8),
+        Bar(f"{claim}, one request at a time", ours_times["greedy_latency"], ">=", 2.8),
+        Bar(f"{claim}, 32 requests at a time", ours_times["greedy_throughput"], ">=", 2.8),
         Bar("DTW to driven trips over the greedy twin's", dtw, "<=", 1.02),
     ]
     cfg = ours.recipe.sample
