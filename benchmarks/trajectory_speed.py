@@ -2,8 +2,9 @@
 
 The requests are those of test trips, quality is the DTW of greedy trips to what was driven. Latency: one request at a
 time. Throughput: 32 at a time. All decoders run in turn in one process on one thread, several times; ratios are of
-medians. The search reads one prefix at a time by nature; both ratios to it are shown. Which block and how many steps: the fastest of a few settings
-whose DTW on the validation trips is within 2 % of the twin's; the model's own default stands beside it.
+medians. The search reads one prefix at a time by nature; both ratios to it are shown. Which block and how many steps:
+the fastest of a few settings whose DTW on the validation trips is within 2 % of the twin's; the model's own default
+stands beside it.
 """
 
 from __future__ import annotations
