@@ -9,6 +9,7 @@ all sites per step; `independent` is the sampler without constraint, its share o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class Toy:
         held = torch.from_numpy(self.imposed.accepts(sequences(K, LENGTH).numpy()))
         return torch.where(held, self.data, 0.0) / self.data[held].sum()
 
-    def constraint(self, rows: int, mode: str):  # noqa: ANN201
+    def constraint(self, rows: int, mode: Any):  # noqa: ANN201
         """Return the law for the sampler."""
         if self.imposed is None:
             return replace(law(self.learned, rows, LENGTH, mode), tolerance=1e-6, sweeps=20)
@@ -84,6 +85,7 @@ def law_of(automaton: Automaton) -> Tensor:
 def toys() -> list[Toy]:
     """Return the learned Markov law, the learned mixture, and the imposed law on dense data."""
     one, two, dense = chain(0, True), chain(5, True), chain(1, False)
+    assert one.log_weight is not None and two.log_weight is not None
     pooled = replace(one, log_weight=np.logaddexp(one.log_weight, two.log_weight) - np.log(2))
     rule = forbid([(0, 1)], K) & counter([0, 0, 1], 2, 2)
     return [

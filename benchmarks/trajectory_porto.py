@@ -65,7 +65,7 @@ def _likelihoods(ours: TripModel, twin: TripModel, train: Trips, test: Trips) ->
     }
     nats |= {k: -c.log_prob_conditioned(trips, np.full(len(trips), budget)) for k, c in chains.items()}
     usable = np.isfinite(np.stack(list(nats.values()))).all(0)
-    table = {k: float(v[usable].mean()) for k, v in nats.items()}
+    table: dict[str, Any] = {k: float(v[usable].mean()) for k, v in nats.items()}
     first = nats["model_bound_at_sampling_block"][usable]
     best = min(chains, key=lambda k: table[k])
     table["bound_less_markov"] = vars(paired_bootstrap(first, nats[best][usable]))

@@ -67,7 +67,8 @@ def _timings(places: dict[str, TripModel], asked: dict[str, Any], repeats: int) 
     for _ in range(repeats + 1):
         for name, here in places.items():
             for rows in (1, ROWS):
-                found[name][rows].append(_seconds(here, *asked[name], rows))
+                origin, destination = asked[name]
+                found[name][rows].append(_seconds(here, origin, destination, rows))
     return {n: {f"ms_at_batch_{r}": 1000 * float(np.median(t[1:])) for r, t in f.items()} for n, f in found.items()}
 
 

@@ -33,15 +33,19 @@ class BlockContext(Protocol):
 
     def enter(self, window: Window, state: np.ndarray) -> None:
         """Prepare for a window whose rows are in the law's `state`."""
+        ...
 
     def predict(self, x_t: Tensor, t: Tensor) -> Prediction:
         """Predict x_0 of the window's sites from local tokens [B, L], the mask being K."""
+        ...
 
     def commit(self, x_0: Tensor) -> None:
         """Append the window's clean local tokens [B, L] to the memory."""
+        ...
 
     def select(self, rows: Tensor) -> None:
         """Keep only some rows."""
+        ...
 
 
 class BlockDenoiser(Protocol):
@@ -49,6 +53,7 @@ class BlockDenoiser(Protocol):
 
     def open(self, rows: int, length: int) -> BlockContext:
         """Return the context of `rows` empty sequences of at most `length` tokens."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ class Solver(Protocol):
 
     def __call__(self, step: Step) -> Tensor:
         """Return x_s, tokens [B, L]."""
+        ...
 
 
 def rollout(

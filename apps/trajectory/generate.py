@@ -255,7 +255,7 @@ class TripModel:
             request = Request(origin, destination, depart=depart, **wishes)  # type: ignore[arg-type]
             return request.sample(self, 1 if n is None else n, seed, greedy=greedy, timed=timed)
         origin = np.atleast_1d(np.asarray(origin, np.int64))
-        targets = [(int(d),) if np.isscalar(d) or np.ndim(d) == 0 else tuple(int(v) for v in d) for d in destination]
+        targets = [tuple(int(v) for v in np.atleast_1d(np.asarray(d))) for d in destination]
         when = np.full(len(origin), np.nan) if depart is None else np.asarray(depart, float)
         streams = np.arange(len(origin)) if index is None else np.asarray(index, np.int64)
         walks: list[np.ndarray] = [np.empty(0, np.int64)] * len(origin)

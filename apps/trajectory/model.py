@@ -134,6 +134,7 @@ class TripNet(nn.Module):
     def __init__(self, config: ModelConfig, transitions: int = 0) -> None:
         super().__init__()
         d = config.dim
+        self.experience: Tensor
         self.register_buffer("experience", torch.zeros(transitions))
         self.config = config
         self.trunk_config = TransformerConfig(d, config.depth, config.heads, dropout=config.dropout)
@@ -152,7 +153,9 @@ class TripNet(nn.Module):
         for module in (self.level, self.place):
             nn.init.normal_(module.weight, std=0.02)
         nn.init.constant_(self.chain.weight, 1.0 / CHAINS)
-        nn.init.zeros_(self.bend[2].weight)
+        last = self.bend[2]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
         nn.init.zeros_(self.query.weight)
         nn.init.zeros_(self.bias.weight)
 

@@ -163,7 +163,8 @@ def product(
     pair = np.array(pairs, np.int64)
     weights = [w.log_weight[pair[:, i]] for i, w in enumerate((a, b)) if w.log_weight is not None]
     both = accept(a.accept[pair[:, 0]], b.accept[pair[:, 1]])
-    return Automaton(np.array(rows, np.int64), both, 0, sum(weights) if weights else None), pair
+    joined = np.sum(weights, axis=0) if weights else None
+    return Automaton(np.array(rows, np.int64), both, 0, joined), pair
 
 
 def anything(tokens: int) -> Automaton:
@@ -274,7 +275,8 @@ def count(
         for i, v in enumerate(x):
             past = x[max(0, i - order) : i]
             total.setdefault(past, np.full(tokens, prior))[v] += 1
-    states, rows = [()], []
+    states: list[tuple[int, ...]] = [()]
+    rows = []
     number: dict[tuple[int, ...], int] = {(): 0}
     for past in states:  # grows while it is read
         seen = total.get(past, np.full(tokens, prior))

@@ -41,12 +41,15 @@ class Window(Protocol):
 
     def settle(self, known: Tensor) -> Tensor:
         """Return `known` (-1 unknown) with the sites filled that have a single admissible value."""
+        ...
 
     def restrict(self, log_p: Tensor, known: Tensor) -> Tensor:
         """Return the prediction [B, L, K] renormalised over values with an admissible completion."""
+        ...
 
     def admit(self, log_p: Tensor, known: Tensor, reveal: Tensor, u: Tensor, greedy: bool = False) -> Tensor:
         """Return tokens int64 [B, L]: `known` where known (-1 unknown), draws at `reveal`."""
+        ...
 
 
 class Constraint(Protocol):
@@ -54,15 +57,19 @@ class Constraint(Protocol):
 
     def begin(self) -> np.ndarray:
         """Return the state of each row before the first token, int64 [B]."""
+        ...
 
     def window(self, state: np.ndarray, rows: np.ndarray, length: int, remaining: int) -> Window:
         """Return the window of some rows over the next `length` tokens with `remaining` after it."""
+        ...
 
     def advance(self, window: Window, tokens: Tensor) -> np.ndarray:
         """Return the states after a window filled with local `tokens` [B, L]."""
+        ...
 
     def finished(self, state: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return which rows need no further tokens, bool [B]."""
+        ...
 
 
 @dataclass(eq=False)

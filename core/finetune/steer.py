@@ -46,9 +46,11 @@ class Twist(Protocol):
 
     def value(self, step: Step) -> Tensor:
         """Return log psi(x_t) under the prediction at x_t, [rows]."""
+        ...
 
     def paid(self, step: Step, x_s: Tensor) -> Tensor:
         """Return log psi(x_t) + log r(x_s | x_t) - log p(x_s | x_t), [rows]."""
+        ...
 
 
 @dataclass(frozen=True)

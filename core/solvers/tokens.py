@@ -117,7 +117,7 @@ class Remask:
         stay = (1 - alpha_s - sigma * alpha_t) / (1 - alpha_t)
         u = step.stream.fold(0).uniform(step.x_t.shape[1])
         x = step.admit(step.masked & (u >= stay))
-        return torch.where(~step.masked & (u < sigma), step.process.mask, x)
+        return x.masked_fill(~step.masked & (u < sigma), step.process.K)
 
 
 @dataclass(frozen=True)
