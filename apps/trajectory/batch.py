@@ -18,6 +18,7 @@ from torch import Tensor
 from apps.trajectory import tokenizer
 from apps.trajectory.field import Chains, Field, Fields, alone, view
 from apps.trajectory.model import clock
+from apps.trajectory.traffic import period
 from core.constrain.trellis import Trellis, unroll
 
 __all__ = ["Batch", "Collator"]
@@ -34,7 +35,7 @@ class Batch:
         place, block: int64 [1 + T], place in the block and block number (the origin is block 0).
         row_trip, row_block: int64 [R], trip and block (from 0) of each active block.
         candidates: int64 [R, K] into C (padding repeats a valid one); allowed: bool [R, L', K].
-        chains: float [R, L', K, CHAINS], log-marginals of the reference chains given the known sites.
+        chains: float [R, L', K, chains], log-marginals of the reference chains given the known sites.
         target: int64 [R, L']; masked: bool [R, L']; weight: float [R].
         clock: float [B, 7]; informed: float [B], 0 for the unconditional branch.
         pace: float [B, 1 + T], log of (seconds / free-flow seconds), NaN unknown.
@@ -102,14 +103,14 @@ class Collator:
         parts = self._candidates(tokens, goals, rows, trellis)
         parts |= self._tokens(tokens, rows, parts["candidates"], target, masked)
         known = np.where(masked if self.restrict else np.ones_like(masked), -1, target)
-        chains = Chains.of(self.fields, trellis, self.fields.roads.labels, goals, rows[0])
+        when = np.full(len(trips), np.nan) if depart is None else np.asarray(depart)
+        chains = Chains.of(self.fields, trellis, self.fields.roads.labels, goals, rows[0], period(when)[rows[0]])
         parts |= {
             "allowed": trellis.feasible(known), "chains": chains.marginals(known), "weight": weight.astype(np.float32),
             "informed": (rng.random(len(trips)) >= unconditional).astype(np.float32),
             "pace": self._pace(trips, enter, tokens.shape[1]),
         }  # fmt: skip
         tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in parts.items()}
-        when = np.full(len(trips), np.nan) if depart is None else np.asarray(depart)
         return Batch(clock=clock(torch.from_numpy(when)), **tensors)
 
     def _windows(

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from apps.trajectory.network import RoadNetwork
+from apps.trajectory.prior import RoutePrior
 from core.constrain.graph import StateGraph, hops_to
 from core.constrain.marginals import log_marginals
 from core.constrain.trellis import Trellis
@@ -39,7 +40,7 @@ VIEW = 22
 """Number of features of a view."""
 
 CHAINS = 2
-"""Number of reference chains: experience alone, and experience with time."""
+"""Reference chains that need no fit: experience alone, and experience with time. A calibrated prior adds one."""
 
 PER_MINUTE = 2.0
 """What a minute of travel costs, in nats, in the chain of experience with time."""
@@ -55,6 +56,7 @@ class Field:
     Args:
         hops: int32 [S], 2^30 unreachable.
         seconds, surprise: float32 [S], inf unreachable.
+        target: a destination segment.
         xy: float64 [stages, 2], where each stage of the trip is heading, metres.
         per_stage: number of states of a stage (state // per_stage is the stage).
     """
@@ -64,6 +66,7 @@ class Field:
     surprise: np.ndarray
     xy: np.ndarray
     per_stage: int
+    target: int = -1
 
 
 @dataclass(eq=False)
@@ -74,11 +77,13 @@ class Fields:
         network: the roads.
         experience: float [M], how often each transition was driven by trips seen before; None for no experience.
         megabytes: memory for kept fields.
+        prior: a calibrated route choice model, a third reference chain, or None.
     """
 
     network: RoadNetwork
     experience: np.ndarray | None = None
     megabytes: float = 256.0
+    prior: RoutePrior | None = None
     kept: OrderedDict[tuple[object, ...], Field] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
@@ -124,7 +129,8 @@ class Fields:
         far = ~np.isfinite(seconds)
         step = self.network.pred_transition if law is self.roads else self.network.transition(law.labels[pred], into)
         surprise = _dijkstra(ptr, pred, self.price[step], targets, far, -1, np.inf, 0.0)
-        return Field(hops_to(ptr, pred, targets, far), seconds, surprise, np.atleast_2d(xy), per_stage or law.states)
+        hops, first = hops_to(ptr, pred, targets, far), int(law.labels[targets[0]])
+        return Field(hops, seconds, surprise, np.atleast_2d(xy), per_stage or law.states, first)
 
 
 @jit
@@ -284,11 +290,12 @@ class Chains:
     """Reference chains of a window: what trips of the past, and the clock, say about its sites.
 
     Weights are exp(-surprise) and exp(-surprise - PER_MINUTE minutes) along the transitions, and the same of the least
-    cost still to go from the state after the window: first-order route choice conditioned on reaching the goal.
+    cost still to go from the state after the window: first-order route choice conditioned on reaching the goal. With a
+    calibrated prior, a third chain has its utilities and its value of what remains, in the period of the departure.
 
     Args:
         trellis: the window.
-        log_weight, log_final: float64 [CHAINS, edges], [CHAINS, nodes].
+        log_weight, log_final: float64 [chains, edges], [chains, nodes].
     """
 
     trellis: Trellis
@@ -297,9 +304,10 @@ class Chains:
 
     @classmethod
     def of(
-        cls, fields: Fields, trellis: Trellis, segment: np.ndarray, goals: list[Field], group: np.ndarray
+        cls, fields: Fields, trellis: Trellis, segment: np.ndarray, goals: list[Field], group: np.ndarray,
+        when: np.ndarray | None = None,
     ) -> Chains:
-        """Return the chains of a window (arguments as in `view`)."""
+        """Return the chains of a window (arguments as in `view`; `when` [B] is the period of each departure)."""
         source = np.repeat(np.arange(len(trellis.state)), np.diff(trellis.edge_ptr))
         a, k = trellis.state[source], trellis.state[trellis.edge]
         moves = a != k
@@ -312,9 +320,21 @@ class Chains:
         surprise, seconds = np.stack([g.surprise for g in goals]), np.stack([g.seconds for g in goals])
         final[:, ends] = -surprise[goal, trellis.state[ends]]
         final[1, ends] -= PER_MINUTE * seconds[goal, trellis.state[ends]] / 60.0
-        return cls(trellis, np.stack([-odd, -odd - PER_MINUTE * minutes]), final)
+        weight = np.stack([-odd, -odd - PER_MINUTE * minutes])
+        if fields.prior is None:
+            return cls(trellis, weight, final)
+        period = np.zeros(len(group), np.int64) if when is None else when
+        row = np.repeat(np.arange(len(group)), trellis.layer[:, -1] - trellis.layer[:, 0])
+        fitted, ahead = np.zeros(len(step)), np.zeros(len(trellis.state))
+        for p in np.unique(period):
+            here = moves & (period[row[source]] == p)
+            fitted[here] = fields.prior.utility(int(p))[step[here]]
+        for b, (lo, hi) in enumerate(trellis.layer[:, -2:]):
+            value = fields.prior.value(goals[group[b]].target, int(period[b]))
+            ahead[lo:hi] = value[segment[trellis.state[lo:hi]]]
+        return cls(trellis, np.concatenate([weight, fitted[None]]), np.concatenate([final, ahead[None]]))
 
     def marginals(self, known: np.ndarray) -> np.ndarray:
-        """Return the log-marginals of the sites given `known` (int64 [B, L], -1 unknown), float32 [B, L, K, CHAINS]."""
+        """Return the log-marginals of the sites given `known` (int64 [B, L], -1 unknown), float32 [B, L, K, chains]."""
         parts = [log_marginals(self.trellis, w, f, known) for w, f in zip(self.log_weight, self.log_final, strict=True)]
         return np.maximum(np.stack(parts, -1), -30.0)

@@ -22,8 +22,10 @@ from apps.trajectory.field import Chains, Fields, alone, view
 from apps.trajectory.likelihood import Order, nll
 from apps.trajectory.model import Recipe, TripNet, clock
 from apps.trajectory.network import RoadNetwork
+from apps.trajectory.prior import RoutePrior, from_vector
 from apps.trajectory.requests import Request, Wishes
 from apps.trajectory.tokenizer import trim
+from apps.trajectory.traffic import period
 from core.blocks import generate
 from core.constrain.law import LawWindow, Window
 from core.denoiser import Prediction, Temperature, TopP
@@ -46,9 +48,15 @@ class TripContext:
         condition: embedded departures [B, d].
         informed: whether the goal is known (False for the unconditional branch of guidance).
         length: most tokens of a trip.
+        depart: unix seconds [B], NaN or None unknown.
     """
 
-    def __init__(self, model: TripModel, law: TripLaw, condition: Tensor, informed: bool, length: int) -> None:
+    def __init__(
+        self, model: TripModel, law: TripLaw, condition: Tensor, informed: bool, length: int,
+        depart: np.ndarray | None = None,
+    ) -> None:
+        unknown = np.full(len(law.group), np.nan)
+        self.when = period(unknown if depart is None else depart)
         self.model, self.net, self.law = model, model.net, law
         self.condition, self.informed = condition, torch.full((1,), float(informed), device=condition.device)
         self.group = law.group
@@ -77,7 +85,7 @@ class TripContext:
         law, self.window = self.law, window
         labels = law.law.graph.labels
         level, seen = view(self.model.fields, window.trellis, labels, state, law.goals, self.group)
-        self.chains = Chains.of(self.model.fields, window.trellis, labels, law.goals, self.group)
+        self.chains = Chains.of(self.model.fields, window.trellis, labels, law.goals, self.group, self.when)
         ids = window.alphabet.clamp_min(0).to(self.condition.device)
         seen_t = self._tensor(seen)
         self.encoded = self.net.encode(self.model.roads[ids], self._tensor(level), seen_t, self._flag(seen_t))
@@ -128,7 +136,7 @@ class TripContext:
     def select(self, rows: Tensor) -> None:
         """Keep some rows."""
         self.cache.select(rows)
-        self.group = self.group[rows.numpy()]
+        self.group, self.when = self.group[rows.numpy()], self.when[rows.numpy()]
         self.condition = self.condition[rows]
         if self.pending is not None:
             self.pending = self.pending[rows]
@@ -170,11 +178,11 @@ class _Opener:
 
     def open(self, rows: int, length: int) -> TripContext | _Guided:
         condition = self.model.net.condition(clock(torch.from_numpy(self.depart)).to(self.model.net.masked.device))
-        given = TripContext(self.model, self.law, condition, True, length)
+        given = TripContext(self.model, self.law, condition, True, length, self.depart)
         if not self.guidance:
             return given
         unknown = self.model.net.condition(torch.zeros(rows, 7, device=condition.device))
-        return _Guided(given, TripContext(self.model, self.law, unknown, False, length), self.guidance)
+        return _Guided(given, TripContext(self.model, self.law, unknown, False, length, self.depart), self.guidance)
 
 
 @dataclass(eq=False)
@@ -201,7 +209,8 @@ class TripModel:
         device = self.net.masked.device
         self.net.bind(*(t.to(device) for t in graph_tensors(self.network)))
         seen = self.net.experience.cpu().numpy()
-        self.fields = Fields(self.network, seen if len(seen) == self.network.m else None)
+        prior = RoutePrior(self.network, from_vector(self.net.prior.cpu().numpy())) if self.net.config.prior else None  # type: ignore[union-attr]
+        self.fields = Fields(self.network, seen if len(seen) == self.network.m else None, prior=prior)
         with torch.no_grad():
             self.roads = self.net.embed_roads()
 

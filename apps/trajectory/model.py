@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from apps.trajectory.encoder import RoadEncoder
 from apps.trajectory.field import CHAINS, VIEW
+from apps.trajectory.prior import SIZE
 from core.nn.transformer import BlockTransformer, KVCache, TransformerConfig
 from core.run.config import LoggerConfig, OptimConfig, TrainerConfig, setting
 
@@ -43,7 +44,7 @@ class ModelConfig:
 
     `dim`, `depth`, `heads` are the trunk's; `road` the width of segment embeddings and `rounds` their message-passing
     rounds (0 turns the encoder's messages off); `ids` adds a learned vector for each of so many segments. `block` is
-    the longest block.
+    the longest block. `prior` adds a reference chain calibrated on training trips (`prior.py`).
     """
 
     dim: int = setting(128, low=8)
@@ -54,6 +55,7 @@ class ModelConfig:
     ids: int = setting(0, low=0)
     dropout: float = setting(0.0, low=0, high=0.9)
     block: int = setting(32, low=1)
+    prior: bool = setting(False)
 
 
 @dataclass
@@ -136,6 +138,9 @@ class TripNet(nn.Module):
         d = config.dim
         self.experience: Tensor
         self.register_buffer("experience", torch.zeros(transitions))
+        if config.prior:
+            self.register_buffer("prior", torch.zeros(SIZE, dtype=torch.float64))
+        chains = CHAINS + config.prior
         self.config = config
         self.trunk_config = TransformerConfig(d, config.depth, config.heads, dropout=config.dropout)
         self.roads = RoadEncoder(config.road, config.rounds, config.ids)
@@ -143,8 +148,8 @@ class TripNet(nn.Module):
         self.candidate = nn.Sequential(nn.Linear(2 * config.road + VIEW + 1, d), nn.GELU(), nn.Linear(d, d))
         self.token, self.query = nn.Linear(d, d), nn.Linear(d, d, bias=False)
         self.bias = nn.Linear(d, 1)
-        self.chain = nn.Linear(CHAINS, 1, bias=False)
-        self.bend = nn.Sequential(nn.Linear(CHAINS, 8), nn.GELU(), nn.Linear(8, 1))
+        self.chain = nn.Linear(chains, 1, bias=False)
+        self.bend = nn.Sequential(nn.Linear(chains, 8), nn.GELU(), nn.Linear(8, 1))
         self.masked = nn.Parameter(torch.zeros(d))
         self.place = nn.Embedding(config.block + 1, d)
         self.condition = nn.Sequential(nn.Linear(7, d), nn.GELU(), nn.Linear(d, d))
@@ -153,6 +158,9 @@ class TripNet(nn.Module):
         for module in (self.level, self.place):
             nn.init.normal_(module.weight, std=0.02)
         nn.init.constant_(self.chain.weight, 1.0 / CHAINS)
+        if config.prior:
+            nn.init.zeros_(self.chain.weight[:, :CHAINS])
+            nn.init.ones_(self.chain.weight[:, CHAINS:])
         last = self.bend[2]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
@@ -229,7 +237,7 @@ class TripNet(nn.Module):
     def scores(self, hidden: Tensor, encoded: Tensor, chains: Tensor) -> Tensor:
         """Return logits [R, L, K] of hidden states [R, L, d] over candidates [R, K, d].
 
-        `chains` [R, L, K, CHAINS] are the log-marginals of the reference chains, which an untrained network returns.
+        `chains` [R, L, K, chains] are the log-marginals of the reference chains, which an untrained network returns.
         """
         q = self.query(hidden) / math.sqrt(self.config.dim)
         prior = self.chain(chains) + self.bend(chains / 10)

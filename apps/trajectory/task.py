@@ -23,6 +23,7 @@ from apps.trajectory.encoder import graph_tensors
 from apps.trajectory.field import Fields
 from apps.trajectory.model import DataConfig, Recipe, TripNet
 from apps.trajectory.network import RoadNetwork
+from apps.trajectory.prior import RoutePrior, to_vector
 from apps.trajectory.sources import keep, kept, open_network, read_splits
 from apps.trajectory.tokenizer import trim
 
@@ -153,9 +154,22 @@ class TripTask:
         last = simulated.select(slice(len(simulated) - held, None))
         judge = self._short(self.data.valid) if len(self.data.valid) else last
         self.judge = _Pool(judge, [self._collator(self.seen)])
+        self._calibrate(real if parts else simulated.select(slice(0, first)))
 
     def _short(self, trips: Trips) -> Trips:
         return trips.select(np.flatnonzero(trips.hops() <= self.recipe.data.max_hops)) if len(trips) else trips
+
+    def _calibrate(self, trips: Trips) -> None:
+        """Fit the prior on training trips and give it to every collator."""
+        if not self.recipe.model.prior:
+            return
+        from apps.trajectory.calibrate import fit
+
+        self.parameters = fit(trips).parameters
+        prior = RoutePrior(self.data.network, self.parameters)
+        pools = [self.simulated, self.judge] + ([self.real] if self.real is not None else [])
+        for collator in (c for pool in pools for c in pool.collators):
+            collator.fields.prior = prior
 
     def _collator(self, seen: np.ndarray) -> Collator:
         return Collator(Fields(self.data.network, seen, megabytes=600.0), self.recipe.data.max_hops)
@@ -164,6 +178,8 @@ class TripTask:
         """Build the network on the recipe's city."""
         net = TripNet(self.recipe.model, self.data.network.m).bind(*graph_tensors(self.data.network))
         net.experience.copy_(torch.from_numpy(self.seen))
+        if self.recipe.model.prior:
+            net.prior.copy_(torch.from_numpy(to_vector(self.parameters)))  # type: ignore[union-attr]
         return net
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
