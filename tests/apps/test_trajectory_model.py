@@ -13,8 +13,9 @@ from apps.trajectory import tokenizer
 from apps.trajectory.batch import Collator
 from apps.trajectory.city import synthetic_city
 from apps.trajectory.constraints import trip_law
+from apps.trajectory.context import TripContext
 from apps.trajectory.data import Trips
-from apps.trajectory.generate import TripContext, TripModel
+from apps.trajectory.generate import TripModel
 from apps.trajectory.limits import Rules
 from apps.trajectory.logit import simulate
 from apps.trajectory.model import ModelConfig, Recipe, TripNet, clock
