@@ -23,6 +23,7 @@ import numpy as np
 
 from apps.trajectory.network import RoadNetwork
 from apps.trajectory.prior import RoutePrior
+from apps.trajectory.traffic import PERIODS
 from core.constrain.graph import StateGraph, hops_to
 from core.constrain.marginals import log_marginals
 from core.constrain.trellis import Trellis
@@ -57,6 +58,8 @@ class Field:
         hops: int32 [S], 2^30 unreachable.
         seconds, surprise: float32 [S], inf unreachable.
         target: a destination segment.
+        value: float32 [periods, S], minus the least cost to go under the prior where the law is more than the open
+            roads to one segment (there the prior's own value holds); None without.
         xy: float64 [stages, 2], where each stage of the trip is heading, metres.
         per_stage: number of states of a stage (state // per_stage is the stage).
     """
@@ -67,6 +70,7 @@ class Field:
     xy: np.ndarray
     per_stage: int
     target: int = -1
+    value: np.ndarray | None = None
 
 
 @dataclass(eq=False)
@@ -130,7 +134,11 @@ class Fields:
         step = self.network.pred_transition if law is self.roads else self.network.transition(law.labels[pred], into)
         surprise = _dijkstra(ptr, pred, self.price[step], targets, far, -1, np.inf, 0.0)
         hops, first = hops_to(ptr, pred, targets, far), int(law.labels[targets[0]])
-        return Field(hops, seconds, surprise, np.atleast_2d(xy), per_stage or law.states, first)
+        found = Field(hops, seconds, surprise, np.atleast_2d(xy), per_stage or law.states, first)
+        if self.prior is not None and not (law is self.roads and closed is None and len(targets) == 1):
+            costs = [(-self.prior.utility(when)[step]).astype(np.float32) for when in range(len(PERIODS))]
+            found.value = np.stack([-_dijkstra(ptr, pred, c, targets, far, -1, np.inf, 0.0) for c in costs])
+        return found
 
 
 @jit
@@ -330,8 +338,11 @@ class Chains:
             here = moves & (period[row[source]] == p)
             fitted[here] = fields.prior.utility(int(p))[step[here]]
         for b, (lo, hi) in enumerate(trellis.layer[:, -2:]):
-            value = fields.prior.value(goals[group[b]].target, int(period[b]))
-            ahead[lo:hi] = value[segment[trellis.state[lo:hi]]]
+            goal_b, state, when_b = goals[group[b]], trellis.state[lo:hi], int(period[b])
+            if goal_b.value is None:
+                ahead[lo:hi] = fields.prior.value(goal_b.target, when_b)[segment[state]]
+            else:
+                ahead[lo:hi] = goal_b.value[when_b, state]
         return cls(trellis, np.concatenate([weight, fitted[None]]), np.concatenate([final, ahead[None]]))
 
     def marginals(self, known: np.ndarray) -> np.ndarray:

@@ -159,7 +159,8 @@ class Limited:
         copies, reached = per // len(self.cone), hops < 2**30
         seconds = np.where(reached, np.tile(base.seconds[self.cone], copies), np.inf).astype(np.float32)
         surprise = np.where(reached, np.tile(base.surprise[self.cone], copies), np.inf).astype(np.float32)
-        return Field(hops, seconds, surprise, base.xy[-1:], self.graph.states, base.target)
+        value = None if base.value is None else np.tile(base.value[:, self.cone], copies)
+        return Field(hops, seconds, surprise, base.xy[-1:], self.graph.states, base.target, value)
 
 
 def limited(fields: Fields, origin: np.ndarray, target: tuple[int, ...], rules: Rules) -> Limited:

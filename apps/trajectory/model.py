@@ -139,7 +139,7 @@ class TripNet(nn.Module):
         self.experience: Tensor
         self.register_buffer("experience", torch.zeros(transitions))
         if config.prior:
-            self.register_buffer("prior", torch.zeros(SIZE, dtype=torch.float64))
+            self.register_buffer("prior", torch.zeros(SIZE))
         chains = CHAINS + config.prior
         self.config = config
         self.trunk_config = TransformerConfig(d, config.depth, config.heads, dropout=config.dropout)

@@ -27,9 +27,9 @@ LEAST = -600.0
 
 
 def to_vector(parameters: Parameters) -> np.ndarray:
-    """Return the parameters as float64 [SIZE]."""
+    """Return the parameters as float32 [SIZE], as checkpoints hold them."""
     traffic = [getattr(parameters.traffic, name) for name in _TRAFFIC]
-    return np.concatenate([parameters.vector(), traffic])
+    return np.concatenate([parameters.vector(), traffic]).astype(np.float32)
 
 
 def from_vector(vector: np.ndarray) -> Parameters:

@@ -23,7 +23,7 @@ from apps.trajectory.encoder import graph_tensors
 from apps.trajectory.field import Fields
 from apps.trajectory.model import DataConfig, Recipe, TripNet
 from apps.trajectory.network import RoadNetwork
-from apps.trajectory.prior import RoutePrior, to_vector
+from apps.trajectory.prior import RoutePrior, from_vector, to_vector
 from apps.trajectory.sources import keep, kept, open_network, read_splits
 from apps.trajectory.tokenizer import trim
 
@@ -165,7 +165,7 @@ class TripTask:
             return
         from apps.trajectory.calibrate import fit
 
-        self.parameters = fit(trips).parameters
+        self.parameters = from_vector(to_vector(fit(trips).parameters))
         prior = RoutePrior(self.data.network, self.parameters)
         pools = [self.simulated, self.judge] + ([self.real] if self.real is not None else [])
         for collator in (c for pool in pools for c in pool.collators):

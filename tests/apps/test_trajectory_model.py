@@ -144,3 +144,16 @@ def test_guided_by_nothing_is_not_guided(model: TripModel) -> None:
     o, d = np.array([3, 50]), np.array([200, 120])
     plain, guided = model.sample(o, d, seed=1).lists(), model.set(guidance=1e-12).sample(o, d, seed=1).lists()
     assert all(np.array_equal(a, b) for a, b in zip(plain, guided, strict=True))
+
+
+def test_rules_do_not_make_trips_wander() -> None:
+    """Under a via point, a closure or both, the shipped model's trips stay near the least number of segments."""
+    from apps import trajectory
+
+    toy = trajectory.load("toy")
+    for rules in ({}, {"via": [100]}, {"closed": [50]}, {"via": [100], "closed": [50]}):
+        trips = toy.sample(n=40, origin=3, destination=200, depart="08:15", seed=0, **rules)
+        closed = np.isin(np.arange(toy.network.n), rules.get("closed", []))
+        legs = [3, *rules.get("via", []), 200]
+        least = sum(int(toy.fields.roads.togo(np.array([b]), closed)[a]) for a, b in itertools.pairwise(legs))
+        assert trips.hops().mean() - 1 < 1.7 * least
