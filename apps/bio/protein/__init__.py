@@ -1,9 +1,9 @@
 """Protein design for a backbone: inverse folding by masked diffusion, and the stability of mutations.
 
-    from apps.bio import protein
-    model = protein.load("protein")
-    designs = model.design("1PGA.pdb", fix="A1-6,A23", n=8, seed=0)
-    designs.to_pdb("out")
+from apps.bio import protein
+model = protein.load("protein")
+designs = model.design("1PGA.pdb", fix="A1-6,A23", n=8, seed=0)
+designs.to_pdb("out")
 """
 
 from __future__ import annotations

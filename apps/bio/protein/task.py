@@ -1,0 +1,147 @@
+"""The training task of inverse folding: clusters drawn evenly, a random part of each sequence masked.
+
+Step s trains member s mod K on chains outside its fold and outside the test fold. A cluster is drawn uniformly, then
+one of its chains; the loss is the count form of the bound (`core/objective/elbo.py`), per residue, averaged over
+chains: with n ~ U{1..L} masked sites of a chain of L, the mean over masked sites of -log D.
+
+Coordinates are disturbed by Gaussian noise: a crystal structure is refined with its sequence in mind, and tenths of an
+angstrom that betray a residue are of no use for a backbone that was designed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apps.bio.protein.data import Backbones, folds, joined, places, read_backbones
+from apps.bio.protein.model import ProteinConfig
+from apps.bio.protein.network import LETTERS, Graph, ProteinNet, graph, join
+
+__all__ = ["DRAWS", "FoldingTask", "Noised", "chain_graph", "make"]
+
+DRAWS = 2
+"""Noisy sequences read with one encoding of a structure."""
+
+
+class _Recipe(Protocol):
+    """What is read of a recipe (`apps.bio.model.Recipe`)."""
+
+    seed: int
+    protein: Any
+
+
+@dataclass(eq=False)
+class Noised:
+    """A batch: structures, noisy sequences [DRAWS, N], native letters [N], weights of sites, the member."""
+
+    graph: Graph
+    x_t: Tensor
+    x_0: Tensor
+    weight: Tensor
+    member: int
+
+    def to(self, device: torch.device | str) -> Noised:
+        """Return the batch on a device."""
+        moved = (v.to(device) for v in (self.x_t, self.x_0, self.weight))
+        return Noised(self.graph.to(device), *moved, self.member)
+
+
+def chain_graph(data: Backbones, i: int, neighbours: int, noise: np.ndarray | float = 0.0) -> Graph:
+    """Return the graph of chain `i`, its coordinates moved by `noise`."""
+    coords, bonded = data.coords[i], joined(data.coords[i])
+    place = torch.from_numpy(places(data.number[i], bonded))
+    clean = torch.from_numpy(coords)
+    moved = torch.from_numpy((coords + noise).astype(np.float32))
+    return graph(moved, torch.from_numpy(bonded), place, torch.zeros_like(place), neighbours, clean)
+
+
+@dataclass(eq=False)
+class FoldingTask:
+    """Inverse folding, for `core.run.train`.
+
+    Args:
+        config: the recipe's part.
+        seed: the recipe's.
+        data: all backbones.
+    """
+
+    config: ProteinConfig
+    seed: int
+    data: Backbones
+
+    def __post_init__(self) -> None:
+        """Deal the clusters out; fold 0 judges."""
+        self.fold = folds(self.data, self.config.members + 1)
+
+    def module(self) -> ProteinNet:
+        """Build the members."""
+        return ProteinNet(self.config)
+
+    def chains(self, member: int) -> dict[int, np.ndarray]:
+        """Return the chains that a member may see, by cluster."""
+        seen = (self.fold != 0) & (self.fold != member + 1)
+        return {int(c): np.flatnonzero(seen & (self.data.cluster == c)) for c in np.unique(self.data.cluster[seen])}
+
+    def batch(self, step: int, rank: int, world: int) -> Noised:
+        """Return the batch of a step."""
+        rng = np.random.default_rng([self.seed, step, rank])
+        member = step % self.config.members
+        pool = self.chains(member)
+        clusters = rng.permutation(list(pool))
+        graphs, clean, noisy, weight, size = [], [], [], [], 0
+        for c in clusters:
+            i = int(rng.choice(pool[int(c)]))
+            x = self.data.tokens[i]
+            if size and size + len(x) > self.config.residues:
+                break
+            size += len(x)
+            noise = rng.normal(0, self.config.noise, self.data.coords[i].shape)
+            graphs.append(chain_graph(self.data, i, self.config.neighbours, noise))
+            masks = np.stack([rng.permutation(len(x)) < rng.integers(1, len(x) + 1) for _ in range(DRAWS)])
+            clean.append(x)
+            noisy.append(np.where(masks, LETTERS, x))
+            weight.append(masks / masks.sum(1, keepdims=True))
+        w = np.concatenate(weight, 1) / (len(weight) * DRAWS)
+        tensors = (torch.from_numpy(a) for a in (np.concatenate(noisy, 1), np.concatenate(clean), w.astype(np.float32)))
+        return Noised(join(graphs), *tensors, member)
+
+    def loss(self, module: torch.nn.Module, batch: Noised, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Return nats per residue of one member."""
+        log_p = module(batch.graph, batch.x_t, batch.member).log_softmax(-1)
+        target = batch.x_0.expand_as(batch.x_t)
+        nll = -log_p.gather(-1, target[..., None])[..., 0]
+        blind = (batch.x_t == LETTERS).float().mean()
+        right = ((log_p.argmax(-1) == target) * batch.weight).sum()
+        loss = (nll * batch.weight).sum()
+        soft = -log_p.mean(-1)
+        return loss + self.config.smoothing * ((soft - nll) * batch.weight).sum(), {
+            "nats": loss.detach(), "recovery": right, "masked": blind,
+        }  # fmt: skip
+
+    def validate(self, module: torch.nn.Module, step: int) -> dict[str, float]:
+        """Return nats per residue and recovery of one prediction from a bare backbone, of each member on its fold.
+
+        Up to two chains of each cluster; the mean over clusters, then over members.
+        """
+        net = getattr(module, "module", module)
+        nats, right = [], []
+        for c in np.unique(self.data.cluster[self.fold > 0]):
+            rows = np.flatnonzero(self.data.cluster == c)[:2]
+            parts = []
+            for i in rows:
+                g, x = chain_graph(self.data, i, self.config.neighbours), torch.from_numpy(self.data.tokens[i])
+                log_p = net(g, torch.full_like(x, LETTERS), int(self.fold[i]) - 1).log_softmax(-1)
+                nll = -log_p.gather(-1, x[:, None]).mean()
+                parts.append((float(nll), float((log_p.argmax(-1) == x).float().mean())))
+            nats.append(np.mean([p[0] for p in parts]))
+            right.append(np.mean([p[1] for p in parts]))
+        return {"loss": float(np.mean(nats)), "recovery": float(np.mean(right))}
+
+
+def make(recipe: _Recipe) -> FoldingTask:
+    """Return the task of a recipe."""
+    return FoldingTask(recipe.protein, recipe.seed, read_backbones(recipe.protein.data))
