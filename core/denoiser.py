@@ -1,4 +1,4 @@
-"""Denoisers of tokens, and what exactly they predict.
+"""Denoisers of tokens and of real vectors, and what exactly they predict.
 
 Three functions of a noisy sequence describe one site with own token `x_t`; they carry the same information:
 
@@ -16,6 +16,9 @@ A site with `pi(x_t) = 0` (an unmasked site of the absorbing law) is known: `D` 
 whatever `l` was, so `l` cannot be recovered from it; the conversion returns the point mass, and every reverse law
 ignores the difference.
 
+For real vectors a prediction is the mean `D = E[x_0 | x_t]` (and perhaps the variance); noise, velocity, flow and score
+are rows of one linear system with it (`core.process.gaussian`).
+
 Wrapping is how predictions are modified: temperature, nucleus, guidance and caches are denoisers around a denoiser.
 
 References: Sahoo et al., 2024, arXiv:2406.07524 (SUBS); Lou et al., 2023, arXiv:2310.16834 (score); Holtzman et al.,
@@ -24,6 +27,7 @@ References: Sahoo et al., 2024, arXiv:2406.07524 (SUBS); Lou et al., 2023, arXiv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -32,8 +36,13 @@ import torch
 from torch import Tensor
 
 from core.process.categorical import Categorical, at_sites, safe_log
+from core.process.gaussian import Gaussian
+from core.process.gaussian import Kind as GaussianKind
 
-__all__ = ["Denoiser", "Kind", "Prediction", "Temperature", "TopP", "log_normalise", "subs"]
+__all__ = [
+    "Denoiser", "GaussianPrediction", "Kind", "Preconditioned", "Prediction", "Temperature", "Thresholded", "TopP",
+    "log_normalise", "subs",
+]  # fmt: skip
 
 Kind = Literal["posterior", "leave_one_out"]
 
@@ -155,3 +164,76 @@ class TopP(_Reshaped):
         outside = (before >= self.p).scatter(-1, order, before >= self.p)
         outside = outside.scatter(-1, order[..., :1], False)
         return log_p.masked_fill(outside, -torch.inf)
+
+
+@dataclass(frozen=True)
+class GaussianPrediction:
+    """What is known of real `x_0` given `x_t`: its mean `D` and, where known, its variance, both [B, ...]."""
+
+    mean: Tensor
+    var: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, output: Tensor, kind: GaussianKind, x_t: Tensor, t: Tensor | float, process: Gaussian
+    ) -> GaussianPrediction:
+        """Read a network's `output` [B, ...], of parameterisation `kind`, at `x_t` and time `t`."""
+        return cls(process.convert(output, x_t, t, kind, "data"))
+
+    def output(self, kind: GaussianKind, x_t: Tensor, t: Tensor | float, process: Gaussian) -> Tensor:
+        """Return the prediction as the parameterisation `kind`."""
+        return process.convert(self.mean, x_t, t, "data", kind)
+
+
+@dataclass(frozen=True)
+class Preconditioned:
+    """A network of real vectors as a denoiser: input of unit scale, output read as `kind`.
+
+        D from kind = network(x_t / r(t), c(t), context)
+
+    With kind `velocity` this is the preconditioning of Karras et al. (2022, arXiv:2206.00364) up to the sign of the
+    network, at any path: c_skip = sigma_d^2 alpha / r^2, c_out = -sigma_d sigma / r, c_in = 1 / r.
+
+    Args:
+        network: (x [B, ...], c of the shape of t and the dtype of x, context) to a tensor like x.
+        process: the corruption.
+        kind: what the network's output is.
+        clock: what it is told of the time: `angle` / (pi / 2), finite everywhere, `time`, or `log_snr` / 4.
+    """
+
+    network: Callable[..., Tensor]
+    process: Gaussian
+    kind: GaussianKind = "velocity"
+    clock: Literal["angle", "time", "log_snr"] = "angle"
+
+    def label(self, t: Tensor | float) -> Tensor:
+        """Return what the network is told of time `t`, float64."""
+        if self.clock == "angle":
+            return self.process.angle(t) * (2 / math.pi)
+        if self.clock == "log_snr":
+            return self.process.schedule.log_snr(t) / 4
+        return torch.as_tensor(t, dtype=torch.float64)
+
+    def __call__(self, x_t: Tensor, t: Tensor | float, context: Any = None) -> GaussianPrediction:
+        """Predict `x_0` from `x_t` [B, ...] at `t`, (), (B,) or (B, L)."""
+        scale = self.process.radius(at_sites(t, x_t)).to(x_t)
+        output = self.network(x_t / scale, self.label(t).to(x_t), context)
+        return GaussianPrediction.of(output, self.kind, x_t, t, self.process)
+
+
+@dataclass(frozen=True)
+class Thresholded:
+    """A denoiser whose `D` is clipped per sample to `[-q, q] / q`, `q = max(1, quantile of |D|)`; for data in [-1, 1].
+
+    Reference: Saharia et al., 2022, arXiv:2205.11487, dynamic thresholding.
+    """
+
+    denoiser: Callable[..., GaussianPrediction]
+    quantile: float = 0.995
+
+    def __call__(self, x_t: Tensor, t: Tensor, context: Any = None) -> GaussianPrediction:
+        """Predict and clip."""
+        prediction = self.denoiser(x_t, t, context)
+        D = prediction.mean
+        q = D.abs().flatten(1).quantile(self.quantile, -1).clamp(min=1.0).reshape(-1, *[1] * (D.ndim - 1))
+        return replace(prediction, mean=D.clamp(-q, q) / q)

@@ -7,12 +7,16 @@ A solver (`core/solvers/tokens.py`) maps a step to the next state. All randomnes
     hit   one uniform per site, drawn once: the level at which the site is uncovered (`alpha_s > hit`), nested in time
     draw  one uniform per site and step: which value it takes
 
+`integrate` and `trace` are the same loop over real vectors: the solver is a `Table` (`core/plan.py`), so a step is one
+evaluation and a few scaled additions; the noise of row i comes from `stream.fold(i)`.
+
 Sites that the law leaves a single value (a street without a junction) are filled before the network is asked: under
 the restricted prediction they have probability one.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,14 +26,17 @@ import torch
 from torch import Tensor
 
 from core.constrain.law import Window
-from core.denoiser import Prediction
+from core.denoiser import GaussianPrediction, Prediction
+from core.errors import UsageError
 from core.noise import Stream
-from core.plan import Plan
+from core.plan import Plan, Table
 from core.process.categorical import Categorical
+from core.transition import GaussianTransition
 
-__all__ = ["Predict", "Solver", "Step", "denoise", "rollout"]
+__all__ = ["Estimate", "Move", "Predict", "Solver", "Step", "denoise", "integrate", "rollout", "trace"]
 
 Predict = Callable[[Tensor, Tensor], Prediction]
+Estimate = Callable[[Tensor, Tensor], GaussianPrediction]
 
 
 @dataclass(eq=False)
@@ -143,3 +150,68 @@ def denoise(
 def _settle(x: Tensor, mask: int, window: Window) -> Tensor:
     known = window.settle(torch.where(x == mask, -1, x))
     return torch.where(known < 0, mask, known)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Move:
+    """One row of a table, carried out: `x_s` was drawn from `N(mean, std^2)` after the prediction at `(x_t, t)`."""
+
+    t: float
+    s: float
+    x_t: Tensor
+    prediction: GaussianPrediction
+    mean: Tensor
+    std: float
+    x_s: Tensor
+
+    @property
+    def transition(self) -> GaussianTransition:
+        """The law of the step, for rewards, distillation and policy gradients; a density where `std` > 0."""
+        return GaussianTransition(self.mean, torch.as_tensor(self.std, dtype=self.mean.dtype, device=self.mean.device))
+
+
+def trace(predict: Estimate, table: Table, x: Tensor, stream: Stream | None = None) -> Iterator[Move]:
+    """Yield every row of `table`, carried out from `x` at its first time.
+
+    Args:
+        predict: the denoiser, from (x_t [B, ...], t ()) to a `GaussianPrediction`.
+        table: the solver.
+        x: start [B, ...], in the precision in which the states are kept.
+        stream: one stream per row of the batch; needed by tables with noise.
+
+    Raises:
+        UsageError: the table draws noise and there is no stream.
+    """
+    ends = table.times
+    times = torch.tensor(ends, dtype=torch.float64, device=x.device).unbind()
+    past: deque[Tensor] = deque(maxlen=table.depth)
+    y = x
+    for i, row in enumerate(table.rows):
+        prediction = predict(x, times[i])
+        D = prediction.mean
+        past.appendleft(D if row.p == 0 and row.q == 1 else torch.mul(D, row.q).add_(x, alpha=row.p))
+        y = x if row.anchor is None else _combine(y, *row.anchor, past)
+        mean = x_s = _combine(y, row.a, row.b, past)
+        if row.d:
+            mean = x_s = mean.add(D, alpha=row.d)
+        if row.c:
+            if stream is None:
+                raise UsageError("a solver that draws noise needs one", field="stream")
+            x_s = mean.add(stream.fold(i).normal(*x.shape[1:]).to(mean), alpha=row.c)
+        yield Move(row.t, ends[i + 1], x, prediction, mean, row.c, x_s)
+        x = x_s
+
+
+def integrate(predict: Estimate, table: Table, x: Tensor, stream: Stream | None = None) -> Tensor:
+    """Run the solver `table` from `x` and return the state at its last time (arguments as in `trace`)."""
+    for move in trace(predict, table, x, stream):
+        x = move.x_s
+    return x
+
+
+def _combine(y: Tensor, a: float, b: tuple[float, ...], past: deque[Tensor]) -> Tensor:
+    """Return `a y + sum_j b_j P_j`, newest first."""
+    out = y if a == 1 and not b else y * a
+    for weight, P in zip(b, past, strict=False):
+        out = out.add_(P, alpha=weight)
+    return out
