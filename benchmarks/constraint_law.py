@@ -21,7 +21,7 @@ from benchmarks.harness import Bar, Result
 from core.constrain.automaton import Automaton, counter, forbid
 from core.constrain.law import Free
 from core.constrain.regular import law
-from core.finetune.steer import impose
+from core.finetune.particles import impose
 from core.noise import Stream
 from core.plan import uniform_plan
 from core.process.categorical import Categorical

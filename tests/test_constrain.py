@@ -21,7 +21,7 @@ from benchmarks.constraint_law import LENGTH, K, Still, toys
 from core.constrain.chain import Markov
 from core.constrain.law import Mode
 from core.errors import InfeasibleError
-from core.finetune.steer import choose, impose, resample
+from core.finetune.particles import choose, impose, resample
 from core.noise import Stream
 from core.plan import uniform_plan
 from core.process.categorical import Categorical

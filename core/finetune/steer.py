@@ -1,176 +1,338 @@
-"""Steering at inference: particles that carry the reverse process to a tilted law, exactly in the limit.
+"""Steering at inference: rewards without training, behind one interface.
 
-Wanted is the model's own law p(x_0) times a factor psi_0(x_0): an imposed constraint (psi_0 = 1 where it holds, else
-0), or exp(reward / temperature). A **twist** psi(x_t) guesses at every step what the factor will be. Sequential Monte
-Carlo moves N particles by a proposal r and weighs them by
+All methods tilt the same sampler towards `p_pre(x_0) exp(r(x_0) / alpha)`, draw through its law (so that hard
+constraints always hold), and count what they ask of the reward and of the network.
 
-    w_s = w_t  psi(x_s) / psi(x_t)  p(x_s | x_t) / r(x_s | x_t).
+| name | rule | limit law |
+|---|---|---|
+| `best-of-n` | the best of `count` draws | none: the mode as count grows |
+| `classifier` | predictions tilted by the reward's gradient through the denoiser (`core.guide.classifier`) | none |
+| `smc` | weighted population, the prior proposes (`core.finetune.smc`) | exact |
+| `tds` | the same, proposing by `classifier` | exact |
+| `svdd` | each step picks one of `proposals` by exp(expected reward / alpha) | none |
+| `gilc` | logits corrected by the reward's gradient at straight-through draws of x_0 | none |
+| `gilc-black-box` | the same gradient from scores of draws: no differentiable reward is needed | none |
 
-The factors telescope: whatever psi and r, weighted particles follow p psi_0 as N grows; a good psi keeps the weights
-even. When the effective number 1 / sum w^2 falls below a share of N, the particles of one sample are drawn anew by
-their weights (systematic resampling), with counter-based noise, so that a sample does not depend on its batch.
+`svdd` picks in proportion to a guess of the value, hence exact with infinitely many proposals and an exact value.
+`gilc` skips the denoiser's Jacobian: with eta = log p(x_0 | x_t) and y^1..y^n drawn from it,
 
-**An imposed law** has the natural twist psi(x_t) = Z(x_t; D_t): the probability that independent draws from the current
-prediction obey the law, its log-partition. Proposing from the product law conditioned on the law, the joint draw of
-`LawWindow(mode="product")`, leaves one ratio of partitions, both known:
+    eta' = eta + scale g / alpha,     g = mean_j d r(y^j) / d eta    or    mean_j A_j (one_hot(y^j) - p),
 
-    w_s = w_t  Z(x_s; D_s) / Z(x_s; D_t),
+the latter with A_j the reward minus the mean reward of the other draws, an unbiased estimate of d E r / d eta in the
+unit of the reward; it is not divided by the spread of the group, which would take alpha its meaning.
+As alpha grows, every method but `best-of-n` returns the prior.
 
-how much more likely the law has become by asking the network again. It corrects precisely the double counting that the
-product law is guilty of (`core.constrain.law`).
-
-References: Del Moral, Doucet, Jasra (2006), "Sequential Monte Carlo samplers"; Wu et al. (2023), arXiv:2306.17775, for
-twists in diffusion; Zhao et al. (2024), arXiv:2404.17546, for language models.
+References: Wang et al., 2024, arXiv:2410.13643 (baselines); Li et al., 2024, arXiv:2408.08252 (SVDD); Wu et al., 2023,
+arXiv:2306.17775 (TDS); arXiv:2606.06303 (GILC).
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from core.constrain.law import LawWindow
+from core.draw import straight_through
+from core.errors import UsageError
+from core.finetune.base import Base, Tally, precision
+from core.finetune.reward import Counted, Reward, soft
+from core.finetune.smc import Population, Tilt, afresh, lookahead, tilted
+from core.guide.classifier import Classifier
 from core.noise import Stream
-from core.plan import Plan
-from core.process.categorical import Categorical
-from core.sample import Predict, Solver, Step, denoise
+from core.sample import Solver, Step, denoise
 
-__all__ = ["LawTwist", "Particles", "Twist", "choose", "impose", "resample"]
+__all__ = [
+    "STEERINGS", "BestOf", "ByClassifier", "Gilc", "GilcBlackBox", "Smc", "Steered", "Steering", "Svdd", "Tds",
+]  # fmt: skip
 
 
-class Twist(Protocol):
-    """A guess of the factor to come, and what the proposal has already paid of it."""
+@dataclass(frozen=True, eq=False)
+class Steered:
+    """What a method returns.
 
-    def value(self, step: Step) -> Tensor:
-        """Return log psi(x_t) under the prediction at x_t, [rows]."""
+    Attributes:
+        x: tokens [n, S].
+        calls: sequences scored.
+        gradients: laws at which the reward was differentiated.
+        network_calls: sequences that the network has read.
+        ancestors: distinct particles at t = 1 that the results descend from; None without a population.
+        ess: effective number of particles before the last drawing, summed over populations; None without one.
+        log_weight: log-evidence of each row's population [n]; None without one.
+    """
+
+    x: Tensor
+    calls: int
+    gradients: int
+    network_calls: int
+    ancestors: int | None = None
+    ess: float | None = None
+    log_weight: Tensor | None = None
+
+
+class Steering(Protocol):
+    """A method."""
+
+    def __call__(self, base: Base, reward: Reward, n: int, stream: Stream) -> Steered:
+        """Return n samples; rows are addressed by the stream's samples."""
         ...
-
-    def paid(self, step: Step, x_s: Tensor) -> Tensor:
-        """Return log psi(x_t) + log r(x_s | x_t) - log p(x_s | x_t), [rows]."""
-        ...
-
-
-@dataclass(frozen=True)
-class LawTwist:
-    """The twist of an imposed law whose windows draw by the `product` law."""
-
-    def value(self, step: Step) -> Tensor:
-        """Return log Z(x_t; D_t)."""
-        return _window(step).log_partition(step.raw.log_p, step.known)
-
-    def paid(self, step: Step, x_s: Tensor) -> Tensor:
-        """Return log Z(x_s; D_t): the sum over completions of x_s under the prediction that proposed it."""
-        return _window(step).log_partition(step.raw.log_p, torch.where(x_s == step.process.mask, -1, x_s))
 
 
 @dataclass(eq=False)
-class Particles:
-    """A solver around a solver: N particles per sample, consecutive rows, weighed and drawn anew before each step.
+class _Run:
+    """One run: the sampler and the reward, counted, and the streams of its rows."""
 
-    Args:
-        solver: moves each particle.
-        twist: weighs them.
-        count: particles per sample N.
-        share: resample when the effective number falls below this share of N.
-    """
+    base: Base
+    reward: Counted
+    network: Tally
+    stream: Stream
+
+    @classmethod
+    def of(cls, base: Base, reward: Reward, rows: int, stream: Stream) -> _Run:
+        """Prepare a run of some rows, from the stream's first sample on."""
+        first = int(stream.samples[0]) if len(stream.samples) else 0
+        network = Tally(base.network)
+        stream = replace(stream, samples=torch.arange(first, first + rows), turn=None)
+        return cls(replace(base, network=network), Counted(reward), network, stream)
+
+    def denoise(self, solver: Solver) -> Tensor:
+        """Run the reverse loop."""
+        rows = len(self.stream.samples)
+        base, x = self.base, self.base.begin(rows)
+        return denoise(base.predict, base.process, base.plan, base.law(rows), solver, self.stream, x)
+
+    def steered(self, x: Tensor, ancestors: int | None = None, ess: float | None = None,
+                log_weight: Tensor | None = None) -> Steered:  # fmt: skip
+        """Return the result with its counts."""
+        calls, gradients = self.reward.calls, self.reward.gradients
+        return Steered(x, calls, gradients, self.network.calls, ancestors, ess, log_weight)
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """Draw `count` sequences for each result and keep the best."""
+
+    count: int = 16
+
+    @torch.no_grad()
+    def __call__(self, base: Base, reward: Reward, n: int, stream: Stream) -> Steered:
+        """Return n samples."""
+        _positive(count=self.count)
+        run = _Run.of(base, reward, n, stream)
+        best = run.base.sample(run.stream.fold(20, 0))
+        value = run.reward.score(best)
+        for k in range(1, self.count):
+            x = run.base.sample(run.stream.fold(20, k))
+            score = run.reward.score(x)
+            best, value = torch.where((score > value)[:, None], x, best), torch.maximum(score, value)
+        return run.steered(best)
+
+
+@dataclass(eq=False)
+class _Tilting:
+    """A solver around a solver whose predictions are tilted."""
 
     solver: Solver
-    twist: Twist
-    count: int
-    share: float = 0.5
-    log_w: Tensor = field(default_factory=lambda: torch.zeros(0))
-    hit: Tensor = field(default_factory=lambda: torch.zeros(0))
-    credit: Tensor = field(default_factory=lambda: torch.zeros(0))
+    tilt: Tilt
 
     def __call__(self, step: Step) -> Tensor:
-        """Return x_s of all particles."""
-        if step.t == 1.0:
-            self.log_w, self.credit = torch.zeros(len(step.x_t) // self.count, self.count).double(), torch.zeros(())
-            self.hit = step.hit
-        self.log_w = self.log_w + (self.twist.value(step) - self.credit).view_as(self.log_w)
-        step = self._renew(replace(step, hit=self.hit), step)
-        x_s = self.solver(step)
-        self.credit = self.twist.paid(step, x_s)
-        return x_s
-
-    def _renew(self, step: Step, asked: Step) -> Step:
-        """Return the step with the particles of poor samples drawn anew; its prediction is that of the step `asked`."""
-        weight = self.log_w.softmax(-1)
-        poor = 1 / weight.square().sum(-1) < self.share * self.count
-        rows = resample(self.log_w, asked.stream.fold(11).uniform(1)[:: self.count, 0])
-        stay = torch.arange(rows.numel()).view_as(rows)
-        rows = torch.where(poor[:, None], rows, stay).reshape(-1)
-        even = self.log_w.logsumexp(-1, keepdim=True) - math.log(self.count)
-        self.log_w = torch.where(poor[:, None], even, self.log_w)
-        self.hit = self.hit[rows]
-        out = replace(step, x_t=step.x_t[rows], hit=self.hit)
-        out.__dict__["raw"] = replace(asked.raw, log_p=asked.raw.log_p[rows])
-        return out
+        """Return x_s."""
+        return self.solver(tilted(step, self.tilt(step))) if bool(step.masked.any()) else step.x_t
 
 
-def choose(x_0: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
-    """Return one particle of each sample, drawn by weight: tokens [B, L].
+@dataclass(frozen=True)
+class ByClassifier:
+    """Classifier guidance."""
 
-    Args:
-        x_0: particles [B N, L].
-        log_w: their log-weights [B, N].
-        u: one uniform per sample [B].
-    """
-    cdf = log_w.softmax(-1).nan_to_num(1 / log_w.shape[1]).cumsum(-1)
-    which = torch.searchsorted(cdf, (u[:, None].to(cdf) * cdf[:, -1:]), right=True)[:, 0].clamp(max=cdf.shape[1] - 1)
-    return x_0.view(*log_w.shape, -1)[torch.arange(len(log_w)), which]
+    alpha: float
+    scale: float = 1.0
+
+    @torch.no_grad()
+    def __call__(self, base: Base, reward: Reward, n: int, stream: Stream) -> Steered:
+        """Return n samples."""
+        _positive(alpha=self.alpha)
+        run = _Run.of(base, soft(reward), n, stream)
+        return run.steered(run.denoise(_Tilting(base.solver, self.tilt(run))))
+
+    def tilt(self, run: _Run) -> Classifier:
+        """Return the tilt."""
+        return Classifier(run.network, run.reward.soft, self.alpha, self.scale, precision(run.network))
 
 
-def resample(log_w: Tensor, u: Tensor) -> Tensor:
-    """Return the rows that systematic resampling keeps, int64 [B, N] into B N rows: particle n about N w_n times.
+@dataclass(frozen=True)
+class Smc:
+    """A population of particles proposed by the prior.
 
     Args:
-        log_w: log-weights [B, N].
-        u: one uniform per sample [B].
+        alpha: reward units per nat.
+        particles: per population; n results need n / particles populations, rounded up.
+        draws: draws of x_0 for each twist.
+        share: draw anew when the effective number falls below this share.
     """
-    batch, n = log_w.shape
-    cdf = log_w.softmax(-1).nan_to_num(1 / n).cumsum(-1)
-    place = (torch.arange(n, dtype=cdf.dtype) + u[:, None].to(cdf)) / n * cdf[:, -1:]
-    return torch.searchsorted(cdf, place, right=True).clamp(max=n - 1) + n * torch.arange(batch)[:, None]
+
+    alpha: float
+    particles: int = 64
+    draws: int = 4
+    share: float = 0.5
+
+    @torch.no_grad()
+    def __call__(self, base: Base, reward: Reward, n: int, stream: Stream) -> Steered:
+        """Return n samples of even weight within each population."""
+        _positive(alpha=self.alpha, particles=self.particles, draws=self.draws)
+        run = _Run.of(base, reward, -(-n // self.particles) * self.particles, stream)
+        tilt = self.tilt(run)
+        population = Population(base.solver, run.reward, self.alpha, self.particles, self.draws, self.share, tilt)
+        population.begin(len(run.stream.samples))
+        x_0 = run.denoise(population)
+        rows, evidence, ess = population.finish(x_0, run.stream)
+        alive = int(population.ancestor[:n].unique().numel())
+        weight = evidence.repeat_interleave(self.particles)[:n]
+        return run.steered(x_0[rows][:n], alive, float(ess.sum()), weight)
+
+    def tilt(self, run: _Run) -> Tilt | None:
+        """Return the tilt of the proposal: none."""
+        return None
 
 
-def impose(
-    predict: Predict, process: Categorical, plan: Plan, window: LawWindow, solver: Solver, stream: Stream,
-    x: Tensor, count: int, share: float = 0.5,
-) -> tuple[Tensor, Tensor]:
-    """Run N particles per sample to the model's law conditioned on an imposed one.
+@dataclass(frozen=True)
+class Tds(Smc):
+    """The twisted diffusion sampler: a population proposed by classifier guidance of strength `scale`."""
 
-    Every site is revealed by the solver, also those that the law leaves a single value: their probability under the
-    prediction is part of the weight.
+    scale: float = 1.0
+
+    def tilt(self, run: _Run) -> Tilt | None:
+        """Return the tilt of the proposal."""
+        soft(run.reward.reward)
+        return ByClassifier(self.alpha, self.scale).tilt(run)
+
+
+@dataclass(frozen=True)
+class Svdd:
+    """Soft value-based decoding.
 
     Args:
-        predict, process, plan, solver: as in `core.sample.denoise`; one site a step is the model's finest law.
-        window: the imposed law over B N rows.
-        stream: one stream per particle.
-        x: start tokens [B N, L].
-        count: particles per sample N.
-        share: resample below this share of effective particles.
-
-    Returns:
-        All particles [B N, L] and their log-weights [B, N]; `-inf` in all of a row: the model rules the law out.
+        alpha: reward units per nat.
+        proposals: next states proposed at each step.
+        draws: draws of x_0 whose mean reward is a state's value.
     """
-    particles = Particles(solver, LawTwist(), count, share)
-    patient = _Patient(**{**vars(window), "mode": "product"})
-    x_0 = denoise(predict, process, plan, patient, particles, stream, x)
-    return x_0, particles.log_w
+
+    alpha: float
+    proposals: int = 8
+    draws: int = 1
+
+    @torch.no_grad()
+    def __call__(self, base: Base, reward: Reward, n: int, stream: Stream) -> Steered:
+        """Return n samples."""
+        _positive(alpha=self.alpha, proposals=self.proposals, draws=self.draws)
+        run = _Run.of(base, reward, n, stream)
+        return run.steered(run.denoise(_Picking(self, run)))
 
 
-class _Patient(LawWindow):
-    """A window that fills nothing by itself."""
+@dataclass(eq=False)
+class _Picking:
+    """A solver around a solver that proposes several next states and picks one."""
 
-    def settle(self, known: Tensor) -> Tensor:
-        """Return `known`."""
-        return known
+    rule: Svdd
+    run: _Run
+
+    def __call__(self, step: Step) -> Tensor:
+        """Return x_s."""
+        if not bool(step.masked.any()):
+            return step.x_t
+        base, count = self.run.base, self.rule.proposals
+        rows = torch.arange(len(step.x_t)).repeat_interleave(count)
+        samples = step.stream.samples[rows] * count + torch.arange(count).repeat(len(step.x_t))
+        window, stream = base.law(len(rows)), replace(step.stream, samples=samples)
+        wide = replace(step, x_t=step.x_t[rows], hit=step.hit[rows], window=window, stream=stream.fold(1))
+        wide.__dict__["raw"] = replace(step.raw, log_p=step.raw.log_p[rows])
+        x_s = base.solver(afresh(wide))
+        known = window.settle(torch.where(x_s == base.mask, -1, x_s))
+        x_s = torch.where(known < 0, base.mask, known)
+        raw = base.predict(x_s, torch.full((len(rows),), step.s)) if bool((known < 0).any()) else step.raw
+        value = lookahead(self.run.reward, window, raw, known, stream.fold(2), self.rule.draws)
+        cdf = (value.view(-1, count) / self.rule.alpha).softmax(-1).cumsum(-1)
+        u = step.stream.fold(3).uniform(1).to(cdf) * cdf[:, -1:]
+        chosen = torch.searchsorted(cdf, u, right=True)[:, 0].clamp(max=count - 1)
+        return x_s.view(-1, count, x_s.shape[1])[torch.arange(len(chosen)), chosen]
 
 
-def _window(step: Step) -> LawWindow:
-    assert isinstance(step.window, LawWindow)
-    return step.window
+@dataclass(frozen=True)
+class Gilc:
+    """Logits corrected by the gradient of the reward at straight-through draws.
+
+    Args:
+        alpha: reward units per nat.
+        draws: draws of x_0 at each step.
+        temperature: of the Gumbel-softmax.
+        scale: multiplies the correction; the gradient in logits carries a factor p(v), so more than 1 is common.
+    """
+
+    alpha: float
+    draws: int = 5
+    temperature: float = 1.0
+    scale: float = 1.0
+
+    @torch.no_grad()
+    def __call__(self, base: Base, reward: Reward, n: int, stream: Stream) -> Steered:
+        """Return n samples."""
+        _positive(alpha=self.alpha, draws=self.draws, temperature=self.temperature)
+        run = _Run.of(base, self.needs(reward), n, stream)
+        return run.steered(run.denoise(_Tilting(base.solver, lambda step: self.tilt(step, run))))
+
+    def needs(self, reward: Reward) -> Reward:
+        """Return the reward, or refuse it."""
+        return soft(reward)
+
+    def tilt(self, step: Step, run: _Run) -> Tensor:
+        """Return the corrected logits."""
+        with torch.enable_grad():
+            eta = step.log_p.detach().requires_grad_()
+            total = torch.zeros((), dtype=eta.dtype)
+            for n in range(self.draws):
+                y = straight_through(eta, step.stream.fold(15, n).uniform(*eta.shape[1:]), self.temperature)
+                total = total + run.reward.soft(y.to(precision(run.network))).double().sum()
+            (g,) = torch.autograd.grad(total / self.draws, eta)
+        return eta.detach() + torch.where(step.masked[..., None], g, 0.0) * self.scale / self.alpha
+
+
+@dataclass(frozen=True)
+class GilcBlackBox(Gilc):
+    """Logits corrected by a gradient that is estimated from scores alone; `draws` of 2 and more."""
+
+    def needs(self, reward: Reward) -> Reward:
+        """Return the reward: any will do, given two draws to compare.
+
+        Raises:
+            UsageError: there is one draw only.
+        """
+        if self.draws < 2:
+            raise UsageError("needs 2 or more draws to compare", field="draws", value=self.draws)
+        return reward
+
+    def tilt(self, step: Step, run: _Run) -> Tensor:
+        """Return the corrected logits."""
+        eta, known = step.log_p, step.known
+        drawn = [
+            step.window.admit(step.raw.log_p, known, step.masked, step.stream.fold(15, n).uniform(known.shape[1]))
+            for n in range(self.draws)
+        ]
+        score = torch.stack([run.reward.score(x) for x in drawn])
+        advantage = (score - score.mean(0)) * self.draws / (self.draws - 1)
+        gaps = torch.stack([one_hot(x, eta.shape[-1]) - eta.exp() for x in drawn])
+        g = (advantage[..., None, None] * gaps).mean(0)
+        return eta + torch.where(step.masked[..., None], g, 0.0) * self.scale / self.alpha
+
+
+STEERINGS: dict[str, Callable[..., Steering]] = {
+    "best-of-n": BestOf, "classifier": ByClassifier, "smc": Smc, "tds": Tds, "svdd": Svdd, "gilc": Gilc,
+    "gilc-black-box": GilcBlackBox,
+}  # fmt: skip
+
+
+def _positive(**options: float) -> None:
+    for name, value in options.items():
+        if not value > 0:
+            raise UsageError("must be positive", field=name, value=value)

@@ -1,0 +1,167 @@
+"""Sequential Monte Carlo for rewards: a population whose weighted law tends to `p_pre(x_0) exp(r(x_0) / alpha)`.
+
+Particles move by a proposal q and carry the weight
+
+    w_s = w_t  psi(x_s) / psi(x_t)  p(x_s | x_t) / q(x_s | x_t),        psi(x_1) = 1,  psi(x_0) = exp(r(x_0) / alpha).
+
+The twists in between telescope away, so any positive psi is correct, also a random one, provided that its value stays
+with the particle. Here `log psi(x_t)` is the mean reward of a few draws of x_0 from the prediction at x_t, over alpha,
+each an admissible sequence. At the end the reward is exact.
+
+A population is drawn anew (systematically) only where its effective number 1 / sum w^2 falls below a share of it. Its
+mean weight estimates the evidence `E_pre exp(r / alpha)` without bias; populations weighed by their evidence are exact
+in their number too, whatever their size.
+
+`tilt` changes the proposal's prediction: classifier guidance gives the twisted diffusion sampler. The ratio p / q is
+that of the sites uncovered, from the restricted predictions: exact for independent sites, and under a law with one site
+a step; where a law draws several sites of one step jointly it is an approximation (without a tilt p = q, and nothing is
+approximated).
+
+Where a site is uncovered is drawn afresh for every particle and step, so that copies of one particle part ways.
+
+References: Del Moral, Doucet, Jasra, 2006, "Sequential Monte Carlo samplers"; Wu et al., 2023, arXiv:2306.17775 (TDS).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from core.constrain.law import Window
+from core.denoiser import Prediction
+from core.finetune.particles import resample
+from core.finetune.reward import Reward
+from core.noise import Stream
+from core.sample import Solver, Step
+
+__all__ = ["Population", "Tilt", "afresh", "lookahead", "tilted"]
+
+Tilt = Callable[[Step], Tensor]  # from a step to log-weights [B, S, K] in the place of its prediction
+
+
+def lookahead(reward: Reward, window: Window, raw: Prediction, known: Tensor, stream: Stream, draws: int) -> Tensor:
+    """Return the mean reward [B] of draws of x_0 from a prediction.
+
+    Args:
+        reward: of whole sequences.
+        window: the law, over B rows.
+        raw: the prediction at the state.
+        known: the state's tokens [B, S], -1 where masked.
+        stream: of B rows.
+        draws: how many.
+    """
+    if not bool((known < 0).any()):
+        return reward.score(known).double()
+    values = []
+    for n in range(draws):
+        x_0 = window.admit(raw.log_p, known, known < 0, stream.fold(n).uniform(known.shape[1]))
+        values.append(reward.score(x_0).double())
+    return torch.stack(values).mean(0)
+
+
+def tilted(step: Step, log_p: Tensor) -> Step:
+    """Return the step with another prediction."""
+    out = replace(step)
+    out.__dict__["raw"] = replace(step.raw, log_p=log_p)
+    return out
+
+
+def afresh(step: Step) -> Step:
+    """Return the step with new uncovering levels for the sites that are masked, given that they are."""
+    alpha = float(step.process.schedule.alpha(step.t))
+    out = replace(step, hit=alpha + (1 - alpha) * step.stream.fold(12).uniform(step.x_t.shape[1]))
+    if "raw" in step.__dict__:
+        out.__dict__["raw"] = step.raw
+    return out
+
+
+@dataclass(eq=False)
+class Population:
+    """A solver around a solver: populations of consecutive rows, weighed and drawn anew before each step.
+
+    Args:
+        solver: moves each particle.
+        reward: what they are weighed by.
+        alpha: reward units per nat.
+        size: particles per population N; divides the rows.
+        draws: draws of x_0 for each twist.
+        share: draw anew when the effective number falls below this share of N.
+        tilt: of the proposal; None: the prior proposes.
+
+    Attributes:
+        log_w: log-weights [G, N].
+        ancestor: the row at t = 1 that each row comes from [G N].
+    """
+
+    solver: Solver
+    reward: Reward
+    alpha: float
+    size: int
+    draws: int = 4
+    share: float = 0.5
+    tilt: Tilt | None = None
+    log_w: Tensor = field(default_factory=lambda: torch.zeros(0))
+    ancestor: Tensor = field(default_factory=lambda: torch.zeros(0))
+    credit: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def begin(self, rows: int) -> None:
+        """Give every particle weight one."""
+        self.log_w = torch.zeros(rows // self.size, self.size, dtype=torch.float64)
+        self.credit, self.ancestor = torch.zeros(rows, dtype=torch.float64), torch.arange(rows)
+
+    def __call__(self, step: Step) -> Tensor:
+        """Return x_s of all particles."""
+        if step.t == 1.0:
+            self.begin(len(step.x_t))
+            proposal = None if self.tilt is None else self.tilt(step)
+        else:
+            proposal = None if self.tilt is None else self.tilt(step)
+            value = lookahead(self.reward, step.window, step.raw, step.known, step.stream.fold(13), self.draws)
+            step, proposal = self._weigh(step, value / self.alpha, proposal)
+        step = afresh(step)
+        if proposal is None:
+            return self.solver(step)
+        x_s = self.solver(tilted(step, proposal))
+        sites = step.masked & (x_s != step.process.mask)
+        q = step.window.restrict(proposal, step.known)
+        gap = (step.log_p - q).gather(-1, x_s.clamp(max=step.process.K - 1)[..., None])[..., 0]
+        self.log_w = self.log_w + torch.where(sites, gap, 0.0).sum(-1).view_as(self.log_w)
+        return x_s
+
+    def finish(self, x_0: Tensor, stream: Stream) -> tuple[Tensor, Tensor, Tensor]:
+        """Weigh by the exact reward and draw all populations anew, to even weights.
+
+        Args:
+            x_0: final tokens [G N, S].
+            stream: of all rows.
+
+        Returns:
+            Which rows are kept [G N], the log-evidence of each population [G], and its effective number before [G].
+        """
+        value = self.reward.score(x_0).double() / self.alpha
+        self.log_w = self.log_w + (value - self.credit).view_as(self.log_w)
+        ess = 1 / self.log_w.softmax(-1).square().sum(-1)
+        rows = resample(self.log_w, stream.fold(14).uniform(1)[:: self.size, 0]).reshape(-1)
+        self.ancestor = self.ancestor[rows]
+        return rows, self.log_w.logsumexp(-1) - math.log(self.size), ess
+
+    def _weigh(self, step: Step, log_psi: Tensor, proposal: Tensor | None) -> tuple[Step, Tensor | None]:
+        """Multiply the weights by psi and draw poor populations anew."""
+        self.log_w = self.log_w + (log_psi - self.credit).view_as(self.log_w)
+        poor = 1 / self.log_w.softmax(-1).square().sum(-1) < self.share * self.size
+        self.credit = log_psi
+        if not bool(poor.any()):
+            return step, proposal
+        rows = resample(self.log_w, step.stream.fold(11).uniform(1)[:: self.size, 0])
+        stay = torch.arange(rows.numel()).view_as(rows)
+        rows = torch.where(poor[:, None], rows, stay).reshape(-1)
+        even = self.log_w.logsumexp(-1, keepdim=True) - math.log(self.size)
+        self.log_w = torch.where(poor[:, None], even, self.log_w)
+        self.credit, self.ancestor = log_psi[rows], self.ancestor[rows]
+        out = replace(step, x_t=step.x_t[rows])
+        out.__dict__["raw"] = replace(step.raw, log_p=step.raw.log_p[rows])
+        return out, None if proposal is None else proposal[rows]
