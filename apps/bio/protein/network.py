@@ -97,7 +97,7 @@ class Round(MessagePassing):
         self.own, self.other = nn.Linear(dim, dim), nn.Linear(dim, dim, bias=False)
         self.along, self.mix = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
-        self.feed = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.feed = nn.Sequential(nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
         self.first, self.second = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.drop = nn.Dropout(dropout)
         self.edge = EdgeUpdate(dim, dropout) if edges else None
@@ -111,7 +111,7 @@ class Round(MessagePassing):
 
     def message(self, own_i: Tensor, other_j: Tensor, along: Tensor) -> Tensor:
         """Return what goes along each edge."""
-        return nn.functional.gelu(self.mix(nn.functional.gelu(own_i + other_j + along)))
+        return nn.functional.silu(self.mix(nn.functional.silu(own_i + other_j + along)))
 
 
 class EdgeUpdate(nn.Module):
@@ -124,7 +124,7 @@ class EdgeUpdate(nn.Module):
 
     def forward(self, h: Tensor, e: Tensor, index: Tensor) -> Tensor:
         """Return the new edges [E, d]."""
-        inner = nn.functional.gelu(self.a(h)[index[1]] + self.b(h)[index[0]] + self.c(e))
+        inner = nn.functional.silu(self.a(h)[index[1]] + self.b(h)[index[0]] + self.c(e))
         return self.norm(e + self.drop(self.out(inner)))
 
 

@@ -1,0 +1,213 @@
+"""The model that a user holds: sequences for a backbone, under hard rules, written on the backbone.
+
+The structure is read once; each step of the reverse loop (`core.sample`) reads the noisy sequences on top of it. At
+temperature T a site is drawn from `D^(1/T)`, normalised. Fixed residues and residue alphabets are a law of
+`core.constrain`: they hold in every sample, whatever the temperature or the reward.
+
+The confidence of a residue is the probability (at temperature 1) of its letter when it and every eighth other residue
+are hidden; the score of a design is the mean of its negative logarithm over designed residues, in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from apps.bio.protein.designs import ProteinDesigns
+from apps.bio.protein.network import LETTERS, Graph, Member, ProteinNet, graph
+from apps.bio.protein.sites import Sites, choose
+from apps.bio.protein.structure import Structure, read_structure
+from core.denoiser import subs
+from core.errors import CheckpointError, UsageError
+from core.noise import Stream
+from core.plan import uniform_plan
+from core.process.categorical import Categorical
+from core.solvers.tokens import SOLVERS
+
+if TYPE_CHECKING:
+    from core.finetune.base import Base
+    from core.run.checkpoint import Checkpoint
+
+__all__ = ["Conditioned", "InverseFolder", "restore", "restored"]
+
+HIDDEN = 8
+"""Groups of residues that are hidden in turn to score a sequence."""
+
+
+class Conditioned(nn.Module):
+    """Members that have read one structure: noisy sequences to logits.
+
+    Args:
+        members: the networks.
+        g: the structure.
+        temperature: of the posterior.
+    """
+
+    def __init__(self, members: Sequence[Member], g: Graph, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.members, self.index, self.temperature = nn.ModuleList(members), g.index, temperature
+        self.read = [m.encode(g) for m in members]
+
+    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        """Return log-probabilities [B, N, 20], the mean over members, of tokens [B, N] or laws [B, N, 21]."""
+        total: Any = 0.0
+        for member, (h, e) in zip(self.members, self.read, strict=True):
+            total = total + member.decode(h, e, self.index, x).log_softmax(-1)  # type: ignore[operator]
+        return (total / len(self.read)).log_softmax(-1) / self.temperature
+
+
+@dataclass(eq=False)
+class InverseFolder:
+    """A trained inverse-folding model.
+
+    Args:
+        net: the cross-fitted members.
+        recipe: the run that trained them (`apps.bio.model.Recipe`).
+        batch: most sequences sampled together.
+        name: what it was loaded as, for manifests.
+    """
+
+    net: ProteinNet
+    recipe: Any
+    batch: int = 16
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """Set the network to inference."""
+        self.net.eval()
+        self.process = Categorical.absorbing(LETTERS)
+
+    def condition(self, g: Graph, member: int | None = None, temperature: float = 1.0) -> Conditioned:
+        """Read a structure with all members, or with the one that did not see its cluster."""
+        chosen = [self.net.members[member]] if member is not None else list(self.net.members)
+        device = next(self.net.parameters()).device
+        with torch.no_grad():
+            return Conditioned(chosen, g.to(device), temperature).eval()  # type: ignore[arg-type]
+
+    def graph(self, structure: Structure) -> Graph:
+        """Return the graph of a structure."""
+        parts = (structure.coords, structure.bonded, structure.place, structure.chain)
+        return graph(*(torch.from_numpy(p) for p in parts), self.net.config.neighbours)
+
+    def base(
+        self, sites: Sites, steps: int | None = None, temperature: float | None = None, solver: str = "ancestral"
+    ) -> Base:
+        """Return the sampler of one backbone as `core.finetune` steers it; the hard rules hold."""
+        from core.finetune.base import Base
+
+        cfg = self.recipe.protein
+        network = self.condition(self.graph(sites.structure), None, temperature or cfg.temperature)
+
+        def window(rows: int) -> Any:
+            rule = sites.law(rows)
+            return rule.window(rule.begin(), np.arange(rows), len(sites.fixed), 0)
+
+        return Base(
+            network, self.process, uniform_plan(steps or cfg.steps), len(sites.fixed), torch.from_numpy(sites.start()),
+            window, SOLVERS[solver](),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, structure: Structure | str | Path, *, fix: str = "", design: str = "",
+        letters: Mapping[str, str] | None = None, exclude: str = "", chains: Sequence[str] | None = None,
+        temperature: float | None = None, steps: int | None = None, solver: str | None = None, seed: int = 0,
+        index: np.ndarray | None = None, reward: Any = None, steering: Any = None,
+    ) -> ProteinDesigns:  # fmt: skip
+        """Design sequences for a backbone.
+
+        Args:
+            n: how many.
+            structure: a backbone, or the file that holds it.
+            fix, design, letters, exclude: what may change, as in `sites.choose`.
+            chains: those to read of a file; all by default.
+            temperature, steps, solver: other than the recipe's defaults.
+            seed: all randomness.
+            index: number of each design's stream, int64 [n]; 0 ... n - 1 by default.
+            reward, steering: of `core.finetune`; they see tokens [B, N] over all residues.
+
+        Raises:
+            UsageError, InfeasibleError: selectors or letters are wrong, or leave nothing, before sampling.
+            DataError: the file cannot be read.
+        """
+        whole = structure if isinstance(structure, Structure) else read_structure(structure, chains)
+        sites = choose(whole, fix, design, letters, exclude)
+        cfg = self.recipe.protein
+        chosen = {
+            "temperature": temperature or cfg.temperature, "steps": steps or cfg.steps, "solver": solver or cfg.solver
+        }  # fmt: skip
+        if chosen["solver"] not in SOLVERS:
+            raise UsageError("no such solver", field="solver", value=solver, choices=SOLVERS)
+        streams = np.arange(n) if index is None else np.asarray(index, np.int64)
+        base = self.base(sites, **chosen)  # type: ignore[arg-type]
+        if reward is not None:
+            from core.finetune.steer import STEERINGS
+
+            way = STEERINGS[steering or "best-of-n"]() if not callable(steering) else steering
+            x = way(base, reward, n, Stream(seed, torch.from_numpy(streams))).x
+        else:
+            x = torch.cat([base.sample(Stream(seed, torch.from_numpy(part))) for part in self._parts(streams)])
+        network = replace(base, network=self.condition(self.graph(whole)))
+        manifest = {"model": self.name, "structure": whole.name, "seed": seed, **chosen, "fix": fix, "design": design}
+        return ProteinDesigns(sites, x.cpu().numpy(), self.confidence(network, x), manifest, streams)
+
+    def _parts(self, streams: np.ndarray) -> list[np.ndarray]:
+        return [streams[a : a + self.batch] for a in range(0, len(streams), self.batch)]
+
+    @torch.no_grad()
+    def confidence(self, base: Base, x: Tensor) -> np.ndarray:
+        """Return the probability of each letter of `x` [B, N] when its group is hidden, float64 [B, N]."""
+        group = torch.arange(x.shape[1]) % HIDDEN
+        out = torch.zeros(x.shape, dtype=torch.float64)
+        for k in range(HIDDEN):
+            for a in range(0, len(x), self.batch):
+                rows = x[a : a + self.batch]
+                hidden = (group == k).expand_as(rows)
+                noisy = torch.where(hidden, LETTERS, rows)
+                p = subs(base.network(noisy, torch.ones(len(rows))).double(), noisy, LETTERS).log_p.exp()
+                found = p.gather(-1, rows[..., None])[..., 0].cpu()
+                out[a : a + self.batch] = torch.where(hidden, found, out[a : a + self.batch])
+        return out.numpy()
+
+    def score(self, structure: Structure, sequences: Sequence[str]) -> np.ndarray:
+        """Return the mean nats per residue of whole sequences on a backbone, float64 [B]."""
+        from apps.bio.protein.data import AMINO
+        from apps.bio.tokenizer import Tokenizer
+
+        x = torch.from_numpy(Tokenizer(AMINO).encode(list(sequences)))
+        if x.shape[1] != len(structure.residues):
+            raise UsageError("differs from the structure in length", field="sequences", value=x.shape[1])
+        base = self.base(choose(structure))
+        sure = self.confidence(replace(base, network=self.condition(self.graph(structure))), x)
+        return -np.log(np.maximum(sure, 1e-12)).mean(1)
+
+
+def restored(saved: Checkpoint, recipe: Any, device: str = "cpu") -> InverseFolder:
+    """Return the model of a checkpoint whose recipe is of kind `protein`.
+
+    Raises:
+        CheckpointError: its weights do not fit the recipe's network.
+    """
+    net = ProteinNet(recipe.protein)
+    try:
+        net.load_state_dict({k: v.float() for k, v in saved.inference.items()})
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"its weights do not fit the network ({reason})", field=str(saved.path)) from None
+    return InverseFolder(net.to(device), recipe)
+
+
+def restore(name: str | Path, device: str = "cpu") -> InverseFolder:
+    """Return an inverse-folding model by name or folder (see `apps.bio.protein.load`)."""
+    from apps.bio.generate import restore as any_kind
+
+    found = any_kind(name, device)
+    if not isinstance(found, InverseFolder):
+        raise CheckpointError("holds another kind of molecule", field="model", value=str(name))
+    return found
