@@ -21,7 +21,7 @@ import numpy as np
 from core.constrain.timed import Budget, Timed, tally
 from core.errors import UsageError
 
-__all__ = ["Layers", "admits", "conflict", "unfold"]
+__all__ = ["Layers", "admits", "conflict", "prepared", "unfold"]
 
 LARGEST = 4_000_000
 """Joint states, over all layers, beyond which a product is refused."""
@@ -170,11 +170,29 @@ def _affordable(ptr: np.ndarray, delta: np.ndarray, budget: Budget) -> bool:
     return any(s >> budget.low for s in sums)
 
 
+def prepared(rules: Sequence[Timed], budgets: Sequence[Budget]) -> tuple[list[Timed], Budget | None] | None:
+    """Return rules and at most one budget that together say the same; None where two budgets leave no sum.
+
+    Budgets of equal costs become one; the widest stays a budget and the others become automata.
+    """
+    joined: list[Budget] = []
+    for budget in budgets:
+        same = next((b for b in joined if (b.cost == budget.cost).all()), None)
+        if same is None:
+            joined.append(budget)
+            continue
+        low, high = max(same.low, budget.low), min(same.high, budget.high)
+        if low > high:
+            return None
+        joined[joined.index(same)] = Budget(same.cost, low, high)
+    widest = max(joined, key=lambda b: b.high, default=None)
+    return [*rules, *(tally(b) for b in joined if b is not widest)], widest
+
+
 def admits(rules: Sequence[Timed], allowed: np.ndarray, budgets: Sequence[Budget] = ()) -> bool:
     """Tell whether any sequence obeys the rules and the budgets."""
-    widest = max(budgets, key=lambda b: b.high, default=None)
-    rest = [tally(b) for b in budgets if b is not widest]
-    return bool(allowed.any(1).all()) and unfold([*rules, *rest], allowed, widest) is not None
+    plan = prepared(rules, budgets)
+    return plan is not None and unfold(plan[0], allowed, plan[1]) is not None
 
 
 def conflict(names: Sequence[str], test: Callable[[Sequence[str]], bool]) -> list[str]:
