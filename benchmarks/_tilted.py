@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from benchmarks._oracle import index, sequences
+from core.finetune import drakes
 from core.finetune.base import Base
-from core.finetune.drakes import divergence
+from core.noise import Stream
 from core.plan import uniform_plan
 from core.process.categorical import Categorical
 from core.solvers.tokens import FirstHitting
 
-__all__ = ["Chain", "Table", "Tuned", "enumerate_sampler", "floor", "prior", "random_chain", "tilt"]
+__all__ = ["Chain", "Table", "Tuned", "enumerate_sampler", "floor", "prior", "random_chain", "tilt", "tune"]
 
 
 class Chain(nn.Module):
@@ -130,6 +131,26 @@ def floor(law: Tensor, draws: int) -> float:
     return float((2 * law * (1 - law) / (math.pi * draws)).sqrt().sum() / 2)
 
 
+def tune(
+    network: nn.Module, reward: Table, alpha: float, updates: int, batch: int, temperature: float, seed: int = 0
+) -> Tuned:
+    """Return the correction of a network that DRAKES finds, back-propagating through all steps."""
+    torch.manual_seed(seed)
+    length = round(math.log(len(reward.values), reward.K))
+    policy = Tuned(network, length, reward.K, 128, torch.float64)
+    optimiser = torch.optim.Adam(policy.inner.parameters(), lr=5e-3)
+    slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, updates)
+    base = prior(policy, reward.K, length)
+    for n in range(updates):
+        stream = Stream.of(seed, 1).fold(n)
+        value, _ = drakes.loss(policy, network, base, reward, alpha, length, temperature, batch, stream)
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        slower.step()
+    return policy
+
+
 @torch.no_grad()
 def enumerate_sampler(network: nn.Module, other: nn.Module, K: int, length: int) -> tuple[Tensor, float]:
     """Return the law [K^L] of the sampler that uncovers one site a step, and its path KL to another network's."""
@@ -142,7 +163,7 @@ def enumerate_sampler(network: nn.Module, other: nn.Module, K: int, length: int)
         for i in range(length):
             rows = ((letters == n) & (states[:, i] == K)).nonzero()[:, 0]
             mass = law[rows] / (length - n)
-            kl += float(mass @ divergence(log_p[rows, i], log_q[rows, i]))
+            kl += float(mass @ drakes.divergence(log_p[rows, i], log_q[rows, i]))
             after = rows[:, None] + (torch.arange(K) - K) * (K + 1) ** (length - 1 - i)
             law.index_add_(0, after.flatten(), (mass[:, None] * log_p[rows, i].exp()).flatten())
     return law[letters == length], kl

@@ -173,7 +173,7 @@ class Walk:
         for k in range(steps - truncate, steps):
             z, kl = _again(self.move, z, k)
             total = total + kl
-        return z[..., : self.base.mask], total * (steps / self.chosen.sum(-1))
+        return z[..., : self.base.mask], total * (steps / self.chosen.sum(-1).double())
 
 
 def walk(
@@ -239,7 +239,7 @@ def path_kl(
     found = walk(policy, prior, base, torch.arange(n), stream, kl_steps=kl_steps)
     steps = base.plan.steps
     total = sum((found.kl(found.hard(k), k) for k in range(steps)), torch.zeros(n, dtype=torch.float64))
-    return PathKL.of(total * (steps / found.chosen.sum(-1)))
+    return PathKL.of(total * (steps / found.chosen.sum(-1).double()))
 
 
 def _again(step, z: Tensor, k: int):  # noqa: ANN001, ANN202

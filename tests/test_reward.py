@@ -1,0 +1,94 @@
+"""Rewards: composition, counting, fronts, and loading a user's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from core.errors import UsageError
+from core.finetune.reward import Counted, GeometricMean, Threshold, Weighted, hypervolume, load, pareto, soft
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Share of one token."""
+
+    token: int = 0
+    name: str = "share"
+
+    def score(self, x: Tensor) -> Tensor:
+        return (x == self.token).double().mean(-1)
+
+    def soft(self, p: Tensor) -> Tensor:
+        return p[..., self.token].mean(-1)
+
+
+class BlackBox:
+    """A reward without gradients; made without arguments."""
+
+    name = "black-box"
+
+    def score(self, x: Tensor) -> Tensor:
+        return x.double().sum(-1)
+
+
+X = torch.tensor([[0, 0, 1, 2], [1, 1, 1, 1], [0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [Weighted([Linear(0), Linear(1)], [2.0, -1.0]), GeometricMean([Linear(0), Linear(1)], [1.0, 2.0]),
+     Threshold(Linear(0), 0.5, 0.1)],
+)  # fmt: skip
+def test_soft_at_one_hots_is_the_score(reward) -> None:  # noqa: ANN001
+    assert torch.allclose(reward.soft(one_hot(X, 3).double()), reward.score(X), atol=1e-12)
+
+
+def test_compositions_by_hand() -> None:
+    assert Weighted([Linear(0), Linear(1)], [2.0, -1.0]).score(X).tolist() == [0.75, -1.0, 2.0]
+    mean = GeometricMean([Linear(0), Linear(1)], [1.0, 1.0]).score(X)
+    assert mean.tolist() == pytest.approx([(0.5 * 0.25) ** 0.5, 0.0, 0.0])
+    assert float(Threshold(Linear(0), 0.5, 0.1).score(X)[0]) == 0.5
+    for weights in ([1.0], [1.0, float("nan")]):
+        with pytest.raises(UsageError, match="weights"):
+            Weighted([Linear(0), Linear(1)], weights)
+    with pytest.raises(UsageError, match="negative"):
+        GeometricMean([Linear(0)], [-1.0])
+
+
+def test_calls_and_gradients_are_counted() -> None:
+    counted = Counted(Linear())
+    counted.score(X)
+    counted.score(X[:1])
+    counted.soft(one_hot(X, 3).double())
+    assert (counted.calls, counted.gradients, counted.name) == (4, 3, "share")
+    with pytest.raises(UsageError, match="no gradients"):
+        soft(BlackBox())
+
+
+def test_front_and_hypervolume_agree_with_counting() -> None:
+    g = torch.Generator().manual_seed(0)
+    v = torch.randint(0, 6, (12, 3), generator=g)
+    front = pareto(v)
+    worse = [any(bool((o >= p).all() and (o > p).any()) for o in v) for p in v]
+    assert front.tolist() == [not w for w in worse] and 0 < int(front.sum()) < 12
+    cells = torch.cartesian_prod(*[torch.arange(6)] * 3) + 1
+    dominated = (cells[:, None] <= v[None]).all(-1).any(1).sum()
+    assert hypervolume(v.double(), torch.zeros(3)) == pytest.approx(float(dominated))
+    assert hypervolume(v[front].double(), torch.zeros(3)) == pytest.approx(float(dominated))
+
+
+def test_a_users_own_reward_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+    assert load("mine:BlackBox").score(X).tolist() == [3.0, 4.0, 0.0]
+    assert load("mine:Linear").name == "share"
+    for name, message in [("mine:absent", "imported"), ("no.module:x", "imported"), ("nothing", "no such"),
+                          ("builtins:dict", "no `name`")]:  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            load(name)
