@@ -71,7 +71,7 @@ class Oracle:
 
     def __call__(self, x_t: Tensor, t: Tensor | float, context: object = None) -> GaussianPrediction:
         """Predict `x_0` of `x_t` [B, d] at `t`, () or (B,)."""
-        time = at_sites(t, x_t)[..., None] if torch.as_tensor(t).ndim else torch.as_tensor(t)
+        time = at_sites(t, x_t)[..., None] if torch.as_tensor(t).ndim else torch.as_tensor(t, dtype=torch.float64)
         alpha, sigma = self.process.schedule.alpha(time), self.process.schedule.sigma(time)
         if time.ndim:
             V = alpha**2 * self.mixture.var + sigma**2

@@ -61,14 +61,11 @@ def runge_kutta(
         raise UsageError("has no Runge-Kutta form", field="space", value=space, choices=own)
     grid, rows = Grid.of(process, times), []
     for t, s in zip(grid.times, grid.times[1:], strict=False):
-        fractions = [math.fsum(row) for row in TABLEAUX[tableau][:-1]]
-        ends = Grid.of(process, (t, s)).clocks[own[space]]
-        stages = [float(ends[0] + c * (ends[1] - ends[0])) for c in fractions]
-        times_ = [_time(process, u, own[space]) if c < 1 else s for u, c in zip(stages, fractions, strict=True)]
-        if _singular(process, t, times_):
+        inner = _inner(process, t, s, TABLEAUX[tableau], own[space])
+        if not inner:
             rows.append(_first_order(process, t, s, space))
             continue
-        rows += _stages(process, t, s, times_, TABLEAUX[tableau], space)
+        rows += _stages(process, t, s, inner[1:], TABLEAUX[tableau], space)
     return Table(tuple(rows), grid.times[-1])
 
 
@@ -120,9 +117,16 @@ def _time(process: Gaussian, u: float, clock: Clock) -> float:
     return float(process.schedule.inverse(-torch.tensor(u, dtype=torch.float64).log()))
 
 
-def _singular(process: Gaussian, t: float, stages: Sequence[float]) -> bool:
-    path = process.schedule
-    return float(path.alpha(t)) == 0 or any(float(path.sigma(v)) == 0 for v in stages)
+def _inner(process: Gaussian, t: float, s: float, tableau: Tableau, clock: Clock) -> list[float]:
+    """Return the times of the stages, `t` first; nothing where the first or another is singular."""
+    if float(process.schedule.alpha(t)) == 0:
+        return []
+    start, stop = (float(v) for v in Grid.of(process, (t, s)).clocks[clock])
+    times = [t]
+    for row in tableau[:-1]:
+        c = math.fsum(row)
+        times.append(_time(process, start + c * (stop - start), clock) if c < 1 else s)
+    return [] if any(float(process.schedule.sigma(v)) == 0 for v in times) else times
 
 
 def _first_order(process: Gaussian, t: float, s: float, space: Space) -> Row:
