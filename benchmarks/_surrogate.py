@@ -1,7 +1,7 @@
 """The straight-through objective of DRAKES written out a second time, and its gradient by finite differences.
 
-At a site uncovered with token y the state is `one_hot(y) + soft(theta) - soft(theta_0)`: at theta_0 a hard sequence, and
-around it an ordinary smooth function of theta, whose central differences the gradient must match.
+At a site uncovered with token y the state is `one_hot(y) + soft(theta) - soft(theta_0)`: at theta_0 a hard sequence,
+and around it an ordinary smooth function of theta, whose central differences the gradient must match.
 """
 
 from __future__ import annotations

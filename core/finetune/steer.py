@@ -9,7 +9,7 @@ constraints always hold), and count what they ask of the reward and of the netwo
 | `classifier` | predictions tilted by the reward's gradient through the denoiser (`core.guide.classifier`) | none |
 | `smc` | weighted population, the prior proposes (`core.finetune.smc`) | exact |
 | `tds` | the same, proposing by `classifier` | exact |
-| `svdd` | each step picks one of `proposals` by exp(expected reward / alpha) | none |
+| `svdd` | each step picks one of `proposals` by the mean exp(reward / alpha) of draws of x_0 | none |
 | `gilc` | logits corrected by the reward's gradient at straight-through draws of x_0 | none |
 | `gilc-black-box` | the same gradient from scores of draws: no differentiable reward is needed | none |
 
@@ -216,7 +216,7 @@ class Svdd:
     Args:
         alpha: reward units per nat.
         proposals: next states proposed at each step.
-        draws: draws of x_0 whose mean reward is a state's value.
+        draws: draws of x_0 that a state's value is estimated from.
     """
 
     alpha: float
@@ -252,8 +252,9 @@ class _Picking:
         known = window.settle(torch.where(x_s == base.mask, -1, x_s))
         x_s = torch.where(known < 0, base.mask, known)
         raw = base.predict(x_s, torch.full((len(rows),), step.s)) if bool((known < 0).any()) else step.raw
-        value = lookahead(self.run.reward, window, raw, known, stream.fold(2), self.rule.draws)
-        cdf = (value.view(-1, count) / self.rule.alpha).softmax(-1).cumsum(-1)
+        rule = self.rule
+        value = lookahead(self.run.reward, rule.alpha, window, raw, known, stream.fold(2), rule.draws)
+        cdf = value.view(-1, count).softmax(-1).cumsum(-1)
         u = step.stream.fold(3).uniform(1).to(cdf) * cdf[:, -1:]
         chosen = torch.searchsorted(cdf, u, right=True)[:, 0].clamp(max=count - 1)
         return x_s.view(-1, count, x_s.shape[1])[torch.arange(len(chosen)), chosen]
