@@ -92,7 +92,7 @@ class Peptide:
 
     @property
     def standard(self) -> Peptide:
-        """Return one form of the peptide: glycines in capitals, bridges in order, a cycle opened at the least letters."""
+        """Return one form of the peptide: glycines in capitals, bridges sorted, a cycle opened at the least letters."""
         plain = replace(self, residues=self.residues.replace("g", "G")).rotated(0)
         if not self.cyclic:
             return plain

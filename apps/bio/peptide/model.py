@@ -11,7 +11,7 @@ __all__ = ["PeptideConfig"]
 
 @dataclass
 class PeptideConfig:
-    """Peptides: a generic sequence model over twenty residues and an end token.
+    """Peptides: a sequence model over twenty residues, each peptide at its own length.
 
     `data` is a file with a header line and `sequence,label` lines; only sequences of `label` train the generator.
     Sequences longer than `longest` are left out. `dim`, `depth`, `heads`, `dropout` are the network's, `batch` the
