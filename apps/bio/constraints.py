@@ -150,7 +150,9 @@ def compile_(specs: Sequence[Spec], length: int, letters: str = "ACGT", mode: Mo
         UsageError: a spec that makes no sense at this length or over these letters.
     """
     parts = atoms(specs, length, letters)
-    layers = assemble(parts, length, len(letters))
+    counted = [atom for atom in parts if isinstance(atom.rule, Timed)]  # hopeless alone, huge together
+    alone = all(assemble([atom], length, len(letters)) is not None for atom in counted)
+    layers = assemble(parts, length, len(letters)) if alone else None
     if layers is None:
         refuse(parts, length, len(letters))
         raise AssertionError("unreachable")

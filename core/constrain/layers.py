@@ -100,11 +100,13 @@ def unfold(rules: Sequence[Timed], allowed: np.ndarray, budget: Budget | None = 
 def _frontiers(rules: Sequence[Timed], allowed: np.ndarray):  # noqa: ANN202
     """Yield for each site the joint states after it, int32 [n', rules], and how they are reached, int64 [n, K]."""
     state = np.array([[r.start for r in rules]], np.int32)
+    alive = [rule.alive(allowed) for rule in rules]  # each rule by itself; what it cannot accept is not followed
     radix = np.cumprod([1] + [r.delta.shape[1] for r in rules], dtype=object)
     for site, legal in enumerate(allowed):
         table = np.empty((len(state), len(legal), len(rules)), np.int64)
         for j, rule in enumerate(rules):
-            table[:, :, j] = rule.delta[rule.table[site]][state[:, j]]
+            step = rule.delta[rule.table[site]][state[:, j]]
+            table[:, :, j] = np.where(alive[j][site + 1][step], step, -1)
         open_ = (table >= 0).all(2) & legal
         found = table[open_]
         if radix[-1] < 2**62:

@@ -45,6 +45,15 @@ class Timed:
         """Number of sites L."""
         return len(self.table)
 
+    def alive(self, allowed: np.ndarray) -> np.ndarray:
+        """Return after how many sites which states still lead to acceptance by `allowed` tokens, bool [L + 1, Q]."""
+        out = np.empty((self.length + 1, len(self.accept)), bool)
+        out[-1] = self.accept
+        for i in range(self.length - 1, -1, -1):
+            step = self.delta[self.table[i]][:, allowed[i]]
+            out[i] = (out[i + 1][step] & (step >= 0)).any(1)
+        return out
+
 
 @dataclass(frozen=True, eq=False)
 class Budget:
@@ -66,9 +75,13 @@ def region(automaton: Automaton, length: int, start: int = 0, stop: int | None =
     if not 0 <= start <= stop <= length:
         raise UsageError(f"must lie within 0 ... {length}", field="region", value=(start, stop))
     wait = np.broadcast_to(np.arange(automaton.states)[:, None], automaton.delta.shape)
+    ends = np.flatnonzero(automaton.accept)
+    good = automaton.accept[automaton.delta] & (automaton.delta >= 0)
+    close = np.where(good, ends[0] if len(ends) else -1, -1)  # behind the region all that is accepted is one
     table = np.ones(length, np.int64)
     table[start:stop] = 0
-    delta = np.stack([automaton.delta, wait]).astype(np.int32)
+    table[max(start, stop - 1) : stop] = 2
+    delta = np.stack([automaton.delta, wait, close]).astype(np.int32)
     return Timed(delta, table, automaton.accept, automaton.start)
 
 

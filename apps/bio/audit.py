@@ -1,0 +1,257 @@
+"""Check sequences against rules by other code than made them.
+
+Nothing of the compiler is used: enzymes are searched by Bio.Restriction, frames translated by Bio.Seq, motifs, runs and
+spacings found by regular expressions, letters counted. A rule is read from its public fields only.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from core.errors import DataError, UsageError
+
+__all__ = ["Finding", "audit", "check", "clean", "table"]
+
+PROTEIN = {"X": ".", "B": "[DN]", "Z": "[EQ]", "J": "[IL]"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one rule.
+
+    Args:
+        rule: in words.
+        by: what judged it.
+        sequences: how many were judged.
+        violations: how many break the rule.
+        first: number of the first one that does, or None.
+    """
+
+    rule: str
+    by: str
+    sequences: int
+    violations: int
+    first: int | None = None
+
+
+@cache
+def expression(pattern: str, dna: bool) -> str:
+    """Return a motif as a regular expression: IUPAC codes, [..] one of, {..} none of."""
+    from Bio.Data.IUPACData import ambiguous_dna_values
+
+    codes = {k: f"[{v}]" for k, v in ambiguous_dna_values.items()} if dna else PROTEIN
+    text = re.sub(r"\{([A-Z]+)\}", r"[^\1]", pattern.upper())
+    parts = re.split(r"(\[\^?[A-Z]+\])", text)
+    return "".join(part if part.startswith("[") else "".join(codes.get(c, c) for c in part) for part in parts)
+
+
+@cache
+def reverse(pattern: str) -> str:
+    """Return an IUPAC motif of the other strand, classes included."""
+    from Bio.Seq import reverse_complement
+
+    marks = str.maketrans("[]{}", "][}{")
+    return "".join(c if c in "[]{}" else str(reverse_complement(c)) for c in pattern.upper()[::-1]).translate(marks)
+
+
+def starts(sequence: str, pattern: str, both: bool, dna: bool) -> list[tuple[int, int]]:
+    """Return (begin, end) of every match, overlapping ones too, from 0."""
+    found = set()
+    for one in {pattern, reverse(pattern)} if both and dna else {pattern}:
+        for hit in re.finditer(f"(?=({expression(one, dna)}))", sequence):
+            found.add((hit.start(), hit.end(1)))
+    return sorted(found)
+
+
+@cache
+def enzyme(name: str) -> Any:
+    """Return Biopython's enzyme.
+
+    Raises:
+        UsageError: it has none of this name.
+    """
+    from Bio import Restriction
+
+    word = name.removesuffix("_site")
+    if word not in {str(e) for e in Restriction.AllEnzymes}:
+        raise UsageError("no such enzyme", field="enzyme", value=word)
+    return getattr(Restriction, word)
+
+
+def cuts(sequence: str, name: str) -> list[tuple[int, int]]:
+    """Return where Biopython finds an enzyme's site on either strand, (begin, end) from 0."""
+    found = enzyme(name)
+    return [(hit.start(), hit.start() + found.size) for hit in re.finditer(found.compsite, sequence)]
+
+
+def named(pattern: str) -> bool:
+    """Tell an enzyme's name from a motif: names have small letters."""
+    return any(c.islower() for c in pattern)
+
+
+def inside(rule: Any, length: int) -> tuple[int, int]:
+    """Return the span that a rule speaks about, from 0, the end excluded."""
+    first, last = rule.within or (1, length)
+    return first - 1, last
+
+
+def forbidden(rule: Any, x: str, dna: bool) -> bool:
+    """Tell whether none of the patterns occurs."""
+    low, high = inside(rule, len(x))
+    for pattern in rule.patterns:
+        if named(pattern) and dna and rule.both_strands:
+            hits = cuts(x, pattern)
+            if not hits and low == 0 and high == len(x) and enzyme(pattern).search(_padded(x)):
+                return False
+        else:
+            motif = str(enzyme(pattern).site) if named(pattern) else pattern
+            hits = starts(x, motif, rule.both_strands, dna)
+        hits = [(a, b) for a, b in hits if a >= low and b <= high]
+        if rule.touching is not None:
+            hits = [(a, b) for a, b in hits if b >= rule.touching[0] and a < rule.touching[1]]
+        if hits:
+            return False
+    return True
+
+
+def _padded(x: str) -> Any:
+    from Bio.Seq import Seq
+
+    return Seq("N" * 40 + x + "N" * 40)  # enzymes that cut beside their site are dropped near an end
+
+
+def required(rule: Any, x: str, dna: bool) -> bool:
+    """Tell whether each motif occurs so often."""
+    low, high = inside(rule, len(x))
+    for pattern in rule.motifs:
+        motif = str(enzyme(pattern).site) if named(pattern) else pattern
+        hits = [a for a, b in starts(x, motif, rule.both_strands, dna) if a >= low and b <= high]
+        if len(hits) < rule.least or (rule.most is not None and len(hits) > rule.most):
+            return False
+    return True
+
+
+def spaced(rule: Any, x: str, dna: bool) -> bool:
+    """Tell whether the two motifs occur at the distance, on one strand."""
+    low, high = inside(rule, len(x))
+    gap = f".{{{rule.lo},{rule.hi}}}"
+    a, b = (str(enzyme(p).site) if named(p) else p for p in (rule.a, rule.b))
+    forms = [expression(a, dna) + gap + expression(b, dna)]
+    if rule.both_strands and dna:
+        forms.append(expression(reverse(b), dna) + gap + expression(reverse(a), dna))
+    return any(re.search(form, x[low:high]) for form in forms)
+
+
+def short_runs(rule: Any, x: str, dna: bool) -> bool:
+    """Tell whether no letter is repeated too often."""
+    low, high = inside(rule, len(x))
+    return re.search(rf"(.)\1{{{rule.longest}}}", x[low:high]) is None
+
+
+def fixed(rule: Any, x: str, dna: bool) -> bool:
+    """Tell whether the fixed letters stand where they should."""
+    form = "".join("." if c == "?" else expression(c, dna) for c in rule.letters)
+    at = rule.position - 1
+    return re.fullmatch(form, x[at : at + len(rule.letters)]) is not None
+
+
+def spelt(rule: Any, x: str, dna: bool) -> bool:
+    """Tell whether the frame translates to the protein."""
+    from Bio.Seq import Seq
+
+    codons = Seq(x[rule.start - 1 : rule.start - 1 + 3 * len(rule.protein)])
+    found = str((codons if rule.strand == 1 else codons.reverse_complement()).translate(table=rule.code))
+    wanted = rule.protein.upper()
+    return len(found) == len(wanted) and all(w == f or (w == "X" and f != "*") for w, f in zip(wanted, found))  # noqa: B905
+
+
+def allowed(rule: Any, x: str, dna: bool) -> bool:
+    """Tell whether only allowed letters occur."""
+    low, high = inside(rule, len(x))
+    return set(x[low:high]) <= set(rule.letters.upper())
+
+
+def share(rule: Any, x: str, dna: bool) -> bool:
+    """Tell whether the share of G and C holds over the span, or in every window of it."""
+    low, high = inside(rule, len(x))
+    part = x[low:high]
+    size = min(rule.window or len(part), len(part))
+    least, most = math.ceil(rule.lo * size - 1e-9), math.floor(rule.hi * size + 1e-9)
+    count = part[:size].count("G") + part[:size].count("C")
+    for i in range(len(part) - size + 1):
+        if i:
+            count += (part[i + size - 1] in "GC") - (part[i - 1] in "GC")
+        if not least <= count <= most:
+            return False
+    return True
+
+
+JUDGES: dict[str, tuple[Callable[[Any, str, bool], bool], str]] = {
+    "Forbid": (forbidden, "Bio.Restriction, regular expression"), "Require": (required, "regular expression"),
+    "Spacing": (spaced, "regular expression"), "Homopolymer": (short_runs, "regular expression"),
+    "Fix": (fixed, "regular expression"), "Frame": (spelt, "Bio.Seq.translate"), "Alphabet": (allowed, "letters"),
+    "Gc": (share, "count, every window"),
+}  # fmt: skip
+
+
+def check(sequences: Sequence[str], rules: Sequence[Any], dna: bool = True) -> list[Finding]:
+    """Judge sequences by rules of `apps.bio.constraints`, one after the other."""
+    found = []
+    for rule in rules:
+        judge, by = JUDGES[type(rule).__name__]
+        held = [judge(rule, x.upper(), dna) for x in sequences]
+        first = next((i for i, ok in enumerate(held) if not ok), None)
+        found.append(Finding(str(rule), by, len(held), held.count(False), first))
+    return found
+
+
+def clean(findings: Sequence[Finding]) -> bool:
+    """Tell whether no rule is broken."""
+    return all(f.violations == 0 for f in findings)
+
+
+def table(findings: Sequence[Finding]) -> str:
+    """Return the findings as lines of text."""
+    return "\n".join(
+        f"{'ok  ' if f.violations == 0 else 'FAIL'}  {f.violations:>6} of {f.sequences:<6} {f.rule}   ({f.by})"
+        + ("" if f.first is None else f"; first: sequence {f.first}")
+        for f in findings
+    )
+
+
+def audit(
+    files: Sequence[Path], *, rules: Mapping[str, Any], template: Path | None = None, out: Path | None = None
+) -> dict[str, Any]:
+    """Judge the sequences of some files; the rules are the command line's words, by default those of the files.
+
+    Raises:
+        DataError: rules are broken (the table stands on stderr).
+        UsageError: there is no rule.
+    """
+    import json
+    import sys
+
+    from apps.bio.dna.words import specs_of
+    from apps.bio.records import read
+
+    entries = [entry for path in files for entry in read(path)]
+    dna = not set("".join(e.sequence for e in entries).upper()) - set("ACGTN")
+    specs = specs_of(rules, template, entries, dna)
+    if not specs:
+        raise UsageError("no rule is given, and the files name none", field="rules", hint="--forbid BsaI, ...")
+    found = check([e.sequence for e in entries], specs, dna)
+    rows = [vars(f) for f in found]
+    if out is not None:
+        out.write_text(json.dumps({"sequences": len(entries), "rules": rows}, indent=1) + "\n")
+    print(table(found), file=sys.stderr)
+    broken = [f for f in found if f.violations]
+    if broken:
+        raise DataError(f"{sum(f.violations for f in broken)} violations of {len(broken)} rules", field="audit",
+                        value=broken[0].rule)  # fmt: skip
+    return {"sequences": len(entries), "rules": len(found), "violations": 0}

@@ -1,0 +1,105 @@
+"""Rules as the command line writes them, and back.
+
+Examples: forbid BsaI, TTTTT; require TATAWAW, TGASTCA=2, TGASTCA=1-3; homopolymer 5; gc 0.4-0.6, 0.3-0.7/50; fix 1:ACGT;
+keep 1-60 (of the template); frame 121:MSKGEEL, 121:MSKGEEL:11 (genetic code 11); alphabet ACG; spacing
+TTGACA,TATAAT,15-19.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from apps.bio.constraints import alphabet, fix, forbid, frame, gc, homopolymer, keep, require, spacing
+from core.errors import UsageError
+
+__all__ = ["parse", "spans", "specs_of"]
+
+
+def _match(form: str, word: str, field: str, example: str) -> re.Match[str]:
+    found = re.fullmatch(form, word.strip())
+    if found is None:
+        raise UsageError(f"is not written like {example}", field=field, value=word)
+    return found
+
+
+def _require(word: str) -> Any:
+    m = _match(r"([^=]+?)(?:=(\d+)(?:-(\d+)?)?)?", word, "require", "TATAWAW or TATAWAW=1-3")
+    if m[2] is None:
+        return require(m[1])
+    most = int(m[3]) if m[3] else (None if "-" in word.rpartition("=")[2] else int(m[2]))
+    return require(m[1], count=(int(m[2]), most))
+
+
+def _gc(word: str) -> Any:
+    m = _match(r"([\d.]+)(%?)\s*-\s*([\d.]+)(%?)(?:/(\d+))?", word, "gc", "0.4-0.6 or 0.3-0.7/50")
+    scale = 100.0 if m[2] or m[4] else 1.0
+    return gc(float(m[1]) / scale, float(m[3]) / scale, int(m[5]) if m[5] else None)
+
+
+def _fix(word: str) -> Any:
+    m = _match(r"(\d+):([A-Za-z?]+)", word, "fix", "1:ACGT")
+    return fix(int(m[1]), m[2].upper())
+
+
+def _frame(word: str) -> Any:
+    m = _match(r"(\d+):([A-Za-z*]+)(?::(\d+))?", word, "frame", "121:MSKGEEL or 121:MSKGEEL:11")
+    return frame(int(m[1]), m[2].upper(), int(m[3] or 1))
+
+
+def _spacing(word: str) -> Any:
+    m = _match(r"([^,]+),([^,]+),(\d+)-(\d+)", word, "spacing", "TTGACA,TATAAT,15-19")
+    return spacing(m[1].strip(), m[2].strip(), int(m[3]), int(m[4]))
+
+
+READ: dict[str, Callable[[str], Any]] = {
+    "forbid": forbid, "require": _require, "gc": _gc, "fix": _fix, "frame": _frame, "spacing": _spacing,
+}  # fmt: skip
+
+
+def spans(words: Sequence[str]) -> list[tuple[int, int]]:
+    """Return spans `FIRST-LAST` (or single positions), from 1; several may stand in one word, with commas."""
+    out = []
+    for word in (part for w in words for part in w.split(",")):
+        m = _match(r"(\d+)(?:-(\d+))?", word, "keep", "1-60")
+        out.append((int(m[1]), int(m[2] or m[1])))
+        if out[-1][0] > out[-1][1] or out[-1][0] < 1:
+            raise UsageError("is not a span from 1 on", field="keep", value=word)
+    return out
+
+
+def parse(rules: Mapping[str, Any]) -> list[Any]:
+    """Return the specs that the words of the command line stand for (`keep` aside: it needs a template)."""
+    out: list[Any] = []
+    for name, words in rules.items():
+        if name == "homopolymer":
+            out.append(homopolymer(int(words)))
+        elif name == "alphabet":
+            out.append(alphabet(words.upper()))
+        elif name in READ:
+            out += [READ[name](word) for word in words]
+        elif name != "keep":
+            raise UsageError("no such rule", field="rules", value=name, choices=[*READ, "homopolymer", "alphabet"])
+    return out
+
+
+def specs_of(rules: Mapping[str, Any], template: Path | None, entries: Sequence[Any], dna: bool) -> list[Any]:
+    """Return the rules that sequences are judged by: those given, or those that their manifests name.
+
+    Raises:
+        UsageError: `keep` without a template.
+    """
+    from apps.bio.records import read
+
+    given = dict(rules)
+    if not given and entries and template is None:
+        given = dict(entries[0].manifest.get("rules", {}))
+    out = parse(given)
+    if given.get("keep"):
+        if template is None:
+            raise UsageError("needs --template, whose letters are kept", field="keep")
+        text = read(template)[0].sequence.upper()
+        out += [keep(span, text) for span in spans(given["keep"])]
+    return out

@@ -1,0 +1,222 @@
+"""Designs inside annotated records: the designed letters change, everything else stays.
+
+A `Template` is a record and which of its letters are open. What is sampled is an *arc* of it: the open letters, what
+lies between them, and on either side a flank of fixed letters, so that the model sees the neighbourhood and rules see
+sites that would arise across the border. On a circular record the arc may run over the origin.
+
+A design has as many letters as were open, so coordinates survive: features, annotations and untouched letters are
+written as they were read. A coding sequence that overlaps the design gets its `/translation` anew; each design adds
+`misc_feature`s that say what was designed, under which rules, and where motifs lie.
+"""
+
+from __future__ import annotations
+
+import warnings
+from copy import deepcopy
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from Bio.SeqFeature import SeqFeature
+    from Bio.SeqRecord import SeqRecord
+
+    from apps.bio.records import Designs
+
+__all__ = ["Template", "genbank", "inserted", "records", "template"]
+
+
+def records(text: str, name: str) -> list[SeqRecord]:
+    """Return the records of GenBank text; what the parser warns of stands in `annotations["quintet_warnings"]`.
+
+    Raises:
+        DataError: malformed, or a record without letters.
+    """
+    from Bio import SeqIO
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            found = list(SeqIO.parse(StringIO(text), "genbank"))
+        except Exception as error:  # Biopython raises many kinds for malformed records
+            raise DataError(f"is not GenBank ({str(error).splitlines()[0] if str(error) else 'malformed'})",
+                            field=name) from None  # fmt: skip
+    if not found:
+        raise DataError("holds no record", field=name)
+    for record in found:
+        if not getattr(record.seq, "defined", True) or not len(record.seq):
+            raise DataError(f"record {record.id} has no letters", field=name)
+        record.annotations["quintet_warnings"] = [str(w.message) for w in caught]
+    return found
+
+
+@dataclass(eq=False)
+class Template:
+    """A record with open letters, and the arc of it that is sampled.
+
+    Args:
+        record: as it was read.
+        open: bool [N], the letters to design.
+        start: first site of the arc, from 0.
+        size: sites in the arc; on a circular record it may run over the origin.
+    """
+
+    record: SeqRecord
+    open: np.ndarray
+    start: int
+    size: int
+
+    @property
+    def circular(self) -> bool:
+        """Tell whether the record is a circle."""
+        return self.record.annotations.get("topology") == "circular"
+
+    @property
+    def sites(self) -> np.ndarray:
+        """Sites of the record along the arc, int64 [size]."""
+        return (self.start + np.arange(self.size)) % len(self.open)
+
+    @property
+    def letters(self) -> str:
+        """Letters along the arc, `?` where open."""
+        text = str(self.record.seq).upper()
+        return "".join("?" if self.open[i] else text[i] for i in self.sites)
+
+    def place(self, position: int, size: int = 1) -> int:
+        """Return where on the arc `size` sites from a position of the record (both from 1) begin.
+
+        Raises:
+            UsageError: not all of them lie on it.
+        """
+        at = (position - 1 - self.start) % len(self.open)
+        if not 1 <= position <= len(self.open) or at + size > self.size:
+            raise UsageError("lies outside the designed part of the template", field="position", value=position)
+        return at + 1
+
+    @property
+    def hull(self) -> tuple[int, int]:
+        """First and last open site on the arc, from 1."""
+        where = np.flatnonzero(self.open[self.sites])
+        return int(where[0]) + 1, int(where[-1]) + 1
+
+
+def template(record: SeqRecord, opened: np.ndarray, flank: int = 60) -> Template:
+    """Return the template of a record with some open letters, and the shortest arc that holds them all.
+
+    Raises:
+        UsageError: nothing is open.
+        DataError: a letter that is kept on the arc is not A, C, G or T.
+    """
+    where = np.flatnonzero(opened)
+    if not len(where):
+        raise UsageError("no letter is open", field="template", hint="keep fewer letters")
+    n, circular = len(opened), record.annotations.get("topology") == "circular"
+    first, size = int(where[0]), int(where[-1] - where[0]) + 1
+    if circular:
+        gaps = np.diff(np.append(where, where[0] + n))
+        widest = int(gaps.argmax())
+        first, size = int(where[(widest + 1) % len(where)]), n - int(gaps[widest]) + 1
+    text = str(record.seq).upper()
+    left = _clean(text, first - 1, -1, min(flank, n - size if circular else first), circular)
+    room = n - size - left if circular else n - first - size
+    right = _clean(text, first + size, 1, min(flank, room), circular)
+    out = Template(record, opened, (first - left) % n, left + size + right)
+    wrong = sorted(set(out.letters) - set("ACGT?"))
+    if wrong:
+        raise DataError("a kept letter between designed ones is not A, C, G or T", field="template", value=wrong[0])
+    return out
+
+
+def _clean(text: str, at: int, step: int, most: int, circular: bool) -> int:
+    """Return how many plain letters lie in a row from `at` on, at most so many."""
+    for n in range(most):
+        if (not circular and not 0 <= at < len(text)) or text[at % len(text)] not in "ACGT":
+            return n
+        at += step
+    return most
+
+
+def inserted(held: Template, letters: str, name: str, notes: list[tuple[int, int, str]]) -> SeqRecord:
+    """Return the record with the arc's letters in place.
+
+    Args:
+        held: the template.
+        letters: of the whole arc; where it is not open they must be the record's.
+        name: of the design.
+        notes: (first, last, text), first and last on the arc, from 1.
+    """
+    from Bio.Seq import Seq
+
+    text = list(str(held.record.seq))
+    for site, letter in zip(held.sites.tolist(), letters, strict=True):
+        if held.open[site]:
+            text[site] = letter
+        elif text[site].upper() != letter:
+            raise ValueError(f"letter {site + 1} was to be kept")
+    out = deepcopy(held.record)
+    out.seq = Seq("".join(text))
+    out.annotations.pop("quintet_warnings", None)
+    for feature in out.features:
+        _retranslate(feature, held, out)
+    out.features += [_feature(held, a, b, f"{name}: {line}") for a, b, line in notes]
+    return out
+
+
+def _retranslate(feature: SeqFeature, held: Template, out: SeqRecord) -> None:
+    """Write a coding sequence's /translation anew where the design has changed its letters."""
+    old = feature.qualifiers.get("translation")
+    if feature.type != "CDS" or not old or feature.location is None:
+        return
+    if not any(held.open[int(i) % len(held.open)] for i in feature.location):
+        return
+    table = int(feature.qualifiers.get("transl_table", ["1"])[0])
+    begin = int(feature.qualifiers.get("codon_start", ["1"])[0]) - 1
+    letters = feature.location.extract(out.seq)[begin:]
+    new = str(letters[: len(letters) // 3 * 3].translate(table=table)).removesuffix("*")
+    if new[1:] != old[0][1:] or (new[:1] != old[0][:1] and old[0][:1] != "M"):
+        feature.qualifiers["translation"] = [new]
+        feature.qualifiers.setdefault("note", []).append("translation changed by design")
+
+
+def _feature(held: Template, first: int, last: int, note: str) -> SeqFeature:
+    from Bio.SeqFeature import CompoundLocation, SeqFeature, SimpleLocation
+
+    n = len(held.open)
+    begin, size = (held.start + first - 1) % n, last - first + 1
+    if begin + size <= n:
+        where = SimpleLocation(begin, begin + size, 1)
+    else:
+        where = CompoundLocation([SimpleLocation(begin, n, 1), SimpleLocation(0, begin + size - n, 1)])
+    return SeqFeature(where, type="misc_feature", qualifiers={"note": [note]})
+
+
+def genbank(designs: Designs) -> str:
+    """Return designs as GenBank text, one record each."""
+    from Bio import SeqIO
+    from Bio.Seq import Seq
+    from Bio.SeqRecord import SeqRecord
+
+    from apps.bio.manifest import header
+
+    found = []
+    for i, (name, sequence) in enumerate(zip(designs.names, designs.sequences, strict=True)):
+        notes = designs.notes[i] if designs.notes else []
+        if designs.template is not None:
+            record = inserted(designs.template, sequence, name, notes)
+        else:
+            alone = SeqRecord(Seq(sequence), id=name, name=name[:16], annotations={"topology": "linear"})
+            record = inserted(Template(alone, np.zeros(len(sequence), bool), 0, len(sequence)), sequence, name, notes)
+        protein = set(sequence) - set("ACGTN") != set() and designs.template is None
+        record.annotations.setdefault("molecule_type", "protein" if protein else "DNA")
+        about = header(designs.score_of(i), designs.manifest)
+        record.annotations["comment"] = "\n".join(filter(None, [record.annotations.get("comment", ""), about]))
+        found.append(record)
+    out = StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        SeqIO.write(found, out, "genbank")
+    return out.getvalue()
