@@ -115,8 +115,8 @@ def study(case: Case, scale: int, updates: int, paths: int) -> dict[str, dict[st
     """Return all figures of a case."""
     alpha, law, target, draws = case.alpha, case.chain.law(), case.target, case.draws * scale
     methods = {
-        "smc": (Smc(alpha, PARTICLES, case.lookahead), 1), "tds": (Tds(alpha, PARTICLES, case.lookahead), 8), "svdd": (Svdd(alpha, 8), 16),
-        "classifier": (ByClassifier(alpha), 16), "gilc": (Gilc(alpha), 16), "gilc, scale 4": (Gilc(alpha, scale=4), 16),
+        "smc": (Smc(alpha, PARTICLES, case.lookahead), 1), "tds": (Tds(alpha, PARTICLES, case.lookahead), 8),
+        "svdd": (Svdd(alpha, 8), 16), "classifier": (ByClassifier(alpha), 16), "gilc": (Gilc(alpha), 16), "gilc, scale 4": (Gilc(alpha, scale=4), 16),
         "gilc-black-box": (GilcBlackBox(alpha), 16), "gilc-black-box, scale 4": (GilcBlackBox(alpha, scale=4), 16),
     }  # fmt: skip
     out = {name: sampled(case, method, draws // part, target) for name, (method, part) in methods.items()}
@@ -151,6 +151,6 @@ def run(full: bool) -> Result:
     units = {"total variation": "to the tilted law", "floor": "expected for as many independent draws"}
     notes = (
         f"Populations of {PARTICLES} weighed by their evidence; DRAKES: law enumerated after {400 * (1 + full)} "
-        "updates of 64 paths, all steps back-propagated, Gumbel temperature 0.5; its straight-through gradient is biased."
+        "updates of 64 paths, all steps back-propagated, temperature 0.5; the straight-through gradient is biased."
     )
     return Result(figures, bars, units, notes=notes)
