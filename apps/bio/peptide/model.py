@@ -15,7 +15,7 @@ class PeptideConfig:
 
     `data` is a file with a header line and `sequence,label` lines; only sequences of `label` train the generator.
     Sequences longer than `longest` are left out. `dim`, `depth`, `heads`, `dropout` are the network's, `batch` the
-    peptides of a step, `steps` the default of sampling.
+    peptides of a step.
     """
 
     data: str = setting("../shared/data/bio/peptide/AMPvsUniProt.csv")
@@ -26,4 +26,3 @@ class PeptideConfig:
     heads: int = setting(4, low=1)
     dropout: float = setting(0.1, low=0, high=0.9)
     batch: int = setting(64, low=1)
-    steps: int = setting(40, low=1)

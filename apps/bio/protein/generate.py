@@ -130,7 +130,8 @@ class InverseFolder:
             temperature, steps, solver: other than the recipe's defaults.
             seed: all randomness.
             index: number of each design's stream, int64 [n]; 0 ... n - 1 by default.
-            reward, steering: of `core.finetune`; they see tokens [B, N] over all residues.
+            reward: of `core.finetune`; it sees tokens [B, N] over all residues.
+            steering: a method of `core.finetune.steer`; by default the best of 16 draws.
 
         Raises:
             UsageError, InfeasibleError: selectors or letters are wrong, or leave nothing, before sampling.
@@ -147,9 +148,9 @@ class InverseFolder:
         streams = np.arange(n) if index is None else np.asarray(index, np.int64)
         base = self.base(sites, **chosen)  # type: ignore[arg-type]
         if reward is not None:
-            from core.finetune.steer import STEERINGS
+            from core.finetune.steer import BestOf
 
-            way = STEERINGS[steering or "best-of-n"]() if not callable(steering) else steering
+            way = steering or BestOf()
             x = way(base, reward, n, Stream(seed, torch.from_numpy(streams))).x
         else:
             x = torch.cat([base.sample(Stream(seed, torch.from_numpy(part))) for part in self._parts(streams)])
