@@ -341,9 +341,10 @@ def restore(name: str | Path, device: str = "cpu") -> Any:
         hint = "give the folder of a run or a checkpoint; `quintet bio train` makes one"
         raise CheckpointError("no such model", field="model", value=str(name), choices=known or None, hint=hint)
     saved = checkpoint.load(folder if folder.is_dir() else Path(name), app="bio")
-    recipe = instance(OmegaConf.create(saved.config), Recipe)
+    others = set(KINDS) - {saved.config.get("kind")}  # settings of other molecules say nothing about this one
+    recipe = instance(OmegaConf.create({k: v for k, v in saved.config.items() if k not in others}), Recipe)
     if recipe.kind != "dna":
-        return locate(f"{KINDS[recipe.kind]}.generate:restore")(saved.path, device)
+        return locate(f"{KINDS[recipe.kind]}.generate:restored")(saved, recipe, device)
     model = sequence_model(saved, recipe, device)
     model.name = str(name)
     return model

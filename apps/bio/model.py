@@ -24,7 +24,7 @@ LETTERS = {"dna": "ACGT", "protein": "ACDEFGHIKLMNPQRSTVWY", "peptide": "ACDEFGH
 """The alphabets; letter i is token i, the mask is the next."""
 
 KINDS = {"dna": "apps.bio.dna", "protein": "apps.bio.protein", "peptide": "apps.bio.peptide"}
-"""Packages: `task:make(recipe)` trains and, but for DNA, `generate:restore(folder, device)` loads."""
+"""Packages: `task:make(recipe)` trains and, but for DNA, `generate:restored(saved, recipe, device)` loads."""
 
 
 @dataclass

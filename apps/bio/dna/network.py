@@ -3,7 +3,8 @@
     logits(x_t)_iv = log chain(x_i = v | known sites of x_t) + f(x_t)_iv,       f = 0 before training.
 
 With `strands`, f is averaged over both strands: f(x)_iv = (g(x)_iv + g(rc x)_{rc(i), 3 - v}) / 2, which makes the model
-equivariant (the chain counts both strands too). Inputs are tokens [B, S] (mask K) or laws [B, S, K + 1], in which
+equivariant (the chain counts both strands too). In training, random strands show g both at half the cost; averaging
+logits afterwards can only lower the mean bound of the two, log-sum-exp being convex. Inputs are tokens [B, S] (mask K) or laws [B, S, K + 1], in which
 everything is differentiable.
 """
 
@@ -64,7 +65,7 @@ class ConvNet(nn.Module):
         chain = None if self.background is None else self.background(x, fold).to(law)
         both = law if chain is None else torch.cat([law, chain], -1)
         out = self.correct(both, t)
-        if self.config.strands:
+        if self.config.strands and not self.training:
             out = 0.5 * (out + self.mirror(self.correct(self.mirror(both), t)))
         return out if chain is None else chain + out
 
