@@ -242,10 +242,10 @@ def audit(
 
     entries = [entry for path in files for entry in read(path)]
     dna = not set("".join(e.sequence for e in entries).upper()) - set("ACGTN")
-    specs = specs_of(rules, template, entries, dna)
+    specs, sequences = specs_of(rules, template, entries)
     if not specs:
         raise UsageError("no rule is given, and the files name none", field="rules", hint="--forbid BsaI, ...")
-    found = check([e.sequence for e in entries], specs, dna)
+    found = check(sequences, specs, dna)
     rows = [vars(f) for f in found]
     if out is not None:
         out.write_text(json.dumps({"sequences": len(entries), "rules": rows}, indent=1) + "\n")

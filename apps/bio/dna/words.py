@@ -1,7 +1,7 @@
 """Rules as the command line writes them, and back.
 
-Examples: forbid BsaI, TTTTT; require TATAWAW, TGASTCA=2, TGASTCA=1-3; homopolymer 5; gc 0.4-0.6, 0.3-0.7/50; fix 1:ACGT;
-keep 1-60 (of the template); frame 121:MSKGEEL, 121:MSKGEEL:11 (genetic code 11); alphabet ACG; spacing
+Examples: forbid BsaI, TTTTT; require TATAWAW, TGASTCA=2, TGASTCA=1-3; homopolymer 5; gc 0.4-0.6, 0.3-0.7/50; fix
+1:ACGT; keep 1-60 (of the template); frame 121:MSKGEEL, 121:MSKGEEL:11 (genetic code 11); alphabet ACG; spacing
 TTGACA,TATAAT,15-19.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apps.bio.constraints import alphabet, fix, forbid, frame, gc, homopolymer, keep, require, spacing
+from apps.bio.constraints import alphabet, fix, forbid, frame, gc, homopolymer, require, spacing
 from core.errors import UsageError
 
 __all__ = ["parse", "spans", "specs_of"]
@@ -85,21 +85,27 @@ def parse(rules: Mapping[str, Any]) -> list[Any]:
     return out
 
 
-def specs_of(rules: Mapping[str, Any], template: Path | None, entries: Sequence[Any], dna: bool) -> list[Any]:
-    """Return the rules that sequences are judged by: those given, or those that their manifests name.
+def specs_of(
+    rules: Mapping[str, Any], template: Path | None, entries: Sequence[Any]
+) -> tuple[list[Any], list[str]]:  # fmt: skip
+    """Return the rules that sequences are judged by (those given, or those of their manifests), and the sequences.
+
+    With a template the rules speak about its designed part, which is cut out of whole records.
 
     Raises:
-        UsageError: `keep` without a template.
+        UsageError: designs in a template without that template; sequences of another length than it has.
     """
-    from apps.bio.records import read
+    about = entries[0].manifest if entries else {}
+    given, sequences = dict(rules) or dict(about.get("rules", {})), [e.sequence.upper() for e in entries]
+    if template is None:
+        if about.get("template") or given.get("keep"):
+            raise UsageError("these designs stand in a template", field="template", hint="give it by --template FILE")
+        return parse(given), sequences
+    from apps.bio.design import order
 
-    given = dict(rules)
-    if not given and entries and template is None:
-        given = dict(entries[0].manifest.get("rules", {}))
-    out = parse(given)
-    if given.get("keep"):
-        if template is None:
-            raise UsageError("needs --template, whose letters are kept", field="keep")
-        text = read(template)[0].sequence.upper()
-        out += [keep(span, text) for span in spans(given["keep"])]
-    return out
+    wish = order(given, 0, template)
+    held = wish.template
+    if held is None or any(len(s) not in (held.size, len(held.open)) for s in sequences):
+        raise UsageError("a sequence is neither as long as the template nor as its designed part", field="template")
+    arcs = ["".join(s[i] for i in held.sites) if len(s) == len(held.open) else s for s in sequences]
+    return [*wish.specs, fix(1, held.letters)], arcs

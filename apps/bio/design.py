@@ -1,0 +1,285 @@
+"""Design sequences: a model, hard rules, maybe a reward and a template; out come files that say how they were made.
+
+    rules      words of the command line, and DNA Chisel's annotations of the template
+    refuse     rules that no sequence obeys, before anything is sampled
+    draw       `SequenceModel.sample`; rules hold by construction
+    redraw     letters in GC windows that only the check can see are masked and drawn again (at most `ROUNDS` times)
+    audit      other code judges the result; a violation is an error of ours and nothing is written
+    write      FASTA, GenBank, TSV or JSON, with a manifest
+
+What a rule costs is printed in nats: `-log P(rule)` where every letter is drawn by the model's first prediction.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from apps.bio import audit, constraints
+from apps.bio.dna.chisel import annotations
+from apps.bio.dna.rules import Fix, Forbid, Frame, Homopolymer
+from apps.bio.dna.words import parse, spans
+from apps.bio.genbank import Template, template
+from apps.bio.manifest import manifest
+from apps.bio.records import Designs, check_format, read, read_genbank
+from core.errors import InfeasibleError, UsageError
+
+if TYPE_CHECKING:
+    from Bio.SeqRecord import SeqRecord
+    from torch import Tensor
+
+    from apps.bio.generate import SequenceModel
+
+__all__ = ["Order", "costs", "design", "designed", "order"]
+
+ROUNDS = 20
+
+
+@dataclass(eq=False)
+class Order:
+    """What is asked for, on the letters that are sampled.
+
+    Args:
+        specs: the rules.
+        start: letters, `?` where open.
+        template: the record they belong to, if any.
+    """
+
+    specs: list[Any]
+    start: str
+    template: Template | None = None
+
+
+def order(rules: Mapping[str, Any], length: int, path: Path | None = None) -> Order:
+    """Return the order that the words of the command line and a template make.
+
+    Raises:
+        UsageError, DataError: words or a file that make no sense.
+    """
+    specs, kept = parse(rules), spans(rules.get("keep") or [])
+    if path is None:
+        if kept:
+            raise UsageError("needs --template, whose letters are kept", field="keep")
+        return Order(specs, "?" * length)
+    record, marks = _record(path)
+    text = str(record.seq).upper()
+    opened = np.ones(len(text), bool)
+    if any(c in "?N" for c in text) and not kept:
+        opened = np.array([c in "?N" for c in text])
+    for first, last in kept:
+        if last > len(text):
+            raise UsageError(f"the template has {len(text)} letters", field="keep", value=f"{first}-{last}")
+        opened[first - 1 : last] = False
+    for mark in marks:
+        if mark.kind == "keep":
+            opened[(mark.first - 1 + np.arange(mark.size)) % len(text)] = False
+    held = template(record, opened)
+    specs = [moved(spec, held) for spec in specs]
+    for mark in marks:
+        specs += _marked(mark, held)
+    return Order(specs, held.letters, held)
+
+
+def _record(path: Path) -> tuple[SeqRecord, list[Any]]:
+    from Bio.Seq import Seq
+    from Bio.SeqRecord import SeqRecord
+
+    if path.suffix.lower() in (".gb", ".gbk"):
+        record = read_genbank(path)[0]
+        for line in record.annotations.get("quintet_warnings", []):
+            print(f"{path}: {line}", file=sys.stderr)
+        return record, annotations(record)
+    entry = read(path)[0]
+    return SeqRecord(Seq(entry.sequence), id=entry.name, name=entry.name[:16], description=""), []
+
+
+def moved(spec: Any, held: Template) -> Any:
+    """Return a rule on the record as one on the arc; rules without a place speak about the designed part."""
+    if isinstance(spec, Fix):
+        return replace(spec, position=held.place(spec.position, spec.size))
+    if isinstance(spec, Frame):
+        return replace(spec, start=held.place(spec.start, 3 * len(spec.protein)))
+    if isinstance(spec, Forbid):
+        return replace(spec, touching=held.hull)
+    if isinstance(spec, Homopolymer):
+        first, last = held.hull
+        return replace(spec, within=(max(1, first - spec.longest), min(held.size, last + spec.longest)))
+    return replace(spec, within=held.hull) if hasattr(spec, "within") else spec
+
+
+def _marked(mark: Any, held: Template) -> list[Any]:
+    """Return the rule of an annotation on the part of the arc that it covers."""
+    if mark.make is None:
+        return []
+    covered = (held.sites - (mark.first - 1)) % len(held.open) < mark.size
+    if not (covered & held.open[held.sites]).any():
+        return []
+    if mark.whole:
+        first = held.place(mark.first, mark.size)
+        return [mark.make(first, first + mark.size - 1)]
+    where = np.flatnonzero(covered)
+    spec = mark.make(int(where[0]) + 1, int(where[-1]) + 1)
+    return [replace(spec, touching=held.hull) if isinstance(spec, Forbid) else spec]
+
+
+def designed(
+    model: SequenceModel, wish: Order, n: int, *, seed: int = 0, reward: Any = None, steering: Any = None,
+    steps: int | None = None, temperature: float | None = None,
+) -> tuple[Designs, int]:  # fmt: skip
+    """Return designs that obey every rule, and how many were given up because a GC window would not be met.
+
+    Raises:
+        InfeasibleError: no sequence obeys the rules.
+    """
+    length = len(wish.start)
+    _known_contradictions(wish, model.alphabet)
+    found = model.sample(n, start=wish.start, constraints=wish.specs, seed=seed, reward=reward,
+                         steering=steering or None, steps=steps, temperature=temperature)  # fmt: skip
+    windows = constraints.sliding(wish.specs, length)
+    tokens = found.tokens
+    if windows and tokens is not None:
+        settled = model.set(steps=steps, temperature=temperature)
+        tokens, good = _redrawn(settled, wish, windows, tokens, seed)
+        kept = np.flatnonzero(good)
+        found = Designs.of(model.tokenizer.decode(tokens[kept].numpy()), tokens[kept], found.manifest)
+    found.template = wish.template
+    return found, n - len(found)
+
+
+def _known_contradictions(wish: Order, letters: str) -> None:
+    """Refuse GC windows that the fixed letters alone break."""
+    known = np.array([[letters.find(c) for c in wish.start]])
+    for window in constraints.sliding(wish.specs, len(wish.start)):
+        fixed = known >= 0
+        for at in range(window.first - 1, window.last - window.window + 1):
+            part = slice(at, at + window.window)
+            high = int((((known == 1) | (known == 2)) & fixed)[0, part].sum())
+            free = int((~fixed)[0, part].sum())
+            if high > window.high or high + free < window.low:
+                where = f"{at + 1}-{at + window.window}"
+                raise InfeasibleError(f"{window.name} and the letters fixed at {where} contradict each other",
+                                      field="constraints")  # fmt: skip
+
+
+def _redrawn(
+    model: SequenceModel, wish: Order, windows: Sequence[Any], tokens: Tensor, seed: int
+) -> tuple[Tensor, np.ndarray]:
+    """Return tokens [n, L] with the letters of broken windows drawn again, and which rows are good, bool [n]."""
+    import torch
+
+    from core.noise import Stream
+    from core.plan import uniform_plan
+    from core.sample import denoise
+    from core.solvers.tokens import SOLVERS
+
+    start = model.open_sites(None, wish.start)
+    law = model.compiled(wish.specs, start)
+    mask, plan = model.tokenizer.tokens, uniform_plan(max(model.recipe.sample.steps // 2, 1))
+    tokens = tokens.clone()
+    for turn in range(ROUNDS + 1):
+        broken = np.logical_or.reduce([w.broken(tokens.numpy()) for w in windows])
+        rows = np.flatnonzero(broken.any(1))
+        if not len(rows) or turn == ROUNDS:
+            break
+        for part in np.array_split(rows, -(-len(rows) // model.batch)):
+            again = torch.from_numpy(broken[part]) & (start == mask)
+            x = torch.where(again, mask, tokens[part])
+            stream = Stream(seed, torch.from_numpy(part)).fold(7919, turn)
+            window = model.window(law, len(part), len(start))
+            with torch.inference_mode():
+                solver = SOLVERS[model.recipe.sample.solver]()
+                tokens[part] = denoise(model.predict, model.process, plan, window, solver, stream, x)
+    return tokens, ~broken.any(1)
+
+
+def costs(model: SequenceModel, wish: Order) -> dict[str, float]:
+    """Return nats that each rule, and all of them, cost under the model's first prediction (letters independent)."""
+    import torch
+
+    from core.constrain.shared import SharedLaw
+
+    start, tokens = model.open_sites(None, wish.start)[None], model.tokenizer.tokens
+    with torch.inference_mode():
+        log_p = model.predict(start, torch.ones(1)).log_p.double()
+    known, out = torch.where(start == tokens, -1, start), {}
+    parts = constraints.atoms(wish.specs, start.shape[1], model.alphabet)
+    for name, some in [*((a.name, [a]) for a in parts), *([("all together", parts)] if len(parts) > 1 else [])]:
+        layers = constraints.assemble(some, start.shape[1], tokens)
+        if layers is not None:
+            out[name] = -float(SharedLaw(layers, 1).whole().log_partition(log_p, known))
+    return out
+
+
+def noted(wish: Order, sequence: str) -> list[tuple[int, int, str]]:
+    """Return what GenBank is to say about a design: what was designed, its rules, where its motifs lie."""
+    first, last = wish.template.hull if wish.template else (1, len(sequence))
+    out = [(first, last, "designed"), *((first, last, f"rule: {spec}") for spec in wish.specs)]
+    for spec in wish.specs:
+        for motif in getattr(spec, "motifs", ()):
+            word = str(audit.enzyme(motif).site) if audit.named(motif) else motif
+            hits = audit.starts(sequence, word, spec.both_strands, True)
+            out += [(a + 1, b, f"motif: {motif}") for a, b in hits]
+    return out
+
+
+def design(
+    model: str, *, rules: Mapping[str, Any], n: int = 8, length: int | None = None, template: Path | None = None,
+    reward: Sequence[str] | None = None, steering: str = "", seed: int = 0,
+    settings: Mapping[str, Any] | None = None, out: Path | None = None,
+) -> dict[str, Any] | None:  # fmt: skip
+    """Design sequences and write them to `out` (returns a summary), or print FASTA (returns None)."""
+    from apps import bio
+
+    if out is not None:
+        check_format(out)
+    loaded, given = bio.load(model), {k: v for k, v in (settings or {}).items() if v is not None}
+    if getattr(loaded.recipe, "kind", "dna") == "protein" and hasattr(loaded, "design"):
+        return loaded.design(rules=rules, n=n, template=template, seed=seed, out=out, **given)
+    wish = order(rules, length or loaded.recipe.data.length, template)
+    constraints.compile_(wish.specs, len(wish.start), loaded.alphabet)
+    aim = None
+    if reward:
+        from apps.bio.expressions import compose
+
+        aim = compose(reward)
+    found, missed = designed(loaded, wish, n, seed=seed, reward=aim, steering=steering, **given)
+    return finish(loaded, wish, found, missed, aim=aim, rules=rules, steering=steering, seed=seed, given=given, out=out)
+
+
+def finish(
+    model: SequenceModel, wish: Order, found: Designs, missed: int, *, aim: Any, rules: Mapping[str, Any],
+    steering: str, seed: int, given: Mapping[str, Any], out: Path | None,
+) -> dict[str, Any] | None:  # fmt: skip
+    """Judge, score and write designs; returns a summary, or prints FASTA and returns None."""
+    dna, price = model.alphabet == "ACGT", costs(model, wish) if wish.specs else {}
+    findings = audit.check(found.sequences, wish.specs, dna)
+    for name, nats in price.items():
+        print(f"{nats:10.3f} nats  {name}", file=sys.stderr)
+    print(audit.table(findings), file=sys.stderr)
+    if not audit.clean(findings):
+        raise RuntimeError("a design breaks a rule; nothing was written: please report this")
+    if missed:
+        print(f"{missed} designs given up: a GC window was not met in {ROUNDS} rounds", file=sys.stderr)
+    if aim is not None and found.tokens is not None and len(found):
+        found.scores[re.sub(r"\W+", "_", aim.name)] = aim.score(found.tokens).double().numpy()
+    found.manifest = manifest(
+        model=model.name, seed=seed, n=len(found) + missed, rules={k: v for k, v in rules.items() if v},
+        reward=getattr(aim, "name", None), steering=steering, **given,
+        template=wish.template.record.id if wish.template else None,
+        nats={k: round(v, 4) for k, v in price.items()},
+    )  # fmt: skip
+    found.notes = [noted(wish, s) for s in found.sequences]
+    if out is None:
+        sys.stdout.write(found.fasta())
+        return None
+    found.write(out)
+    summary = {"out": str(out), "designs": len(found), "distinct": len(set(found.sequences)), "given_up": missed,
+               "rules": len(findings), "violations": sum(f.violations for f in findings)}  # fmt: skip
+    return {**summary, **{k: float(v.mean()) for k, v in found.scores.items()},
+            "nats": round(price.get("all together", sum(price.values())), 4)}  # fmt: skip
