@@ -42,7 +42,10 @@ GROUP = "quintet.rewards"
 class Reward(Protocol):
     """What a sequence is worth; higher is better."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Return what it is called in tables."""
+        ...
 
     def score(self, x: Tensor) -> Tensor:
         """Return the rewards [B], float64, of tokens `x`, int64 [B, L]."""

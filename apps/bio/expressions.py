@@ -1,0 +1,172 @@
+"""Rewards by name, and the expression of the command line that puts them together.
+
+    0.7 * runs/bio/oracle-tuning + 0.3 * gc(0.4, 0.6)          a weighted sum
+    geometric(pwm(TGASTCA), threshold(tm(), 80, 2))            of parts that must all be good
+
+A name followed by arguments in parentheses is built in (`apps.bio.rewards`); a folder is an oracle's; `module:callable`
+and names of the entry-point group `quintet.rewards` are the user's own. Several expressions, each with an optional
+`=WEIGHT`, are added.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from apps.bio.rewards import PROTEIN, Gc, Gravy, Hairpin, MeltingTemperature, ProtParam, cai, pwm, table
+from core.errors import UsageError
+from core.finetune.reward import GeometricMean, Reward, Threshold, Weighted
+from core.finetune.reward import load as load_reward
+
+__all__ = ["BUILT_IN", "compose", "parse"]
+
+
+def oracle(folder: str) -> Reward:
+    """Return a trained oracle."""
+    from apps.bio.oracle import load
+
+    return load(folder)
+
+
+BUILT_IN: dict[str, Callable[..., Reward]] = {
+    "oracle": oracle, "pwm": pwm, "gc": Gc, "tm": MeltingTemperature, "cai": cai, "hairpin": Hairpin, "gravy": Gravy,
+    "table": table, **{k: (lambda what=k, unit=u: ProtParam(what, what, unit)) for k, u in PROTEIN.items()},
+}  # fmt: skip
+"""Built-in rewards by name."""
+
+WORD = re.compile(r"\s*(?:([()+*,])|([^\s()+*,]+))")
+
+
+def parse(expression: str) -> Reward:
+    """Return the reward of an expression (see the module).
+
+    Raises:
+        UsageError: names the word that cannot be read, and the nearest name.
+    """
+    words = [a or b for a, b in WORD.findall(expression)]
+    reader = _Reader(words, expression)
+    found = reader.total()
+    if reader.at < len(words) or not isinstance(found, Reward):
+        raise UsageError(f"cannot be read at {reader.peek()!r}", field="reward", value=expression)
+    return found
+
+
+def compose(expressions: Sequence[str]) -> Reward:
+    """Return the sum of several expressions, each `EXPRESSION` or `EXPRESSION=WEIGHT`."""
+    rewards, weights = [], []
+    for text in expressions:
+        head, equals, tail = text.rpartition("=")
+        weighted = bool(equals) and _number(tail) is not None
+        rewards.append(parse(head if weighted else text))
+        weights.append(cast(float, _number(tail)) if weighted else 1.0)
+    if not rewards:
+        raise UsageError("needs at least one", field="reward", choices=BUILT_IN)
+    return rewards[0] if len(rewards) == 1 and weights == [1.0] else _sum(rewards, weights)
+
+
+def _sum(rewards: Sequence[Reward], weights: Sequence[float]) -> Weighted:
+    name = " + ".join(f"{w:g} * {r.name}" for r, w in zip(rewards, weights, strict=True))
+    return Weighted(tuple(rewards), tuple(weights), name)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+@dataclass
+class _Reader:
+    """A reader of `total := term (+ term)*`, `term := [number *] atom`, `atom := name [( total , ... )]`."""
+
+    words: list[str]
+    text: str
+    at: int = 0
+
+    def peek(self) -> str:
+        return self.words[self.at] if self.at < len(self.words) else ""
+
+    def take(self) -> str:
+        self.at += 1
+        return self.words[self.at - 1]
+
+    def total(self) -> Any:
+        terms = [self.term()]
+        while self.peek() == "+":
+            self.take()
+            terms.append(self.term())
+        if len(terms) == 1 and terms[0][0] == 1.0:
+            return terms[0][1]
+        return _sum([t[1] for t in terms], [t[0] for t in terms])
+
+    def term(self) -> tuple[float, Any]:
+        weight = _number(self.peek())
+        if weight is not None and self.words[self.at + 1 : self.at + 2] == ["*"]:
+            self.at += 2
+            return weight, self.atom()
+        return 1.0, self.atom()
+
+    def atom(self) -> Any:
+        if self.peek() in {"", "(", ")", "+", "*", ","}:
+            raise UsageError(f"cannot be read at {self.peek()!r}", field="reward", value=self.text)
+        word = self.take()
+        called = self.peek() == "("
+        arguments = self.arguments() if called else []
+        number = _number(word)
+        if number is not None and not called:
+            return number
+        return made(word, arguments, called)
+
+    def arguments(self) -> list[Any]:
+        self.take()
+        found = []
+        while self.peek() not in {")", ""}:
+            # an argument that is one plain word stays text: a motif, a file
+            single = self.words[self.at + 1 : self.at + 2] in ([","], [")"])
+            word = self.peek()
+            bare = single and word not in BUILT_IN and _number(word) is None
+            found.append(_Bare(self.take()) if bare else self.total())
+            if self.peek() == ",":
+                self.take()
+        if self.peek() != ")":
+            raise UsageError("lacks a closing parenthesis", field="reward", value=self.text)
+        self.take()
+        return found
+
+
+class _Bare(str):
+    """A word of an expression that is no built-in name."""
+
+
+def made(word: str, arguments: list[Any], called: bool) -> Reward:
+    """Return the reward of a word and its arguments."""
+    joined: dict[str, Callable[..., Reward]] = {
+        "geometric": lambda *parts: GeometricMean(parts, [1.0] * len(parts)),
+        "threshold": Threshold,
+    }
+    if word in joined:
+        parts = [made(a, [], False) if isinstance(a, _Bare) else a for a in arguments]
+        return _called(word, joined[word], parts)
+    if word in BUILT_IN:
+        return _called(word, BUILT_IN[word], [str(a) if isinstance(a, _Bare) else a for a in arguments])
+    if not called and (Path(word).is_dir() or "/" in word):
+        return oracle(word)
+    if called:
+        raise UsageError("no such reward", field="reward", value=word, choices=[*BUILT_IN, *joined])
+    try:
+        return load_reward(word)
+    except UsageError as error:
+        if ":" in word:
+            raise
+        raise UsageError("no such reward", field="reward", value=word, choices=[*BUILT_IN, *joined]) from error
+
+
+def _called(word: str, way: Callable[..., Reward], arguments: list[Any]) -> Reward:
+    try:
+        return way(*arguments)
+    except TypeError as error:
+        raise UsageError(f"takes other arguments ({error})", field="reward", value=word) from None

@@ -1,0 +1,333 @@
+"""Tuning a model to a reward, and scoring sequences.
+
+| method | loss of one update | asks of the reward |
+|---|---|---|
+| `drakes` | -E r + alpha KL(path || path_pre) of fresh paths (`core.finetune.drakes`) | gradients |
+| `sdpo` | preferences among completions of the model's own noisy states (`core.finetune.offline`) | scores, once |
+| `reward-weighted` | the evidence bound of the model's own draws, weighed by exp(r / alpha) | scores, once |
+
+alpha has the unit of the reward per nat: the optimum of all three is p_pre exp(r / alpha). The pool of the last two has
+updates x batch sequences unless told otherwise, so that all ask the reward equally often.
+
+The loop is `core.run.train`: a run that was stopped goes on where it was, and its folder holds checkpoints, curves and
+`model`, whose manifest names the parent, its checksum and what was done. Dropout is off. In a DNA model the reference
+chain is read at the hard letters and carries no gradient (`straight`): its values, and the path KL, stay exact.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import UsageError
+from core.finetune import drakes, offline
+from core.finetune.base import Base
+from core.finetune.reward import Reward, soft
+from core.noise import Stream
+
+if TYPE_CHECKING:
+    from apps.bio.generate import SequenceModel
+
+__all__ = ["METHODS", "TuneTask", "Tuning", "finetune", "score", "straight"]
+
+COMPLETIONS = 8
+"""Completions of a noisy state that SDPO compares."""
+
+KEPT = 128
+"""Answers of a reference chain that are kept."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How to tune.
+
+    Args:
+        method: a name of `METHODS`.
+        alpha: reward units per nat.
+        updates: gradient steps.
+        batch: sequences of each.
+        lr: learning rate.
+        steps: sampling steps of a path.
+        truncate: last steps that are back-propagated through.
+        kl_steps: steps of each path at which the KL is taken.
+        temperature: of the Gumbel-softmax.
+        pool: sequences scored by an offline method; 0: updates x batch.
+        seed: all randomness.
+    """
+
+    method: str = "drakes"
+    alpha: float = 0.05
+    updates: int = 200
+    batch: int = 32
+    lr: float = 1e-3
+    steps: int = 16
+    truncate: int = 4
+    kl_steps: int = 4
+    temperature: float = 1.0
+    pool: int = 0
+    seed: int = 0
+
+
+def straight(net: nn.Module) -> nn.Module:
+    """Return a copy without dropout whose reference chain, where it has one, reads one-hot states as letters."""
+    out = copy.deepcopy(net)
+    for module in out.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    chain = getattr(out, "background", None)
+    if chain is not None:
+        chain.forward = _AtLetters(chain)
+    return out
+
+
+@dataclass(eq=False)
+class _AtLetters:
+    """A reference chain at the most likely letters of its input; the last answers are kept, copies share them.
+
+    Policy, prior and recomputation ask for the same states; the chain is fixed, and half the cost of a small network.
+    """
+
+    chain: nn.Module
+    kept: OrderedDict[bytes, Tensor] = field(default_factory=OrderedDict)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, fold: Tensor | None = None) -> Tensor:
+        letters = x.argmax(-1) if x.is_floating_point() else x
+        if fold is not None:
+            return type(self.chain).forward(self.chain, letters, fold)
+        key = letters.to(torch.uint8).numpy().tobytes()
+        if key not in self.kept:
+            self.kept[key] = type(self.chain).forward(self.chain, letters, None)
+            if len(self.kept) > KEPT:
+                self.kept.popitem(last=False)
+        return self.kept[key]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _AtLetters:
+        return self
+
+
+@dataclass(eq=False)
+class TuneTask:
+    """One tuning run, for `core.run.train`.
+
+    Args:
+        base: the parent as it is steered; its network is the prior.
+        reward: what to raise.
+        tuning: how.
+    """
+
+    base: Base
+    reward: Reward
+    tuning: Tuning
+
+    def __post_init__(self) -> None:
+        """Fix the prior."""
+        if self.tuning.method not in METHODS:
+            raise UsageError("no such method", field="method", value=self.tuning.method, choices=METHODS)
+        self.start = straight(self.base.network)  # type: ignore[arg-type]
+        self.prior = drakes.frozen(self.start)
+
+    def module(self) -> nn.Module:
+        """Return the network that is tuned, a copy of the parent's."""
+        return copy.deepcopy(self.start).requires_grad_(True)
+
+    def batch(self, step: int, rank: int, world: int) -> Tensor:
+        """Return the address of the noise of a step."""
+        return torch.tensor([step, rank])
+
+    def loss(self, module: nn.Module, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Return the loss of the method and its figures."""
+        module.eval()
+        stream = Stream.of(self.tuning.seed, self.tuning.batch).fold(*batch.tolist())
+        return METHODS[self.tuning.method](self, module, stream)
+
+    def validate(self, module: nn.Module, step: int) -> dict[str, float]:
+        """Return nothing: what judges a tuned model is no part of its training."""
+        return {}
+
+    @cached_property
+    def pool(self) -> offline.Pool:
+        """The parent's draws and their rewards, drawn when first asked for."""
+        x = self.drawn(self.tuning.pool or self.tuning.updates * self.tuning.batch)
+        return offline.Pool(x, self.reward.score(x).double())
+
+    @cached_property
+    def groups(self) -> offline.Groups:
+        """Noisy states of the parent's draws with `COMPLETIONS` scored completions each."""
+        size = (self.tuning.pool or self.tuning.updates * self.tuning.batch) // COMPLETIONS
+        x = self.drawn(max(size, 1))
+        return offline.complete(self.base, self.reward, x, COMPLETIONS, Stream.of(self.tuning.seed, 1).fold(9, 8))
+
+    def drawn(self, size: int) -> Tensor:
+        """Return draws of the parent, 64 at a time: tokens [size, S]."""
+        stream = Stream.of(self.tuning.seed, size).fold(9, 9)
+        rows = [torch.arange(a, min(a + 64, size)) for a in range(0, size, 64)]
+        return torch.cat([self.base.sample(stream.select(r)) for r in rows])
+
+    def some(self, size: int, stream: Stream) -> Tensor:
+        """Return `batch` different rows of a pool of `size`, at random."""
+        return stream.fold(2).select(torch.zeros(1, dtype=torch.long)).permutation(size)[0, : self.tuning.batch]
+
+
+def by_drakes(task: TuneTask, module: nn.Module, stream: Stream) -> tuple[Tensor, dict[str, Any]]:
+    """Return the loss of DRAKES."""
+    t = task.tuning
+    return drakes.loss(
+        module, task.prior, task.base, soft(task.reward), t.alpha, min(t.truncate, task.base.plan.steps),
+        t.temperature, t.batch, stream, min(t.kl_steps, task.base.plan.steps),
+    )  # fmt: skip
+
+
+def by_sdpo(task: TuneTask, module: nn.Module, stream: Stream) -> tuple[Tensor, dict[str, Any]]:
+    """Return the loss of SDPO on some groups."""
+    groups = task.groups.select(task.some(len(task.groups.t), stream))
+    return offline.sdpo(module, task.prior, task.base, groups, task.tuning.alpha)
+
+
+def by_weight(task: TuneTask, module: nn.Module, stream: Stream) -> tuple[Tensor, dict[str, Any]]:
+    """Return the reward-weighted bound of some sequences."""
+    rows = task.some(len(task.pool.reward), stream)
+    weight = task.pool.weights(task.tuning.alpha)[rows]
+    return offline.reward_weighted(module, task.base, task.pool.x_0[rows], weight, stream)
+
+
+METHODS: dict[str, Callable[[TuneTask, nn.Module, Stream], tuple[Tensor, dict[str, Any]]]] = {
+    "drakes": by_drakes, "sdpo": by_sdpo, "reward-weighted": by_weight,
+}  # fmt: skip
+"""Ways to tune, by name."""
+
+
+def finetune(
+    model: str, *, reward: Sequence[str] | None, method: str = "drakes", alpha: float = 0.05, updates: int = 200,
+    batch: int = 32, seed: int = 0, out: Path | None = None, **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Tune a model and write the tuned one to `out/model`.
+
+    Args:
+        model: a model that ships, or a run's folder.
+        reward: expressions of `apps.bio.expressions`, added.
+        method, alpha, updates, batch, seed, more: of `Tuning`.
+        out: the folder of the run; one that was stopped goes on.
+
+    Raises:
+        UsageError: no reward or no folder is given, the method does not exist, or the reward gives no gradients.
+    """
+    from apps import bio
+    from apps.bio.expressions import compose
+    from core.run.config import LoggerConfig, OptimConfig, TrainerConfig
+    from core.run.train import train
+
+    if out is None:
+        raise UsageError("is needed: where to write the tuned model", field="out")
+    parent, wanted = bio.load(model), compose(list(reward or ()))
+    tuning = Tuning(method, alpha, updates, batch, seed=seed, **more)
+    task = TuneTask(parent.base(steps=tuning.steps), wanted, tuning)
+    if method == "drakes":
+        soft(wanted)
+    settings = {"parent": model, "parent_sha256": checksum(parent.net), "reward": wanted.name}
+    settings |= dataclasses.asdict(tuning)
+    done = train(
+        task, app="bio-tuning", config={"tuning": settings}, out=out, logger=LoggerConfig(),
+        trainer=TrainerConfig(steps=updates, seed=seed, ema=0.9, validate_every=0, checkpoint_every=20,
+                              threads=torch.get_num_threads(), accelerator="cpu", log_every=5),
+        optim=OptimConfig(lr=tuning.lr, weight_decay=0.0, warmup=5, schedule="constant"),
+    )  # fmt: skip
+    write(parent, out, settings)
+    return {"model": str(out / "model"), "step": done.step, "seconds": round(done.seconds, 1), **settings}
+
+
+def write(parent: SequenceModel, out: Path, settings: dict[str, Any]) -> None:
+    """Turn the averaged weights of a finished run into a model that `load` reads, its manifest naming the parent."""
+    from core.run import checkpoint
+
+    tuned = checkpoint.load(out / "model", app="bio-tuning")
+    recipe = json.loads(json.dumps(dataclasses.asdict(parent.recipe), default=str))
+    head = {"app": "bio", "config": recipe, "step": tuned.step, "metrics": {}, "optimizer": None, "tuning": settings}
+    checkpoint.write(out / "model", {"weights.safetensors": tuned.weights}, head)
+
+
+def checksum(net: nn.Module) -> str:
+    """Return the sha256 of all values of a network."""
+    total = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        total.update(name.encode())
+        total.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def score(
+    files: Sequence[Path], *, reward: Sequence[str] | None, model: str = "", seed: int = 0, out: Path | None = None
+) -> dict[str, Any] | None:
+    """Score the sequences of files; a TSV to `out` and a summary, or the TSV to stdout.
+
+    Args:
+        files: FASTA, GenBank, TSV or JSON.
+        reward: expressions, one column each.
+        model: a model whose nats per letter make a column.
+        seed: of the evidence bound's masks.
+        out: where to write.
+
+    Raises:
+        UsageError: neither a reward nor a model is given.
+        DataError: a file is missing, or holds letters that the alphabet lacks.
+    """
+    from apps.bio import records
+
+    if not reward and not model:
+        raise UsageError("is needed, or --model", field="reward", hint="name an oracle's folder or a built-in reward")
+    entries = [entry for path in files for entry in records.read(path)]
+    table = columns([e.sequence for e in entries], list(reward or ()), model, seed)
+    lines = ["\t".join(["name", "length", *table])]
+    for i, entry in enumerate(entries):
+        values = [f"{v[i]:.6g}" for v in table.values()]
+        lines.append("\t".join([entry.name, str(len(entry.sequence)), *values]))
+    text = "\n".join(lines) + "\n"
+    if out is None:
+        sys.stdout.write(text)
+        return None
+    out.write_text(text)
+    means = {f"mean {k}": sum(v) / max(len(v), 1) for k, v in table.items()}
+    return {"out": str(out), "sequences": len(entries), **means}
+
+
+def columns(sequences: Sequence[str], reward: Sequence[str], model: str, seed: int) -> dict[str, list[float]]:
+    """Return one column of values for each reward and for the model, by name."""
+    from apps import bio
+    from apps.bio.expressions import compose
+    from apps.bio.model import LETTERS
+    from apps.bio.tokenizer import Tokenizer
+
+    ways: dict[str, tuple[Tokenizer, Callable[[Tensor], Tensor]]] = {}
+    loaded = bio.load(model) if model else None
+    plain = set("".join(sequences).upper()) <= set(LETTERS["dna"])
+    letters = loaded.alphabet if loaded is not None else LETTERS["dna" if plain else "protein"]
+    for text in reward:
+        found = compose([text])
+        ways[found.name] = Tokenizer(letters), found.score
+    if loaded is not None:
+        k = loaded.tokenizer.k
+        ways["nats per letter"] = loaded.tokenizer, lambda x: loaded.nll(x, seed=seed) / (x.shape[1] * k)
+    return {name: by_length(sequences, *way) for name, way in ways.items()}
+
+
+def by_length(sequences: Sequence[str], tokenizer: Any, value: Callable[[Tensor], Tensor]) -> list[float]:
+    """Return the value of each sequence; those of one length are asked for together."""
+    out = [float("nan")] * len(sequences)
+    for length in sorted({len(s) for s in sequences}):
+        rows = [i for i, s in enumerate(sequences) if len(s) == length]
+        x = torch.from_numpy(tokenizer.encode([sequences[i] for i in rows]))
+        for i, v in zip(rows, value(x).tolist(), strict=True):
+            out[i] = v
+    return out

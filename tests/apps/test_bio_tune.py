@@ -1,0 +1,132 @@
+"""Tuning raises the reward, can be resumed bit by bit, names its parent; scoring writes what rewards say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
+from apps import bio
+from apps.bio import tune
+from apps.bio.dna.network import build
+from apps.bio.generate import SequenceModel
+from apps.bio.model import DataConfig, ModelConfig, Recipe, SampleConfig
+from apps.bio.rewards import Gc
+from core.errors import UsageError
+from core.noise import Stream
+from core.run import checkpoint
+
+
+def tiny() -> SequenceModel:
+    torch.manual_seed(0)
+    shape = ModelConfig(dim=8, depth=2, kernel=5, dilations=[1, 2], order=2, folds=2, dropout=0.5)
+    net = build(shape)
+    letters = np.random.default_rng(0).integers(0, 4, (40, 20))
+    net.background.fit(letters, np.arange(40) % 2)  # type: ignore[union-attr]
+    return SequenceModel(net, Recipe(model=shape, data=DataConfig(length=20), sample=SampleConfig(steps=8)))
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Path:
+    import dataclasses
+
+    model = tiny()
+    head = {"app": "bio", "config": dataclasses.asdict(model.recipe), "step": 0, "metrics": {}, "optimizer": None}
+    checkpoint.write(tmp_path / "parent", {"weights.safetensors": model.net.state_dict()}, head)
+    return tmp_path / "parent"
+
+
+def gc(model: SequenceModel, n: int = 128) -> float:
+    x = model.base(steps=8).sample(Stream.of(5, n))
+    return float(((x == 1) | (x == 2)).double().mean())
+
+
+@pytest.mark.parametrize("method", list(tune.METHODS))
+def test_each_method_raises_the_reward(parent: Path, tmp_path: Path, method: str) -> None:
+    out, more = tmp_path / "run", {"updates": 40, "batch": 16, "lr": 0.01, "steps": 8, "truncate": 4, "pool": 256}
+    found = tune.finetune(str(parent), reward=["gc(0.9, 1)"], method=method, alpha=0.02, out=out, **more)
+    before, after = gc(bio.load(parent)), gc(bio.load(out / "model"))
+    assert found["step"] == 40 and after > before + 0.04
+    manifest = json.loads((out / "model" / "manifest.json").read_text())
+    assert manifest["tuning"]["parent"] == str(parent) and manifest["tuning"]["method"] == method
+    assert manifest["tuning"]["parent_sha256"] == tune.checksum(bio.load(parent).net)
+
+
+def test_a_stopped_run_ends_with_the_same_bits(parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {"reward": ["gc(0.9, 1)"], "updates": 24, "batch": 4, "steps": 4, "alpha": 0.05}
+    tune.finetune(str(parent), out=tmp_path / "whole", **more)
+    loss, left = tune.TuneTask.loss, [22]
+
+    def broken(self, module, batch, step):  # noqa: ANN001, ANN202
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return loss(self, module, batch, step)
+
+    monkeypatch.setattr(tune.TuneTask, "loss", broken)
+    with pytest.raises(KeyboardInterrupt):
+        tune.finetune(str(parent), out=tmp_path / "parts", **more)
+    left[0] = 4  # from the checkpoint after 20 updates
+    tune.finetune(str(parent), out=tmp_path / "parts", **more)
+    whole, parts = (checkpoint.load(tmp_path / n / "model").weights for n in ("whole", "parts"))
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    with pytest.raises(UsageError, match="other settings"):
+        tune.finetune(str(parent), out=tmp_path / "parts", **{**more, "alpha": 0.1})
+
+
+def test_the_straight_network_has_the_same_values() -> None:
+    net = tiny().net.eval()
+    torch.nn.init.normal_(net.head.weight)  # type: ignore[union-attr, arg-type]
+    copy, x = tune.straight(net), torch.from_numpy(np.random.default_rng(1).integers(0, 5, (3, 20)))
+    t = torch.ones(3)
+    assert torch.allclose(copy(x, t), net(x, t), atol=1e-5)
+    z = one_hot(x, 5).float().requires_grad_()
+    assert torch.allclose(copy(z, t), net(z, t), atol=1e-4)
+    (g,) = torch.autograd.grad(copy(z, t).sum(), z)
+    assert float(g.abs().sum()) > 0 and copy.train()(x, t).equal(copy(x, t))
+    assert set(copy.state_dict()) == set(net.state_dict())
+
+
+def test_scores_of_files(parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.fasta").write_text(">a\nACGTACGTACGGACGTACGT\n>b\nTTTT\n")
+    out = tmp_path / "s.tsv"
+    found = tune.score([tmp_path / "s.fasta"], reward=["gc(0.5, 0.5)", "hairpin()"], out=out)
+    rows = [line.split("\t") for line in out.read_text().splitlines()]
+    assert rows[0] == ["name", "length", "gc", "hairpin"] and found is not None
+    assert [r[:3] for r in rows[1:]] == [["a", "20", "-0.05"], ["b", "4", "-0.5"]]
+    (tmp_path / "one.fasta").write_text(">a\nACGTACGTACGGACGTACGT\n")
+    assert tune.score([tmp_path / "one.fasta"], reward=None, model=str(parent)) is None
+    line = capsys.readouterr().out.splitlines()[1].split("\t")
+    assert line[:2] == ["a", "20"] and 1.0 < float(line[2]) < 1.7
+
+
+def test_mistakes(parent: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="out"):
+        tune.finetune(str(parent), reward=["gc()"])
+    with pytest.raises(UsageError, match="drakes"):
+        tune.finetune(str(parent), reward=["gc()"], method="drake", out=tmp_path / "x")
+    (tmp_path / "t.tsv").write_text("ACGTACGTACGTACGTACGT\t1\n")
+    with pytest.raises(UsageError, match="no gradients"):
+        tune.finetune(str(parent), reward=[f"table({tmp_path / 't.tsv'}, 0)"], out=tmp_path / "x")
+    with pytest.raises(UsageError, match="reward"):
+        tune.score([], reward=None)
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_reward_is_not_asked_more_often_than_said() -> None:
+    from core.finetune.reward import Counted
+
+    for method, calls, gradients in (("drakes", 0, 12), ("sdpo", 24, 0), ("reward-weighted", 24, 0)):
+        counted = Counted(Gc(0.9, 1.0))
+        task = tune.TuneTask(
+            tiny().base(steps=4), counted, tune.Tuning(method, updates=6, batch=4, steps=4, kl_steps=2)
+        )
+        module = task.module()
+        for step in range(3):
+            loss, _ = task.loss(module, task.batch(step, 0, 1), step)
+            loss.backward()
+        assert (counted.calls, counted.gradients) == (calls, gradients)
