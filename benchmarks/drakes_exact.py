@@ -41,6 +41,7 @@ class Case:
     length: int
     lookahead: int
     draws: int
+    part: int
 
     @property
     def target(self) -> Tensor:
@@ -54,7 +55,7 @@ def toy() -> Case:
     each = torch.randn(K**length, generator=g, dtype=torch.float64)
     site = torch.randn(length, K, generator=g, dtype=torch.float64)
     r = site[torch.arange(length), sequences(K, length)].sum(-1) + each / 2
-    return Case("toy", random_chain(K, length, 0), Table(r, K), 1.0, length, 4, 524_288)
+    return Case("toy", random_chain(K, length, 0), Table(r, K), 1.0, length, 4, 524_288, 16)
 
 
 def gb1(folder: Path = DATA) -> Case:
@@ -64,13 +65,14 @@ def gb1(folder: Path = DATA) -> Case:
     start = torch.bincount(x[:, 0], minlength=20).double() + 1
     move = [torch.bincount(x[:, i] * 20 + x[:, i + 1], minlength=400).double().view(20, 20) + 1 for i in range(3)]
     chain = Chain(start / start.sum(), torch.stack([m / m.sum(-1, keepdim=True) for m in move]))
-    return Case("GB1", chain, Table(fitness.nan_to_num(0).clamp_min(0.01).log(), 20), 0.5, 4, 16, 1_048_576)
+    return Case("GB1", chain, Table(fitness.nan_to_num(0).clamp_min(0.01).log(), 20), 0.5, 4, 16, 1_048_576, 64)
 
 
 def sampled(case: Case, method: Steering, draws: int, target: Tensor) -> dict[str, float]:
     """Return the distance of a method's draws from a law, and what they cost."""
     base, total = prior(case.chain, case.reward.K, case.length), torch.zeros(len(target), dtype=torch.float64)
-    parts = [method(base, case.reward, min(CHUNK, draws), Stream.of(0, 1, k)) for k in range(0, draws, CHUNK)]
+    chunk = min(CHUNK if isinstance(method, Smc) and not isinstance(method, Tds) else PARTICLES, draws)
+    parts = [method(base, case.reward, chunk, Stream.of(0, 1, k)) for k in range(0, draws, chunk)]
     weights = torch.cat([p.x.new_zeros(len(p.x)).double() if p.log_weight is None else p.log_weight for p in parts])
     total.index_add_(0, torch.cat([index(p.x, case.reward.K) for p in parts]), weights.softmax(0))
     out = {"total variation": total_variation(total, target), "floor": floor(target, draws), "draws": float(draws)}
@@ -114,15 +116,17 @@ def gradients(case: Case, policy: Tuned) -> dict[str, float]:
 def study(case: Case, scale: int, updates: int, paths: int) -> dict[str, dict[str, float]]:
     """Return all figures of a case."""
     alpha, law, target, draws = case.alpha, case.chain.law(), case.target, case.draws * scale
+    part = case.part
+    out = {"smc": sampled(case, Smc(alpha, PARTICLES, case.lookahead), draws, target)}
     methods = {
-        "smc": (Smc(alpha, PARTICLES, case.lookahead), 1), "tds": (Tds(alpha, PARTICLES, case.lookahead), 8),
-        "svdd": (Svdd(alpha, 8), 16), "classifier": (ByClassifier(alpha), 16), "gilc": (Gilc(alpha), 16), "gilc, scale 4": (Gilc(alpha, scale=4), 16),
-        "gilc-black-box": (GilcBlackBox(alpha), 16), "gilc-black-box, scale 4": (GilcBlackBox(alpha, scale=4), 16),
+        "tds": Tds(alpha, PARTICLES, case.lookahead), "svdd": Svdd(alpha, 8), "classifier": ByClassifier(alpha),
+        "gilc": Gilc(alpha), "gilc, scale 4": Gilc(alpha, scale=4), "gilc-black-box": GilcBlackBox(alpha),
+        "gilc-black-box, scale 4": GilcBlackBox(alpha, scale=4),
     }  # fmt: skip
-    out = {name: sampled(case, method, draws // part, target) for name, (method, part) in methods.items()}
+    out |= {name: sampled(case, method, draws // part, target) for name, method in methods.items()}
     endless = {"smc": Smc(1e9, PARTICLES), "tds": Tds(1e9, PARTICLES), "gilc": Gilc(1e9)}
-    out["alpha to infinity"] = {n: sampled(case, m, draws // 16, law)["total variation"] for n, m in endless.items()}
-    out["alpha to infinity"]["floor"] = floor(law, draws // 16)
+    out["alpha to infinity"] = {n: sampled(case, m, draws // part, law)["total variation"] for n, m in endless.items()}
+    out["alpha to infinity"]["floor"] = floor(law, draws // part)
     policy = tune(case.chain, case.reward, alpha, updates, 64, 0.5)
     tuned = enumerate_sampler(policy, case.chain, case.reward.K, case.length)[0]
     best = alpha * float((law.log() + case.reward.values / alpha).logsumexp(0))
