@@ -8,7 +8,7 @@ d a distance of physico-chemical properties: effects of single sites and of all 
 multilinear in the sites' laws, so it is also its own expectation under independent sites. Its few constants are those
 of the smallest error on other low variants.
 
-**Prior.** A perceptron as denoiser, trained by the count form on all low variants except those kept to validate and 2,000 held out.
+**Prior.** A perceptron as denoiser, trained by the count form on all low variants except those that validate and 2,000 others.
 """
 
 from __future__ import annotations
