@@ -1,0 +1,253 @@
+"""An HTML page about a set of sequences: what they are made of, how varied and how new, and beside what.
+
+Every figure of the sequences stands beside two others: real sequences where a reference is given, and a *composition-
+matched control*, the same sequences with their letters shuffled so that each keeps its pairs of neighbours (an Euler
+walk through its own dinucleotides; Altschul, Erickson 1985; Kandel et al. 1996). What the control has too comes from
+composition alone: duplex energy and GC-rich motifs are the classic traps.
+
+    k-mers      Pearson correlation of log enrichments log((n + 1) / (n_control + 1)) with those of the reference
+    diversity   mean share of letters in which pairs differ;   novelty   least such share to any reference sequence
+    motifs      sequences that hold it / those that the control would, per rule of the manifest and per named motif
+    tuning      where two rewards or more are given: the first is taken as tuned for, the others as judges
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from apps.bio import audit
+from apps.bio.records import Entry, read
+
+if TYPE_CHECKING:
+    from core.run.report import Section
+
+__all__ = ["composition", "differences", "enrichment", "interval", "report", "sections", "shuffled"]
+
+MOST = 400
+"""Sequences, evenly taken, between which all pairs are compared."""
+
+
+def shuffled(sequence: str, seed: int) -> str:
+    """Return a sequence with exactly the same dinucleotides, drawn evenly among all such.
+
+    A tree of last exits that leads every letter to the final one is drawn by rejection; the other exits are shuffled.
+    """
+    rng = np.random.default_rng([seed, int.from_bytes(hashlib.blake2b(sequence.encode(), digest_size=6).digest())])
+    if len(sequence) < 3:
+        return sequence
+    exits: dict[str, list[str]] = {}
+    for a, b in zip(sequence, sequence[1:], strict=False):
+        exits.setdefault(a, []).append(b)
+    final = sequence[-1]
+    while True:
+        last = {a: int(rng.integers(len(outs))) for a, outs in exits.items() if a != final}
+        if all(_leads(a, final, exits, last) for a in last):
+            break
+    order = {}
+    for a, outs in exits.items():
+        rest = [b for i, b in enumerate(outs) if i != last.get(a)]
+        order[a] = [rest[i] for i in rng.permutation(len(rest))] + ([outs[last[a]]] if a in last else [])
+    out, used = [sequence[0]], dict.fromkeys(order, 0)
+    while len(out) < len(sequence):
+        here = out[-1]
+        out.append(order[here][used[here]])
+        used[here] += 1
+    return "".join(out)
+
+
+def _leads(a: str, final: str, exits: dict[str, list[str]], last: dict[str, int]) -> bool:
+    seen = set()
+    while a != final:
+        if a in seen:
+            return False
+        seen.add(a)
+        a = exits[a][last[a]]
+    return True
+
+
+def composition(sequences: Sequence[str], k: int) -> Counter[str]:
+    """Return the k-mers of some sequences."""
+    return Counter(s[i : i + k] for s in sequences for i in range(len(s) - k + 1))
+
+
+def enrichment(sequences: Sequence[str], control: Sequence[str], words: Sequence[str], k: int) -> np.ndarray:
+    """Return log enrichments of k-mers against a control, float64 [words]."""
+    a, b = composition(sequences, k), composition(control, k)
+    scale = (sum(b.values()) + len(words)) / (sum(a.values()) + len(words))
+    return np.array([np.log((a[w] + 1) / (b[w] + 1) * scale) for w in words])
+
+
+def differences(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
+    """Return the share of letters in which each of `a` differs from each of `b`, [a, b]; 1 where lengths differ."""
+    width = max(map(len, [*a, *b]), default=0)
+    x, y = (np.array([list(s.ljust(width)) for s in part]) for part in (a, b))
+    out = np.stack([(y != row).mean(1) for row in x]) if len(x) and len(y) else np.zeros((len(a), len(b)))
+    same = np.array([[len(s) == len(t) for t in b] for s in a]) if len(a) and len(b) else np.ones(out.shape, bool)
+    return np.where(same, out, 1.0)
+
+
+def interval(values: np.ndarray, seed: int = 0, draws: int = 1000) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of a mean."""
+    rng = np.random.default_rng(seed)
+    means = rng.choice(values, (draws, len(values))).mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _some(sequences: Sequence[str]) -> list[str]:
+    step = max(len(sequences) / MOST, 1)
+    return [sequences[int(i * step)] for i in range(min(len(sequences), MOST))]
+
+
+def basics(name: str, sequences: Sequence[str], real: Sequence[str], dna: bool) -> list[Any]:
+    """Return a row of the first table."""
+    few = _some(sequences)
+    pairs = differences(few, few)[np.triu_indices(len(few), 1)]
+    share = np.array([sum(c in "GC" for c in s) / max(len(s), 1) for s in sequences]) if dna else np.array([np.nan])
+    known = set(real)
+    near = differences(few, _some(real)).min(1).mean() if real else float("nan")
+    return [name, len(sequences), len(set(sequences)), float(np.mean([len(s) for s in sequences])), float(share.mean()),
+            float(share.std()), float(pairs.mean()) if len(pairs) else 0.0, float(near),
+            sum(s in known for s in sequences) if real else "-"]  # fmt: skip
+
+
+def motif_rows(
+    groups: dict[str, Sequence[str]], rules: Sequence[Any], motifs: Sequence[str], dna: bool
+) -> list[list[Any]]:
+    """Return for each motif the share of sequences of each group that hold it."""
+    words = list(dict.fromkeys([*motifs, *(m for r in rules for m in getattr(r, "motifs", ()))]))
+    rows = []
+    for word in words:
+        form = str(audit.enzyme(word).site) if dna and audit.named(word) else word
+        held = {n: np.mean([bool(audit.starts(s, form, True, dna)) for s in g]) for n, g in groups.items()}
+        lift = np.log2((held["designs"] + 1e-3) / (held["control"] + 1e-3))
+        rows.append([word, *(float(v) for v in held.values()), float(lift)])
+    return rows
+
+
+def reward_rows(groups: dict[str, Sequence[str]], rewards: Sequence[str], model: str, seed: int) -> list[list[Any]]:
+    """Return for each reward (and the model's nats) the mean in each group, with its interval for the designs."""
+    from apps.bio.tune import columns
+
+    values = {name: columns(list(group), list(rewards), model, seed) for name, group in groups.items()}
+    rows = []
+    for column in values["designs"]:
+        found = {name: np.array(v[column], float) for name, v in values.items()}
+        low, high = interval(found["designs"], seed)
+        rows.append([column, *(float(v.mean()) for v in found.values()), f"{low:.4g} to {high:.4g}",
+                     float(np.median(found["designs"]))])  # fmt: skip
+    return rows
+
+
+def sections(
+    entries: Sequence[Entry], real: Sequence[str], *, folder: Path, model: str = "", rewards: Sequence[str] = (),
+    motifs: Sequence[str] = (), seed: int = 0,
+) -> list[Section]:  # fmt: skip
+    """Return the sections of the page; pictures are written to `folder`."""
+    from apps.bio.dna.words import parse
+    from core.run.report import Section, Table, Text
+
+    sequences, about = [e.sequence.upper() for e in entries], entries[0].manifest
+    dna = set("".join(sequences)) <= set("ACGTN")
+    control = [shuffled(s, seed) for s in sequences]
+    groups: dict[str, Sequence[str]] = {"designs": sequences, "control": control}
+    if real:
+        groups["reference"] = real
+    head = ["set", "sequences", "distinct", "letters", "G + C", "its deviation", "diversity", "novelty", "exact copies"]
+    out = [Section("What they are", [
+        Text("The control is each sequence with its letters shuffled, dinucleotides kept: what it shows too is a "
+             "matter of composition. Scores by a model or an oracle are predictions, not measurements."),
+        Table(head, [basics(n, g, real, dna) for n, g in groups.items()], "Diversity: mean share of letters in which "
+              "pairs differ. Novelty: mean least such share to the reference."),
+        Table(["entry", "value"], [[k, str(v)] for k, v in about.items()], "Manifest")])]  # fmt: skip
+    if dna:
+        out.append(kmers(groups, folder))
+    rules = [] if about.get("template") else parse(about.get("rules", {}))
+    rows = motif_rows(groups, rules, motifs, dna)
+    if rows:
+        caption = "Share of sequences that hold the motif on either strand; log2 of designs over control."
+        out.append(Section("Motifs", [Table(["motif", *groups, "log2 lift"], rows, caption)]))
+    if rules:
+        found = audit.check(sequences, rules, dna)
+        lines = [[f.rule, f.by, f.sequences, f.violations] for f in found]
+        out.append(Section("Rules", [Table(["rule", "judged by", "sequences", "violations"], lines)]))
+    nats = [[k, v] for k, v in about.get("nats", {}).items()]
+    if nats:
+        caption = "-log P(rule) where every letter is drawn by the model's first prediction."
+        out.append(Section("What the rules cost", [Table(["rule", "nats"], nats, caption)]))
+    if rewards or model:
+        caption = "Means; bootstrapped 95 % interval and median of the designs. The first reward is taken as the one "
+        caption += "tuned for; a gain that the others do not share is not one."
+        head = ["score", *groups, "95 % interval", "median"]
+        out.append(Section("Rewards", [Table(head, reward_rows(groups, rewards, model, seed), caption)]))
+    return out
+
+
+def kmers(groups: dict[str, Sequence[str]], folder: Path) -> Section:
+    """Return the section on k-mers: what is enriched over the control, and whether the reference agrees."""
+    from itertools import product
+
+    from core.run.report import Picture, Section, Table
+
+    rows, tops = [], []
+    for k in (3, 4, 6):
+        words = ["".join(w) for w in product("ACGT", repeat=k)]
+        held = enrichment(groups["designs"], groups["control"], words, k)
+        ours = composition(groups["designs"], k)
+        row = [k, len(ours) / len(words), float("nan")]
+        if "reference" in groups:
+            other = enrichment(groups["reference"], groups["control"], words, k)
+            row[2] = float(np.corrcoef(held, other)[0, 1])
+        rows.append(row)
+        if k == 6:
+            best = np.argsort(-held)[:10]
+            tops = [[words[i], ours[words[i]], float(held[i])] for i in best]
+    caption = "Correlation of log enrichments over the control."
+    blocks: list[Any] = [
+        Table(["k", "share of words seen", "correlation with the reference"], rows, caption),
+        Table(["6-mer", "times", "log enrichment"], tops, "The most enriched over the control"),
+        Picture(picture(groups, folder / "gc.svg"), "Share of G and C"),
+    ]  # fmt: skip
+    return Section("K-mers", blocks)
+
+
+def picture(groups: dict[str, Sequence[str]], path: Path) -> Path:
+    """Draw the distribution of GC content."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 2.6))
+    for name, group in groups.items():
+        share = [sum(c in "GC" for c in s) / max(len(s), 1) for s in group]
+        axes.hist(share, bins=np.linspace(0, 1, 41), histtype="step", density=True, label=name)
+    axes.set_xlabel("G + C")
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    pyplot.close(figure)
+    return path
+
+
+def report(
+    files: Sequence[Path], *, reference: Path | None = None, model: str = "", reward: Sequence[str] | None = None,
+    seed: int = 0, out: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the page of some files and return where it is."""
+    from core.run.report import write
+
+    entries = [entry for path in files for entry in read(path)]
+    real = [e.sequence.upper() for e in read(reference)] if reference is not None else []
+    target = out or Path("report.html")
+    parts = sections(entries, real, folder=target.parent / f"{target.stem}_files", model=model, rewards=reward or (),
+                     seed=seed)  # fmt: skip
+    write(target, "Designed sequences", parts)
+    return {"out": str(target), "sequences": len(entries), "sections": len(parts)}

@@ -1,0 +1,213 @@
+"""Designs from words to files: rules hold, templates keep what is theirs, annotations of DNA Chisel mean the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from Bio.Seq import Seq
+from Bio.SeqFeature import SeqFeature, SimpleLocation
+from Bio.SeqRecord import SeqRecord
+
+from apps import bio
+from apps.bio import audit, report
+from apps.bio import constraints as c
+from apps.bio.design import Order, costs, design, designed, order
+from apps.bio.dna.chisel import annotations
+from apps.bio.dna.network import build
+from apps.bio.dna.words import parse
+from apps.bio.generate import SequenceModel
+from apps.bio.model import ModelConfig, Recipe
+from apps.bio.records import read, read_genbank
+from core.errors import DataError, InfeasibleError, UsageError
+
+RULES = {"forbid": ["BsaI", "TTTT"], "require": ["TATAWAW"], "homopolymer": 4, "gc": ["0.4-0.6", "0.3-0.7/20"]}
+
+
+@pytest.fixture(scope="module")
+def model() -> SequenceModel:
+    torch.manual_seed(0)
+    config = ModelConfig(dim=8, depth=1, dilations=[1], order=0, strands=False)
+    return SequenceModel(build(config, 4), Recipe(kind="dna", model=config), name="small")
+
+
+@pytest.fixture
+def loaded(model: SequenceModel, monkeypatch: pytest.MonkeyPatch) -> SequenceModel:
+    monkeypatch.setattr(bio, "load", lambda *a, **k: model)
+    return model
+
+
+@pytest.mark.parametrize("suffix", [".fasta", ".gb", ".tsv", ".json"])
+def test_words_to_files(loaded: SequenceModel, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"x{suffix}"
+    found = design("x", rules=RULES, n=12, length=80, out=out, settings={"steps": 6}, seed=1)
+    assert found is not None and found["violations"] == 0 and found["designs"] + found["given_up"] == 12
+    assert found["nats"] > 0
+    entries = read(out)
+    assert len(entries) == found["designs"] and audit.clean(audit.check([e.sequence for e in entries], parse(RULES)))
+    again = design("x", rules=RULES, n=12, length=80, out=tmp_path / f"y{suffix}", settings={"steps": 6}, seed=1)
+    assert again == {**found, "out": again["out"]} if again else False
+    assert (tmp_path / f"y{suffix}").read_bytes() == out.read_bytes() or suffix == ".gb"  # GenBank carries the date
+
+
+def test_a_manifest_is_enough_to_audit(loaded: SequenceModel, tmp_path: Path) -> None:
+    design("x", rules=RULES, n=3, length=80, out=tmp_path / "x.fasta", settings={"steps": 4})
+    assert audit.audit([tmp_path / "x.fasta"], rules={}, out=tmp_path / "a.json")["violations"] == 0
+    assert len(json.loads((tmp_path / "a.json").read_text())["rules"]) == len(parse(RULES))
+    with pytest.raises(DataError, match="violations of 1 rules"):
+        audit.audit([tmp_path / "x.fasta"], rules={"forbid": ["TATAWAW"]})
+    (tmp_path / "plain.fasta").write_text(">a\nACGT\n")
+    with pytest.raises(UsageError, match="no rule"):
+        audit.audit([tmp_path / "plain.fasta"], rules={})
+
+
+def test_nothing_is_written_for_the_impossible(loaded: SequenceModel, tmp_path: Path) -> None:
+    with pytest.raises(InfeasibleError, match="forbid BsaI and require GGTCTC"):
+        design("x", rules={"forbid": ["BsaI"], "require": ["GGTCTC"]}, length=50, out=tmp_path / "x.fasta")
+    with pytest.raises(UsageError, match="no such format"):
+        design("x", rules={}, out=tmp_path / "x.bam")
+    with pytest.raises(UsageError, match="--template"):
+        design("x", rules={"keep": ["1-5"]})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", [{"gc": ["high"]}, {"fix": ["ACGT"]}, {"frame": ["MSK"]}, {"spacing": ["A,C"]}, {"keep": ["9-2"]},
+              {"require": ["=2"]}, {"forbid": ["EcoR1"]}],
+    ids=str,
+)  # fmt: skip
+def test_words_that_make_no_sense(words: dict) -> None:
+    with pytest.raises(UsageError) as error:
+        c.compile_(order(words, 60).specs, 60)
+    assert "\n" not in str(error.value)
+
+
+def test_the_cost_of_a_rule_is_its_log_probability(model: SequenceModel) -> None:
+    """Independent letters of the first prediction keep the rule as often as exp(-nats) says."""
+    wish = Order([c.forbid("GNC"), c.gc(0.4, 0.6)], "?" * 12)
+    price = costs(model, wish)
+    with torch.inference_mode():
+        law = model.predict(model.open_sites(12, None)[None], torch.ones(1)).log_p[0].double().exp()
+    u = torch.rand(20_000, 12, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    words = ["".join("ACGT"[v] for v in row) for row in (u > law.cumsum(-1)).sum(-1).clamp(max=3).tolist()]
+    for name, spec in (("forbid GNC", wish.specs[0]), ("gc 0.4-0.6", wish.specs[1])):
+        (finding,) = audit.check(words, [spec])
+        assert 1 - finding.violations / len(words) == pytest.approx(np.exp(-price[name]), abs=0.015)
+    assert price["all together"] >= max(price["forbid GNC"], price["gc 0.4-0.6"])
+
+
+def test_windows_that_only_the_check_sees_are_drawn_again(model: SequenceModel) -> None:
+    wish = Order([c.gc(0.4, 0.6, window=10)], "?" * 60)
+    found, missed = designed(model, wish, 40, steps=6)
+    drawn = model.sample(40, start=wish.start, constraints=wish.specs, steps=6)
+    assert not audit.clean(audit.check(drawn.sequences, wish.specs))
+    assert audit.clean(audit.check(found.sequences, wish.specs)) and missed + len(found) == 40 and missed < 20
+    with pytest.raises(InfeasibleError, match="letters fixed at"):
+        designed(model, Order(wish.specs, "?" * 5 + "G" * 10 + "?" * 45), 2)
+
+
+def plasmid(circular: bool = True) -> SeqRecord:
+    letters = "".join("ACGT"[v] for v in np.random.default_rng(3).integers(0, 4, 300))
+    letters = letters[:290] + "GGTCT" + letters[295:]  # the beginning of BsaI, before the design
+    topology = "circular" if circular else "linear"
+    return SeqRecord(Seq(letters), id="p", name="p", annotations={"molecule_type": "DNA", "topology": topology})
+
+
+def written(record: SeqRecord, path: Path) -> Path:
+    from Bio import SeqIO
+
+    SeqIO.write([record], path, "genbank")
+    return path
+
+
+def test_a_design_over_the_origin(loaded: SequenceModel, tmp_path: Path) -> None:
+    """Sites that would arise across the border are forbidden; kept letters stay; the arc runs over the origin."""
+    path = written(plasmid(), tmp_path / "p.gb")
+    rules = {"forbid": ["BsaI"], "require": ["TGASTCA"], "keep": ["21-295"]}
+    wish = order(rules, 0, path)
+    assert wish.template is not None and wish.template.hull == (61, 85) and wish.start.count("?") == 25
+    design("x", rules=rules, n=20, template=path, out=tmp_path / "d.gb", settings={"steps": 4})
+    old = str(plasmid().seq)
+    for record in read_genbank(tmp_path / "d.gb"):
+        new = str(record.seq)
+        assert new[20:295] == old[20:295] and record.annotations["topology"] == "circular"
+        around = (new + new)[280:340]
+        assert not audit.cuts(around, "BsaI") and audit.starts(around, "TGASTCA", False, True)
+        notes = [f.qualifiers["note"][0] for f in record.features]
+        assert any("rule: forbid BsaI" in n for n in notes) and any("motif: TGASTCA" in n for n in notes)
+    assert audit.audit([tmp_path / "d.gb"], rules=rules, template=path)["violations"] == 0
+
+
+def marked(*labels: tuple[str, int, int, int]) -> SeqRecord:
+    record = plasmid(circular=False)
+    for label, first, last, strand in labels:
+        place = SimpleLocation(first, last, strand)
+        record.features.append(SeqFeature(place, type="misc_feature", qualifiers={"label": [label]}))
+    return record
+
+
+def test_annotations_of_dna_chisel(loaded: SequenceModel, tmp_path: Path) -> None:
+    record = marked(
+        ("@no(BsmBI_site)", 0, 300, 1), ("@no(5xA)", 0, 300, 1), ("@cds", 90, 150, -1),
+        ("@gc(40-60%/50bp)", 60, 240, 1), ("@keep", 0, 60, 1), ("@keep", 250, 300, 1),
+        ("@insert(AarI_site)", 160, 240, 1), ("@sequence(ACGTN)", 62, 67, 1),
+        ("plain label", 1, 4, 1),
+    )  # fmt: skip
+    path = written(record, tmp_path / "c.gb")
+    wish = order({}, 0, path)
+    assert len(wish.specs) == 6 and wish.start.count("?") == 190
+    design("x", rules={}, n=4, template=path, out=tmp_path / "d.gb", settings={"steps": 4})
+    protein = record.seq[90:150].reverse_complement().translate()
+    for made in read_genbank(tmp_path / "d.gb"):
+        new = made.seq
+        assert new[:60] == record.seq[:60] and new[250:] == record.seq[250:] and new[62:66] == "ACGT"
+        assert new[90:150].reverse_complement().translate() == protein
+        assert len(audit.starts(str(new[160:240]), "CACCTGC", True, True)) == 1
+        windows = [new[i : i + 50] for i in range(60, 191)]
+        assert all(20 <= w.count("G") + w.count("C") <= 30 for w in windows)
+
+
+@pytest.mark.parametrize(
+    ("label", "why"),
+    [("~gc(40-60%)", "objective"), ("@UniquifyAllKmers(10)", "no counterpart"), ("@no(4x3mer)", "do not map"),
+     ("@cds(start_codon=ATG)", "do not map"), ("@gc(50%)", "do not map"), ("@no([AT]{4})", "do not map"),
+     ("@primer", "no counterpart")],
+)  # fmt: skip
+def test_annotations_that_do_not_map_are_refused(label: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        annotations(marked((label, 0, 60, 1)))
+
+
+def test_a_report_says_what_it_must(loaded: SequenceModel, tmp_path: Path) -> None:
+    design("x", rules=RULES, n=10, length=80, out=tmp_path / "x.fasta", settings={"steps": 4})
+    design("x", rules={}, n=10, length=80, out=tmp_path / "real.fasta", settings={"steps": 4}, seed=9)
+    found = report.report([tmp_path / "x.fasta"], reference=tmp_path / "real.fasta", reward=["gc(0.5,0.6)"],
+                          out=tmp_path / "r.html")  # fmt: skip
+    page = (tmp_path / "r.html").read_text()
+    for word in ("K-mers", "control", "novelty", "TATAWAW", "forbid BsaI", "exact copies", "95 % interval", "nats"):
+        assert word in page, word
+    assert found["sequences"] == 10
+
+
+def test_the_control_keeps_every_pair_of_neighbours() -> None:
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 3, 10, 60, 200):
+        s = "".join("ACGT"[v] for v in rng.choice(4, n, p=[0.5, 0.2, 0.2, 0.1]))
+        t = report.shuffled(s, 1)
+        assert report.composition([t], 2) == report.composition([s], 2) and len(t) == n and t == report.shuffled(s, 1)
+    s = "".join("ACGT"[v] for v in rng.integers(0, 4, 200))
+    assert report.shuffled(s, 1) != s and report.shuffled(s, 2) != report.shuffled(s, 1)
+
+
+def test_shuffles_are_even() -> None:
+    """AACACA-like words: every arrangement with the same pairs comes up equally often."""
+    word, n = "ACABAACBA", 4000
+    seen = {}
+    for i in range(n):
+        t = report.shuffled(word, i)
+        seen[t] = seen.get(t, 0) + 1
+    expected = n / len(seen)
+    assert len(seen) > 10 and sum((v - expected) ** 2 / expected for v in seen.values()) < 3 * len(seen)
