@@ -8,7 +8,7 @@ d a distance of physico-chemical properties: effects of single sites and of all 
 multilinear in the sites' laws, so it is also its own expectation under independent sites. Its few constants are those
 of the smallest error on other low variants.
 
-**Prior.** A perceptron as denoiser, trained by the count form on all low variants except those that validate and 2,000 others.
+**Prior.** A perceptron as denoiser, trained by the count form on the low variants that do not validate, but 2,000.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def surrogate(land: Landscape, parts: Split) -> tuple[Kernel, dict[str, float]]:
         made = _fit(1 + a * near, x[parts.fit], y, ridge)
         found.append((float((made.score(x[parts.validate]) - want).square().mean().sqrt()), len(found), made))
     error, _, best = min(found)
-    rank = float(spearmanr(best.score(x[parts.validate]), want)[0])
+    rank = float(np.asarray(spearmanr(best.score(x[parts.validate]), want))[0])
     return best, {"validation error": error, "validation Spearman": rank, "spread": float(want.std())}
 
 

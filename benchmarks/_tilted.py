@@ -127,8 +127,15 @@ def tilt(law: Tensor, reward: Tensor, alpha: float) -> Tensor:
 
 
 def floor(law: Tensor, draws: int) -> float:
-    """Return the expected total variation between a law and the frequencies of independent draws (normal limit)."""
-    return float((2 * law * (1 - law) / (math.pi * draws)).sqrt().sum() / 2)
+    """Return the expected total variation between a law and the frequencies of independent draws from it.
+
+    Half the sum of the mean absolute deviations of binomials, `2 (k + 1) C(n, k + 1) p^(k + 1) (1 - p)^(n - k) / n`
+    with k = floor(n p) (de Moivre, 1730).
+    """
+    p = law[law > 0].clamp(max=1 - 1e-15)
+    k, n = (draws * p).floor(), torch.tensor(float(draws), dtype=torch.float64)
+    choose = torch.lgamma(n + 1) - torch.lgamma(k + 2) - torch.lgamma(n - k)
+    return float(((k + 1).log() + choose + (k + 1) * p.log() + (n - k) * torch.log1p(-p)).exp().sum() / draws)
 
 
 def tune(

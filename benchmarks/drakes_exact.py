@@ -124,9 +124,8 @@ def study(case: Case, scale: int, updates: int, paths: int) -> dict[str, dict[st
         "gilc-black-box, scale 4": GilcBlackBox(alpha, scale=4),
     }  # fmt: skip
     out |= {name: sampled(case, method, draws // part, target) for name, method in methods.items()}
-    endless = {"smc": Smc(1e9, PARTICLES), "tds": Tds(1e9, PARTICLES), "gilc": Gilc(1e9)}
-    out["alpha to infinity"] = {n: sampled(case, m, draws // part, law)["total variation"] for n, m in endless.items()}
-    out["alpha to infinity"]["floor"] = floor(law, draws // part)
+    endless = {"smc": (Smc(1e9, PARTICLES), 4), "tds": (Tds(1e9, PARTICLES), part), "gilc": (Gilc(1e9), part)}
+    out |= {f"{n}, alpha to infinity": sampled(case, m, draws // few, law) for n, (m, few) in endless.items()}
     policy = tune(case.chain, case.reward, alpha, updates, 64, 0.5)
     tuned = enumerate_sampler(policy, case.chain, case.reward.K, case.length)[0]
     best = alpha * float((law.log() + case.reward.values / alpha).logsumexp(0))
@@ -149,9 +148,10 @@ def run(full: bool) -> Result:
         off = max(v for k, v in found["path KL"].items() if k.endswith("errors off"))
         bars.append(Bar(f"{case.name}: path KL: standard errors off", off, "<=", 3.0))
         bars.append(Bar(f"{case.name}: gradient: relative error", found["gradient"]["finite differences"], "<=", 1e-3))
-        endless = found["alpha to infinity"]
-        excess = max(v for k, v in endless.items() if k != "floor") / endless["floor"]
-        bars.append(Bar(f"{case.name}: alpha to infinity: distance from the prior over its floor", excess, "<=", 1.25))
+        ratios = [v["total variation"] / v["floor"] for k, v in found.items() if k.endswith("infinity")]
+        bars.append(
+            Bar(f"{case.name}: alpha to infinity: distance from the prior over its floor", max(ratios), "<=", 1.25)
+        )
     units = {"total variation": "to the tilted law", "floor": "expected for as many independent draws"}
     notes = (
         f"Populations of {PARTICLES} weighed by their evidence; DRAKES: law enumerated after {400 * (1 + full)} "

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from core.denoiser import Prediction
 from core.finetune.base import Base
 from core.finetune.reward import Reward
 from core.noise import Stream
@@ -101,7 +102,11 @@ def reward_weighted(
     """
     sites = base.begin(len(x_0)) == base.mask
     tuned, rows = replace(base, network=network), _rows(stream, len(x_0))
-    nats = count_terms(lambda x, t, context=None: tuned.predict(x, t), base.process, x_0, rows, sites=sites)
+
+    def predict(x_t: Tensor, t: Tensor, context: object = None) -> Prediction:
+        return tuned.predict(x_t, t)
+
+    nats = count_terms(predict, base.process, x_0, rows, sites=sites)
     loss = (weight * nats).sum() / sites.sum().clamp_min(1)
     return loss, {"nll": (nats.sum() / sites.sum().clamp_min(1)).detach(), "loss": loss.detach()}
 
