@@ -37,7 +37,7 @@ from apps.bio.dna.train_conv import ConvTraining, train_conv
 from core.errors import CheckpointError, UsageError
 from core.run import checkpoint
 
-__all__ = ["KINDS", "ROLES", "Examples", "Oracle", "OracleConfig", "examples", "fit", "load", "pearson", "train"]
+__all__ = ["KINDS", "ROLES", "Examples", "Oracle", "OracleConfig", "examples", "fit", "load", "pearson", "train", "train_verb"]
 
 APP = "bio-oracle"
 ROLES = ("tuning", "evaluation", "judge")
@@ -247,6 +247,13 @@ def train(config: OracleConfig, out: Path, say: Callable[[str], None] | None = N
     head = {"app": APP, "config": asdict(config), "step": 0, "metrics": metrics, "optimizer": None}
     checkpoint.write(out, {"weights.safetensors": model.body.state_dict()}, head)
     return {"out": str(out), "role": config.role, "kind": config.kind, **metrics}
+
+
+def train_verb(role: str, *, source: str, path: str, motifs: str, seed: int, out: Path | None) -> dict[str, Any]:
+    """Train an oracle as the command line asks for it (see `train`); no motifs: those of the default."""
+    config = OracleConfig(role, source, path, seed=seed)
+    config = replace(config, motifs=motifs) if motifs else config
+    return train(config, out or Path("runs") / "bio" / f"oracle-{role}")
 
 
 def load(path: Path | str) -> Oracle:
