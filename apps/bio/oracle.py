@@ -37,7 +37,9 @@ from apps.bio.dna.train_conv import ConvTraining, train_conv
 from core.errors import CheckpointError, UsageError
 from core.run import checkpoint
 
-__all__ = ["KINDS", "ROLES", "Examples", "Oracle", "OracleConfig", "examples", "fit", "load", "pearson", "train", "train_verb"]
+__all__ = [
+    "KINDS", "ROLES", "Examples", "Oracle", "OracleConfig", "examples", "fit", "load", "pearson", "train", "train_verb",
+]  # fmt: skip
 
 APP = "bio-oracle"
 ROLES = ("tuning", "evaluation", "judge")
