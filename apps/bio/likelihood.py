@@ -87,10 +87,10 @@ def _chain(model: SequenceModel) -> Any:
     return getattr(model.net, "background", None)
 
 
-def _log_p(model: SequenceModel, x_t: Tensor) -> Tensor:
+def _log_p(model: SequenceModel, x_t: Tensor, **more: Tensor) -> Tensor:
     t = (x_t == model.process.K).double().mean(1)
     device = model.device
-    return subs(model.net(x_t.to(device), t.to(device)).cpu(), x_t, model.process.K).log_p
+    return subs(model.net(x_t.to(device), t.to(device), **more).cpu(), x_t, model.process.K).log_p
 
 
 def _whole(model: SequenceModel, chain: Any, x: Tensor, draws: int, stream: Stream) -> Tensor:
@@ -106,10 +106,12 @@ def _whole(model: SequenceModel, chain: Any, x: Tensor, draws: int, stream: Stre
         for masked, many in pair:
             x_t = torch.where(masked, model.process.K, x)
             weight = masked * (length / many.double())[:, None]
-            value = weighted_nll(_log_p(model, x_t), x, weight)
-            if chain is not None:
-                value = value - weighted_nll(chain(x_t.to(model.device)).cpu(), x, weight)
-            values.append(value)
+            if chain is None:
+                values.append(weighted_nll(_log_p(model, x_t), x, weight))
+                continue
+            log_m = chain(x_t.to(model.device))
+            value = weighted_nll(_log_p(model, x_t, chain=log_m), x, weight)
+            values.append(value - weighted_nll(log_m.cpu(), x, weight))
         out.append(torch.stack(values).mean(0))
     return torch.stack(out)
 

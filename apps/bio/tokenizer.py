@@ -79,6 +79,6 @@ class Tokenizer:
         tokens = np.asarray(tokens)
         base = len(self.letters)
         digits = tokens[..., None] // base ** np.arange(self.k)[::-1] % base
-        digits = np.where(tokens[..., None] == self.tokens, base, digits).reshape(len(tokens), -1)
+        digits = np.where(tokens[..., None] == self.tokens, base, digits).reshape(len(tokens), tokens.shape[1] * self.k)
         alphabet = np.frombuffer((self.letters + MASK).encode(), np.uint8)
         return [row.tobytes().decode() for row in alphabet[digits]]

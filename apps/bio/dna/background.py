@@ -188,8 +188,8 @@ def marginals(law: Tensor, table: Tensor, first: Tensor, order: int) -> Tensor:
         joint = table * beta.reshape(rows, 1, -1, k).expand(-1, k, -1, -1).reshape(rows, -1, k)
         found.append((alpha[i - order][..., None] * joint).sum(1))
         beta = _unit((joint * evidence[:, i, None, :]).sum(-1))
-    whole = (alpha[0] * beta).reshape(rows, *[k] * order)
-    head = [whole.sum([d + 1 for d in range(order) if d != i]) for i in range(min(order, length))]
+    whole = alpha[0] * beta
+    head = [whole.reshape(rows, k**i, k, -1).sum((1, 3)) for i in range(min(order, length))]
     head = [h / evidence[:, i].clamp_min(1e-12) for i, h in enumerate(head)]
     mass = torch.stack([*head, *reversed(found)], 1)
     log_m = (mass / mass.sum(-1, keepdim=True).clamp_min(1e-30)).clamp_min(1e-9).log()

@@ -3,8 +3,9 @@
 A sequence of L letters is a background chain of order 1 with some of its stretches overwritten:
 
     class    promoter with probability 3/4, else background alone
-    motifs   a promoter has a TATA box (TATAWAW) and, downstream of it, an initiator (YYANWYY); the gap between them is
-             uniform on 18 ... 26 letters, the place uniform on all that fit; each IUPAC letter is uniform on its set
+    motifs   a promoter has a TATA box (TATAWAW) at one of 8 places from a third of the sequence on, uniformly, and
+             downstream an initiator (YYANWYY); the gap between them is uniform on 18 ... 26 letters; each IUPAC letter
+             is uniform on its set
     flank    with probability 1/2 one E-box (CACGTG), uniform on the places before the TATA box, one letter apart
 
 `log_prob` sums over all placements (forward algorithm over the few that match), so that a generated sequence has an
@@ -17,13 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["CHAIN", "EBOX", "GAPS", "INITIATOR", "TATA", "Grammar"]
+__all__ = ["CHAIN", "EBOX", "GAPS", "INITIATOR", "PLACES", "TATA", "Grammar"]
 
 IUPAC = {
     "A": "A", "C": "C", "G": "G", "T": "T", "W": "AT", "Y": "CT", "N": "ACGT",
 }  # fmt: skip
 TATA, INITIATOR, EBOX = "TATAWAW", "YYANWYY", "CACGTG"
-GAPS = range(18, 27)
+GAPS, PLACES = range(18, 27), 8
 PROMOTER, FLANKED = 0.75, 0.5
 
 CHAIN = np.array(
@@ -40,7 +41,7 @@ def weights(motif: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Grammar:
-    """The law of sequences of `length` letters, at least 60."""
+    """The law of sequences of `length` letters, at least 72: room for everything."""
 
     length: int = 100
 
@@ -54,7 +55,7 @@ class Grammar:
         places = np.full((n, 3), -1)
         for row in np.flatnonzero(rng.random(n) < PROMOTER):
             gap = int(rng.choice(GAPS))
-            tata = int(rng.integers(0, self.room(gap)))
+            tata = self.first + int(rng.integers(0, PLACES))
             places[row, :2] = tata, tata + len(TATA) + gap
             if rng.random() < FLANKED and tata > len(EBOX):
                 places[row, 2] = rng.integers(0, tata - len(EBOX))
@@ -64,9 +65,10 @@ class Grammar:
                     x[row, at : at + len(motif)] = [rng.choice(4, p=p) for p in law]
         return x, places
 
-    def room(self, gap: int) -> int:
-        """Return how many places a TATA box has with this gap."""
-        return self.length - len(TATA) - gap - len(INITIATOR) + 1
+    @property
+    def first(self) -> int:
+        """Return the first place of a TATA box."""
+        return self.length // 3
 
     def log_prob(self, x: np.ndarray) -> np.ndarray:
         """Return the exact log-probability of each sequence [n, L], float64 [n]."""
@@ -82,9 +84,9 @@ def _log_prob(grammar: Grammar, x: np.ndarray) -> float:
     for tata in hits[TATA]:
         for gap in GAPS:
             at = int(tata) + len(TATA) + gap
-            if at not in initiators or tata >= grammar.room(gap):
+            if at not in initiators or not 0 <= tata - grammar.first < PLACES:
                 continue
-            log_w = np.log(PROMOTER) - np.log(len(GAPS)) - np.log(grammar.room(gap))
+            log_w = np.log(PROMOTER / len(GAPS) / PLACES)
             both = [(int(tata), TATA), (at, INITIATOR)]
             fits = tata > len(EBOX)
             total.append(log_w + (np.log(1 - FLANKED) if fits else 0.0) + plain.replaced(both))

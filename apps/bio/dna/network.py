@@ -4,8 +4,8 @@
 
 With `strands`, f is averaged over both strands: f(x)_iv = (g(x)_iv + g(rc x)_{rc(i), 3 - v}) / 2, which makes the model
 equivariant (the chain counts both strands too). In training, random strands show g both at half the cost; averaging
-logits afterwards can only lower the mean bound of the two, log-sum-exp being convex. Inputs are tokens [B, S] (mask K) or laws [B, S, K + 1], in which
-everything is differentiable.
+logits afterwards can only lower the mean bound of the two, log-sum-exp being convex. Inputs are tokens [B, S] (mask K)
+or laws [B, S, K + 1], in which everything is differentiable.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class ConvNet(nn.Module):
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, t: Tensor | None = None, fold: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor | None = None, fold: Tensor | None = None, chain: Tensor | None = None
+    ) -> Tensor:
         """Return logits [B, S, K].
 
         Args:
@@ -60,9 +62,12 @@ class ConvNet(nn.Module):
             t: times [B], read only by a network with `time`.
             fold: int64 [B], which part of the training data each row belongs to; its chain was counted on the others.
                 None: the chain of all of them.
+            chain: the chain's log-marginals [B, S, K] at x, where the caller has them already.
         """
         law = laws(x, self.tokens + 1).to(self.head.weight.dtype)
-        chain = None if self.background is None else self.background(x, fold).to(law)
+        if chain is None and self.background is not None:
+            chain = self.background(x, fold)
+        chain = None if chain is None else chain.to(law)
         both = law if chain is None else torch.cat([law, chain], -1)
         out = self.correct(both, t)
         if self.config.strands and not self.training:

@@ -1,0 +1,109 @@
+"""Sources and splits: groups stay together, the grammar has the law that it states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apps.bio.data import element, read, read_ecoli, read_fasta, read_grammar, read_lentimpra
+from apps.bio.dna.grammar import EBOX, GAPS, INITIATOR, PROMOTER, TATA, Grammar, weights
+from apps.bio.model import DataConfig
+from apps.bio.tokenizer import Tokenizer, reverse_complement
+from core.errors import DataError
+
+SHARED = Path(__file__).resolve().parents[3] / "shared/data/bio/dna"
+present = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared DNA data are not here")
+
+
+def test_grammar_places_its_motifs() -> None:
+    x, places = Grammar(80).sample(2000, 0)
+    share = (places[:, 0] >= 0).mean()
+    assert abs(share - PROMOTER) < 0.04
+    for row, (tata, start, box) in zip(x, places, strict=True):
+        for motif, at in ((TATA, tata), (INITIATOR, start), (EBOX, box)):
+            if at >= 0:
+                assert (weights(motif)[np.arange(len(motif)), row[at : at + len(motif)]] > 0).all()
+        if tata >= 0:
+            assert start - tata - len(TATA) in GAPS and (box < 0 or box + len(EBOX) < tata)
+
+
+def test_the_stated_law_is_the_sampled_one() -> None:
+    """A Metropolis step with the stated law leaves the sampled law as it was: TATA boxes stay as many."""
+    grammar, n = Grammar(80), 4000
+    x, _ = grammar.sample(n, 1)
+    rng = np.random.default_rng(2)
+    changed = x.copy()
+    site = rng.integers(0, 80, n)
+    changed[np.arange(n), site] = rng.integers(0, 4, n)
+    accept = np.log(rng.random(n)) < grammar.log_prob(changed) - grammar.log_prob(x)
+    moved = np.where(accept[:, None], changed, x)
+    tata = weights(TATA) > 0
+    hits = [np.lib.stride_tricks.sliding_window_view(v, len(TATA), axis=1) for v in (x, moved)]
+    counts = [tata[np.arange(len(TATA)), h].all(-1).sum() for h in hits]
+    assert 0.2 < accept.mean() < 0.95
+    assert abs(counts[0] - counts[1]) < 4 * counts[0] ** 0.5 * (1 - accept.mean() * 0.5)
+
+
+def test_the_stated_law_sums_to_one_over_a_site() -> None:
+    """E_x[p(x with site i redrawn uniformly)] is consistent: sum over a letter of p is the marginal without it."""
+    grammar = Grammar(80)
+    x, _ = grammar.sample(300, 3)
+    ratio = []
+    for site in (5, 30, 79):
+        total = []
+        for a in range(4):
+            y = x.copy()
+            y[:, site] = a
+            total.append(grammar.log_prob(y))
+        ratio.append(np.exp(grammar.log_prob(x) - np.logaddexp.reduce(total)))
+    assert np.isfinite(ratio).all() and (np.array(ratio) <= 1 + 1e-12).all()
+    conditional = -np.log(np.array(ratio)).mean(1)  # nats of a letter given all others, under the true law
+    assert (conditional < np.log(4)).all() and (conditional > 0.6).all()
+
+
+def test_the_toy_is_split() -> None:
+    data = read(DataConfig(simulated=400, length=80), seed=5)
+    assert [len(data.select(p)) for p in (0, 1, 2)] == [360, 40, 100]
+    again = read_grammar(400, 5, 80)
+    assert np.array_equal(data.tokens, again.tokens)
+
+
+def test_fasta_is_cut_and_dealt(tmp_path: Path) -> None:
+    path = tmp_path / "some.fa"
+    path.write_text(">a\nACGTACGT\nAC\n>b\nACGNACGTAAAA\n")
+    data = read_fasta(path, 4)
+    assert Tokenizer("ACGT").decode(data.tokens) == ["ACGT", "ACGT", "ACGT", "AAAA"]
+    assert data.group.tolist() == [0, 0, 1, 1]
+    with pytest.raises(DataError, match="no sequence of 40"):
+        read_fasta(path, 40)
+    with pytest.raises(DataError, match="no such file"):
+        read_fasta(tmp_path / "none.fa", 4)
+
+
+def test_tables_without_columns_are_refused(tmp_path: Path) -> None:
+    for name in ("valid", "test"):
+        (tmp_path / f"lentimpra_WTC11_{name}.tsv").write_text("sequence\tvalue\nACGT\t1\n")
+    with pytest.raises(DataError, match="no column seq"):
+        read_lentimpra(tmp_path)
+
+
+@present
+def test_orientations_of_an_element_stay_together() -> None:
+    data = read_lentimpra(SHARED)
+    assert len(data) > 7000 and data.tokens.shape[1] == 200  # 4,617 to learn from, those staged to judge
+    letters = Tokenizer("ACGT").decode(data.tokens)
+    part = dict(zip(letters, data.part.tolist(), strict=True))
+    mates = [(part[s], part[reverse_complement(s)]) for s in letters if reverse_complement(s) in part]
+    assert len(mates) > 7000 and all(a == b for a, b in mates)
+    assert element(letters[0]) == element(reverse_complement(letters[0]))
+    assert 0.07 < (data.part == 1).sum() / (data.part < 2).sum() < 0.13
+
+
+@present
+def test_blocks_of_the_genome_stay_together() -> None:
+    data = read_ecoli(SHARED / "ecoli_tss_mpra.tsv.gz")
+    assert data.tokens.shape == (17521, 150) and (data.part == 2).sum() == 4443
+    groups = [set(data.group[data.part == p]) for p in (0, 1, 2)]
+    assert not groups[0] & groups[1] and len(groups[0] & groups[2]) <= 2 and len(groups[1] & groups[2]) <= 1

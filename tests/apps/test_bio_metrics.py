@@ -1,0 +1,68 @@
+"""Metrics and baselines against counting by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from apps.bio import metrics
+from apps.bio.baselines import Chain, interpolated, markov, shuffled
+from apps.bio.tokenizer import Tokenizer
+
+X = np.random.default_rng(0).choice(4, (50, 30), p=[0.4, 0.1, 0.2, 0.3])
+
+
+def test_words_are_counted() -> None:
+    counts = metrics.kmer_counts(X, 3)
+    words = Counter(s[i : i + 3] for s in Tokenizer("ACGT").decode(X) for i in range(28))
+    for word, n in words.items():
+        assert counts[Tokenizer("ACGT", 3).encode([word])[0, 0]] == n
+    assert counts.sum() == 50 * 28
+
+
+def test_enrichment_is_zero_on_a_chain_of_order_one_and_sees_a_motif() -> None:
+    long = markov(X, 1).sample(400, 300, 0)
+    assert abs(metrics.enrichment(long, 4).mean()) < 0.05
+    planted = long.copy()
+    planted[:, 50:56] = [3, 0, 3, 0, 0, 0]
+    word = int(Tokenizer("ACGT", 6).encode(["TATAAA"])[0, 0])
+    assert metrics.enrichment(planted, 6)[word] > 0.5 + metrics.enrichment(long, 6)[word]
+    assert metrics.enrichment_correlation(planted, planted) == pytest.approx(1)
+
+
+def test_distances() -> None:
+    x, y = np.array([[0, 1, 2], [0, 0, 0]]), np.array([[0, 1, 3]])
+    assert metrics.hamming(x, y).tolist() == [[1], [2]]
+    assert metrics.novelty(x, y).tolist() == [1 / 3, 2 / 3]
+    assert metrics.gc_content(x).tolist() == [2 / 3, 0]
+    assert metrics.longest_run(np.array([[0, 0, 1, 1, 1, 0], [0, 1, 2, 3, 0, 1]])).tolist() == [3, 1]
+    assert metrics.copies(["AC", "GG"], ["GG"]) == 0.5
+    assert metrics.total_variation(np.array([1.0, 1]), np.array([2.0, 0])) == 0.5
+    assert metrics.diversity(np.zeros((5, 4), int)) == 0
+    assert metrics.diversity(np.array([[0, 0], [1, 1]])) == 1
+
+
+def test_shuffles_keep_dinucleotides() -> None:
+    y = shuffled(X, 0)
+    assert not np.array_equal(X, y)
+    for a, b in zip(X, y, strict=True):
+        np.testing.assert_array_equal(metrics.kmer_counts(a[None], 2), metrics.kmer_counts(b[None], 2))
+        assert a[0] == b[0] and a[-1] == b[-1]
+
+
+def test_chains_are_laws_and_sample_themselves() -> None:
+    chain = markov(X, 2)
+    drawn = chain.sample(3000, 30, 1)
+    again = markov(drawn, 2)
+    assert np.abs(again.laws[2] - chain.laws[2]).max() < 0.1
+    assert isinstance(chain, Chain) and chain.nll(X).shape == (50,)
+    by_hand = -np.log(chain.laws[0][0, X[0, 0]]) - np.log(chain.laws[1][X[0, 0], X[0, 1]])
+    assert chain.nll(X[:1, :2])[0] == pytest.approx(by_hand)
+
+
+def test_backing_off_beats_counting() -> None:
+    fold = np.arange(50) % 5
+    train, test = X[:40], X[40:]
+    assert interpolated(train, 4, fold[:40]).nll(test).mean() < markov(train, 4).nll(test).mean()
