@@ -57,11 +57,11 @@ class Tuning:
     alpha: float
     seed: int
 
-    def adapt(self, build: Callable[[nn.Module, int], Tensor], updates: int) -> tuple[Tensor, nn.Module]:
+    def adapt(self, build: Callable[[nn.Module, int], Tensor], updates: int, rate: float) -> tuple[Tensor, nn.Module]:
         """Return samples of the network that minimises `build(network, update)`, and the network."""
         assert isinstance(self.base.network, nn.Module)
         policy = drakes.frozen(self.base.network).requires_grad_(True)
-        optimiser = torch.optim.Adam(policy.parameters(), lr=1e-3)
+        optimiser = torch.optim.Adam(policy.parameters(), lr=rate)
         slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, updates)
         for n in range(updates):
             loss = build(policy, n)
@@ -80,7 +80,7 @@ class Tuning:
         def build(policy: nn.Module, n: int) -> Tensor:
             return drakes.loss(policy, net, self.base, self.reward, self.alpha, SITES, 0.5, 64, stream.fold(n))[0]
 
-        return self.adapt(build, SAMPLES * CALLS // 64)
+        return self.adapt(build, SAMPLES * CALLS // 64, 1e-2)
 
     def weighted(self) -> tuple[Tensor, nn.Module]:
         """Tune on a scored pool by reward-weighted likelihood."""
@@ -91,7 +91,7 @@ class Tuning:
             stream = Stream.of(self.seed, 1).fold(5, n)
             return reward_weighted(policy, self.base, pool.x_0[rows[n]], weights[rows[n]], stream)[0]
 
-        return self.adapt(build, 400)
+        return self.adapt(build, 400, 2e-3)
 
     def sdpo(self) -> tuple[Tensor, nn.Module]:
         """Tune on scored completions."""
@@ -102,7 +102,7 @@ class Tuning:
         def build(policy: nn.Module, n: int) -> Tensor:
             return sdpo(policy, net, self.base, groups.select(rows[n]), self.alpha)[0]
 
-        return self.adapt(build, 400)
+        return self.adapt(build, 400, 2e-3)
 
 
 def judge(land: Landscape, reward: Kernel, x: Tensor) -> dict[str, float]:
