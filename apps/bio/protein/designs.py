@@ -95,7 +95,7 @@ class ProteinDesigns:
         for i, letters in enumerate(self.sequences):
             sure = np.where(self.sites.fixed, 1.0, self.confidence[i])
             paths.append(folder / f"{stem}_{self.index[i]:04d}{suffix}")
-            lines = [w if w.startswith("model") else f"quintet {w}" for w in self.header(i).split()]
+            lines = ["quintet", *self.header(i).split()]
             self.sites.structure.write(paths[-1], letters, sure.tolist(), lines)
         return paths
 

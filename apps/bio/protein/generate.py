@@ -158,6 +158,15 @@ class InverseFolder:
         manifest = {"model": self.name, "structure": whole.name, "seed": seed, **chosen, "fix": fix, "design": design}
         return ProteinDesigns(sites, x.cpu().numpy(), self.confidence(network, x), manifest, streams)
 
+    def design(
+        self, *, rules: Mapping[str, Any], template: Path | None, n: int = 8, seed: int = 0, out: Path | None = None,
+        temperature: float | None = None, steps: int | None = None,
+    ) -> dict[str, Any] | None:  # fmt: skip
+        """Design on the structure in `template` as the command line asks (`apps.bio.protein.order`)."""
+        from apps.bio.protein.order import carried_out
+
+        return carried_out(self, rules, template, out, n=n, seed=seed, temperature=temperature, steps=steps)
+
     def _parts(self, streams: np.ndarray) -> list[np.ndarray]:
         return [streams[a : a + self.batch] for a in range(0, len(streams), self.batch)]
 

@@ -97,7 +97,7 @@ class Sites:
 
     def law(self, rows: int) -> Law:
         """Return the hard law of `rows` sequences, for the sampler."""
-        return law(sites(self.allowed), rows, len(self.allowed))
+        return law(sites(self.allowed, len(AMINO)), rows, len(self.allowed))
 
     def table(self) -> str:
         """Return the table of fixed and designed residues that is printed before anything is sampled."""

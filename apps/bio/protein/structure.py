@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from apps.bio.protein.data import AMINO, joined, places
+from apps.bio.protein.data import AMINO, Backbones, joined, places
 from core.errors import DataError, UsageError
 
-__all__ = ["Residue", "Structure", "read_structure"]
+__all__ = ["Residue", "Structure", "of_chain", "read_structure"]
 
 BACKBONE = ("N", "CA", "C", "O")
 KEPT = {"N", "CA", "C", "O", "OXT", "CB", "H", "HA", "H1", "H2", "H3"}
@@ -194,6 +194,13 @@ def _oxygen(atoms: dict[str, np.ndarray], following: np.ndarray | None) -> np.nd
     other = (following - atoms["C"]) if following is not None else (atoms["N"] - atoms["CA"])
     direction = -(away / np.linalg.norm(away) + other / np.linalg.norm(other))
     return atoms["C"] + 1.23 * direction / np.linalg.norm(direction)
+
+
+def of_chain(data: Backbones, i: int) -> Structure:
+    """Return chain `i` of a set of backbones as a structure that can be designed, but not written."""
+    letters = [AMINO[v] for v in data.tokens[i]]
+    residues = tuple(Residue("A", int(n), "", a, a) for n, a in zip(data.number[i], letters, strict=True))
+    return Structure(data.names[i], residues, data.coords[i], (), None, ())
 
 
 def read_structure(path: str | Path, chains: Sequence[str] | None = None) -> Structure:

@@ -1,0 +1,85 @@
+"""A protein design as the command line asks for it: words to rules, the table first, then files.
+
+| word | meaning for a protein |
+|---|---|
+| `--template` | the structure, PDB or mmCIF |
+| `--keep` | selectors of residues that keep their letter: `A1-6,A23` |
+| `--fix` | `SELECTOR:LETTERS`, the letters allowed there: `A10-12:DE` |
+| `--alphabet` | the only letters that designed residues may have |
+
+The table of fixed and designed residues goes to stderr before anything is sampled. `--out` is a FASTA or JSON file,
+or a folder: one PDB file for each design, with the confidence in percent as B-factor.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apps.bio.protein.data import AMINO
+from apps.bio.protein.sites import choose
+from apps.bio.protein.structure import read_structure
+from core.errors import UsageError
+
+if TYPE_CHECKING:
+    from apps.bio.protein.generate import InverseFolder
+
+__all__ = ["carried_out", "wishes"]
+
+WORDS = ("keep", "fix", "alphabet")
+
+
+def wishes(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `sites.choose` that the words make.
+
+    Raises:
+        UsageError: a word that means nothing for a protein, or cannot be read.
+    """
+    for word, value in rules.items():
+        if value and word not in WORDS:
+            raise UsageError("means nothing for a protein", field=word, value=value, choices=WORDS)
+    letters: dict[str, str] = {}
+    for text in rules.get("fix") or ():
+        where, colon, allowed = text.rpartition(":")
+        if not (where and colon and allowed):
+            raise UsageError(
+                "cannot be read", field="fix", value=text, hint="write SELECTOR:LETTERS, such as A10-12:DE"
+            )
+        letters[where] = allowed
+    only = (rules.get("alphabet") or AMINO).upper()
+    if wrong := [a for a in only if a not in AMINO]:
+        raise UsageError("is not one of the twenty residues", field="alphabet", value=wrong[0])
+    exclude = "".join(a for a in AMINO if a not in only)
+    return {"fix": ",".join(rules.get("keep") or ()), "letters": letters, "exclude": exclude}
+
+
+def carried_out(
+    model: InverseFolder, rules: Mapping[str, Any], template: Path | None, out: Path | None, **settings: Any
+) -> dict[str, Any] | None:
+    """Design and write to `out` (returns a summary), or print FASTA (returns None).
+
+    Raises:
+        UsageError: no structure, words that cannot be read, or another ending of `out`.
+    """
+    if template is None:
+        raise UsageError("a protein is designed on a structure", field="template", hint="give a PDB or mmCIF file")
+    if out is not None and out.suffix.lower() not in {".fasta", ".fa", ".json", ""}:
+        raise UsageError("write .fasta, .json, or a folder of PDB files", field="out", value=str(out))
+    wish, structure = wishes(rules), read_structure(template)
+    print(choose(structure, **wish).table(), file=sys.stderr)
+    found = model.sample(settings.pop("n"), structure, **wish, **settings)
+    if broken := found.violations():
+        raise RuntimeError(f"{broken[0]} against the rules; nothing was written: please report this")
+    if out is None:
+        sys.stdout.write(found.to_fasta())
+        return None
+    if out.suffix:
+        out.write_text(found.to_json() if out.suffix.lower() == ".json" else found.to_fasta())
+    else:
+        found.to_structures(out)
+    return {
+        "out": str(out), "designs": len(found), "distinct": len(set(found.sequences)), "violations": 0,
+        "recovery": float(found.recovery.mean()), "nats_per_residue": float(found.score.mean()),
+    }  # fmt: skip

@@ -1,0 +1,78 @@
+"""What the protein figures share: backbones, the model, who was trained on what, and bootstrapped intervals.
+
+The model is `bio-protein` of the shipped ones, or the run `runs/bio/protein`. Fold 0 of the clusters was seen by no
+member; a chain of fold k >= 1 is read by member k - 1, which did not see its cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from apps.bio import protein
+from apps.bio.protein.data import Backbones, folds, joined, read_backbones
+from apps.bio.protein.generate import InverseFolder
+from apps.bio.protein.stability import features, surroundings
+from apps.bio.protein.structure import of_chain
+from core.errors import DataError
+from core.run.fetch import data_root
+
+__all__ = ["SHARED", "backbones", "fold", "interval", "member", "model", "phi", "single"]
+
+SHARED = Path(__file__).resolve().parents[2] / "shared/data/bio"
+
+
+def single() -> None:
+    """Use one thread."""
+    torch.set_num_threads(1)
+
+
+@cache
+def backbones() -> Backbones:
+    """Return the backbones."""
+    return read_backbones(SHARED / "protein")
+
+
+@cache
+def model() -> InverseFolder:
+    """Return the inverse-folding model."""
+    known = [data_root() / "models/bio-protein", Path(__file__).resolve().parents[1] / "runs/bio/protein/model"]
+    folder = next((k for k in known if k.is_dir()), None)
+    if folder is None:
+        raise DataError("no such model", field="protein", hint="run: quintet bio train protein")
+    return protein.load(folder)
+
+
+@cache
+def fold() -> np.ndarray:
+    """Return the fold of each chain."""
+    return folds(backbones(), model().net.config.members + 1)
+
+
+def member(i: int) -> int | None:
+    """Return which member may read chain `i`; None for the mean of all."""
+    return int(fold()[i]) - 1 if fold()[i] else None
+
+
+@cache
+def phi(i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features of chain `i` (by networks that did not see its cluster) and its surroundings."""
+    data = backbones()
+    around = surroundings(data.coords[i], joined(data.coords[i]))
+    network = model().condition(model().graph(of_chain(data, i)), member(i))
+    return features(network, data.tokens[i], around), around
+
+
+def interval(
+    statistic: Callable[[np.ndarray], float], groups: np.ndarray, seed: int = 0, draws: int = 1000
+) -> tuple[float, float]:
+    """Return the 95 % interval of a statistic of rows, whole groups being drawn again."""
+    rng, names = np.random.default_rng(seed), np.unique(groups)
+    rows = {g: np.flatnonzero(groups == g) for g in names}
+    found = [statistic(np.concatenate([rows[g] for g in rng.choice(names, len(names))])) for _ in range(draws)]
+    low, high = np.nanquantile(found, [0.025, 0.975])
+    return float(low), float(high)
