@@ -113,7 +113,7 @@ def run(full: bool = False) -> Result:
     began = time.process_time()
     law = constraints.compile_(rules(), LENGTH)
     compiling = time.process_time() - began
-    timed(model, rules(), 0), timed(model, [], 0)
+    _ = timed(model, rules(), 0), timed(model, [], 0)  # compiled code is loaded
     designs, free, ratios, spent = [], [], [], 0.0
     for chunk in range(DESIGNS // CHUNK):
         found, seconds = timed(model, rules(), chunk)

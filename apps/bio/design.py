@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.bio import audit, constraints
-from apps.bio.dna.chisel import annotations
+from apps.bio.dna.chisel import marks as chisel_marks
 from apps.bio.dna.rules import Fix, Forbid, Frame, Homopolymer
 from apps.bio.dna.words import parse, spans
 from apps.bio.genbank import Template, template
@@ -82,7 +82,7 @@ def order(rules: Mapping[str, Any], length: int, path: Path | None = None) -> Or
     held = template(record, opened)
     specs = [moved(spec, held) for spec in specs]
     for mark in marks:
-        specs += _marked(mark, held)
+        specs.extend(_marked(mark, held))
     return Order(specs, held.letters, held)
 
 
@@ -94,7 +94,7 @@ def _record(path: Path) -> tuple[SeqRecord, list[Any]]:
         record = read_genbank(path)[0]
         for line in record.annotations.get("quintet_warnings", []):
             print(f"{path}: {line}", file=sys.stderr)
-        return record, annotations(record)
+        return record, chisel_marks(record)
     entry = read(path)[0]
     return SeqRecord(Seq(entry.sequence), id=entry.name, name=entry.name[:16], description=""), []
 
@@ -239,8 +239,9 @@ def design(
     if out is not None:
         check_format(out)
     loaded, given = bio.load(model), {k: v for k, v in (settings or {}).items() if v is not None}
-    if getattr(loaded.recipe, "kind", "dna") == "protein" and hasattr(loaded, "design"):
-        return loaded.design(rules=rules, n=n, template=template, seed=seed, out=out, **given)
+    if loaded.recipe.kind == "protein":
+        return folded(loaded, rules=rules, n=n, template=template, reward=reward, steering=steering, seed=seed,
+                      given=given, out=out)  # fmt: skip
     wish = order(rules, length or loaded.recipe.data.length, template)
     constraints.compile_(wish.specs, len(wish.start), loaded.alphabet)
     aim = None
@@ -250,6 +251,42 @@ def design(
         aim = compose(reward)
     found, missed = designed(loaded, wish, n, seed=seed, reward=aim, steering=steering, **given)
     return finish(loaded, wish, found, missed, aim=aim, rules=rules, steering=steering, seed=seed, given=given, out=out)
+
+
+def folded(
+    model: Any, *, rules: Mapping[str, Any], n: int, template: Path | None, reward: Sequence[str] | None,
+    steering: str, seed: int, given: Mapping[str, Any], out: Path | None,
+) -> dict[str, Any] | None:  # fmt: skip
+    """Design sequences for a backbone: `--template FILE.pdb`, `--keep A1-6,A23`, `--alphabet` the only residues.
+
+    Raises:
+        UsageError: no backbone, or rules that inverse folding does not read.
+    """
+    if template is None:
+        raise UsageError("a protein is designed for a backbone", field="template", hint="--template FILE.pdb")
+    if other := sorted(set(rules) - {"keep", "alphabet"}):
+        raise UsageError("is not a rule of inverse folding", field=other[0], choices=["keep", "alphabet"])
+    if out is not None and out.suffix.lower() not in (".fasta", ".fa", ".json"):
+        raise UsageError("no such format", field="out", value=out.suffix, choices=[".fasta", ".json"])
+    letters, aim, way = str(rules.get("alphabet", "")).upper(), None, None
+    if reward:
+        from apps.bio.expressions import compose
+        from core.finetune.steer import STEERINGS
+
+        if steering and steering not in STEERINGS:
+            raise UsageError("no such steering", field="steering", value=steering, choices=STEERINGS)
+        aim, way = compose(reward), STEERINGS[steering or "best-of-n"]()
+    exclude = "".join(c for c in "ACDEFGHIKLMNPQRSTVWY" if letters and c not in letters)
+    found = model.sample(n, template, fix=",".join(rules.get("keep") or []), exclude=exclude, seed=seed, reward=aim,
+                         steering=way, **given)  # fmt: skip
+    text = found.to_json() if out is not None and out.suffix.lower() == ".json" else found.to_fasta()
+    if out is None:
+        sys.stdout.write(text)
+        return None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text)
+    return {"out": str(out), "designs": len(found), "recovery": float(np.mean(found.recovery)),
+            "violations": len(found.violations())}  # fmt: skip
 
 
 def finish(

@@ -176,7 +176,7 @@ def _retranslate(feature: SeqFeature, held: Template, out: SeqRecord) -> None:
     table = int(feature.qualifiers.get("transl_table", ["1"])[0])
     begin = int(feature.qualifiers.get("codon_start", ["1"])[0]) - 1
     letters = feature.location.extract(out.seq)[begin:]
-    new = str(letters[: len(letters) // 3 * 3].translate(table=table)).removesuffix("*")
+    new = str(letters[: len(letters) // 3 * 3].translate(table=str(table))).removesuffix("*")
     if new[1:] != old[0][1:] or (new[:1] != old[0][:1] and old[0][:1] != "M"):
         feature.qualifiers["translation"] = [new]
         feature.qualifiers.setdefault("note", []).append("translation changed by design")
@@ -213,7 +213,8 @@ def genbank(designs: Designs) -> str:
         protein = set(sequence) - set("ACGTN") != set() and designs.template is None
         record.annotations.setdefault("molecule_type", "protein" if protein else "DNA")
         about = header(designs.score_of(i), designs.manifest)
-        record.annotations["comment"] = "\n".join(filter(None, [record.annotations.get("comment", ""), about]))
+        comment = str(record.annotations.get("comment", ""))
+        record.annotations["comment"] = f"{comment}\n{about}".strip()
         found.append(record)
     out = StringIO()
     with warnings.catch_warnings():

@@ -251,7 +251,7 @@ def _read_json(path: Path | str) -> list[Entry]:
 
 
 def _read_genbank(path: Path | str) -> list[Entry]:
-    return [Entry(r.id, str(r.seq)) for r in read_genbank(path)]
+    return [Entry(str(r.id), str(r.seq)) for r in read_genbank(path)]
 
 
 READERS: dict[str, Callable[[Path | str], list[Entry]]] = {

@@ -227,7 +227,7 @@ def picture(groups: dict[str, Sequence[str]], path: Path) -> Path:
     figure, axes = pyplot.subplots(figsize=(6, 2.6))
     for name, group in groups.items():
         share = [sum(c in "GC" for c in s) / max(len(s), 1) for s in group]
-        axes.hist(share, bins=np.linspace(0, 1, 41), histtype="step", density=True, label=name)
+        axes.hist(share, bins=[i / 40 for i in range(41)], histtype="step", density=True, label=name)
     axes.set_xlabel("G + C")
     axes.legend(frameon=False)
     figure.tight_layout()

@@ -16,7 +16,7 @@ from apps import bio
 from apps.bio import audit, report
 from apps.bio import constraints as c
 from apps.bio.design import Order, costs, design, designed, order
-from apps.bio.dna.chisel import annotations
+from apps.bio.dna.chisel import marks
 from apps.bio.dna.network import build
 from apps.bio.dna.words import parse
 from apps.bio.generate import SequenceModel
@@ -178,7 +178,7 @@ def test_annotations_of_dna_chisel(loaded: SequenceModel, tmp_path: Path) -> Non
 )  # fmt: skip
 def test_annotations_that_do_not_map_are_refused(label: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
-        annotations(marked((label, 0, 60, 1)))
+        marks(marked((label, 0, 60, 1)))
 
 
 def test_a_report_says_what_it_must(loaded: SequenceModel, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from Bio.SeqFeature import SeqFeature
     from Bio.SeqRecord import SeqRecord
 
-__all__ = ["Annotation", "annotations"]
+__all__ = ["Annotation", "marks"]
 
 NAMES = {
     "no": "no", "AvoidPattern": "no", "cds": "cds", "EnforceTranslation": "cds", "gc": "gc", "EnforceGCContent": "gc",
@@ -59,13 +59,14 @@ class Annotation:
     whole: bool = False
 
 
-def annotations(record: SeqRecord) -> list[Annotation]:
+def marks(record: SeqRecord) -> list[Annotation]:
     """Return the rules that a record's features state.
 
     Raises:
         UsageError: an annotation that has no counterpart, by label and place.
     """
-    return [_read(record, feature, label) for feature in record.features if (label := _label(feature))]
+    found = [(feature, _label(feature)) for feature in record.features]
+    return [_read(record, feature, label) for feature, label in found if label]
 
 
 def _label(feature: SeqFeature) -> str | None:
@@ -80,7 +81,7 @@ def _label(feature: SeqFeature) -> str | None:
 
 def _read(record: SeqRecord, feature: SeqFeature, label: str) -> Annotation:
     sites = sorted(int(i) for i in feature.location) if feature.location is not None else []
-    n, first = len(record.seq), sites[0] if sites else 0
+    n, first = len(record), sites[0] if sites else 0
     if sites and sites[-1] - first + 1 != len(sites):  # over the origin: the run begins after the gap
         first = next(b for a, b in zip(sites, sites[1:], strict=False) if b - a > 1)
         if {i % n for i in range(first, first + len(sites))} != set(sites):
@@ -178,7 +179,7 @@ def _cds(given: list[str], named: dict[str, str], strand: int, letters: str) -> 
     code = _code(named.get("genetic_table", given[0] if given else "default"))
     if len(letters) % 3:
         raise ValueError(letters)
-    protein = named.get("translation") or str(Seq(letters).translate(table=code))
+    protein = named.get("translation") or str(Seq(letters).translate(table=str(code)))
     if 3 * len(protein) != len(letters):
         raise ValueError(protein)
     return lambda first, last: frame(first, protein, code, strand)
