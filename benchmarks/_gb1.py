@@ -2,7 +2,7 @@
 
 **Surrogate.** Kernel ridge on the logarithm of fitness (at least 0.01) of 1,000 variants, with the product kernel
 
-    k(x, y) = prod_i (1 + a S(x_i, y_i)),    S = (1 - m) 1(v = w) + m exp(-d(v, w)^2 / (2 l^2)),
+    k(x, y) = prod_i (1 + a S(x_i, y_i)),    S = (1 - m) 1(v = w) + m exp(-d(v, w)^2 / 8),
 
 d a distance of physico-chemical properties: effects of single sites and of all their combinations. Its mean is
 multilinear in the sites' laws, so it is also its own expectation under independent sites. Its few constants are those
@@ -30,7 +30,7 @@ from core.noise import Stream
 from core.objective.elbo import count_form, count_terms
 from core.process.categorical import Categorical
 
-__all__ = ["Kernel", "Network", "Split", "pretrain", "split", "surrogate"]
+__all__ = ["Kernel", "Network", "Split", "fit", "pretrain", "split", "surrogate"]
 
 K, SITES = 20, 4
 EDGES = (-math.inf, 0.0101, 0.03, 0.1, 0.3, 1.0)  # strata of fitness, 200 variants of each
@@ -101,13 +101,21 @@ def surrogate(land: Landscape, parts: Split) -> tuple[Kernel, dict[str, float]]:
     """Fit the surrogate and return it with its error on the validating variants."""
     x, log_f = variants(), land.fitness.clamp_min(0.01).log()
     y, want, found = log_f[parts.fit], log_f[parts.validate], []
-    for m, width, a, ridge in itertools.product((0.0, 0.5, 0.8), (1.0, 2.0), (0.1, 0.3, 1.0, 3.0), (0.01, 0.1, 0.3)):
-        near = (1 - m) * torch.eye(K).double() + m * torch.exp(-(_distance() ** 2) / (2 * width**2))
-        made = _fit(1 + a * near, x[parts.fit], y, ridge)
+    for m, a, ridge in itertools.product((0.0, 0.5, 0.8), (0.1, 0.3, 1.0, 3.0), (0.01, 0.1, 0.3)):
+        made = fit(m, a, x[parts.fit], y, ridge)
         found.append((float((made.score(x[parts.validate]) - want).square().mean().sqrt()), len(found), made))
     error, _, best = min(found)
     rank = float(np.asarray(spearmanr(best.score(x[parts.validate]), want))[0])
     return best, {"validation error": error, "validation Spearman": rank, "spread": float(want.std())}
+
+
+def fit(m: float, a: float, x: Tensor, y: Tensor, ridge: float) -> Kernel:
+    """Fit the surrogate to log-fitness y [N] of variants x [N, 4]; `ridge` is relative to the kernel's diagonal."""
+    similarity = 1 + a * ((1 - m) * torch.eye(K).double() + m * torch.exp(-(_distance() ** 2) / 8))
+    gram, mean = _gram(x, x, similarity), float(y.mean())
+    scale = gram.diagonal().mean()
+    weight = torch.linalg.solve(gram + ridge * scale * torch.eye(len(x)).double(), y - mean)
+    return Kernel(similarity, x, weight, mean)
 
 
 class Network(nn.Module):
@@ -152,13 +160,6 @@ def batches(rows: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
     """Yield random rows."""
     for n in range(steps):
         yield torch.from_numpy(np.random.default_rng([seed, n]).integers(0, rows, size))
-
-
-def _fit(similarity: Tensor, x: Tensor, y: Tensor, ridge: float) -> Kernel:
-    gram, mean = _gram(x, x, similarity), float(y.mean())
-    scale = gram.diagonal().mean()
-    weight = torch.linalg.solve(gram + ridge * scale * torch.eye(len(x)).double(), y - mean)
-    return Kernel(similarity, x, weight, mean)
 
 
 def _gram(x: Tensor, y: Tensor, similarity: Tensor) -> Tensor:
