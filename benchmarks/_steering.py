@@ -82,7 +82,8 @@ class Leaning(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return logits [B, S, K]."""
-        return mix(*(net(x, t).double().log_softmax(-1) for net in (self.free, self.leaning)), self.scale)
+        free, leaning = (net(x, t).double().log_softmax(-1) for net in (self.free, self.leaning))
+        return mix(free, leaning, self.scale)
 
 
 @dataclass(eq=False)

@@ -79,10 +79,9 @@ def kmers(data: Sequences, role: str, k: int = 5) -> float:
     learn, _, held = (o.examples(data, rows) for rows in o.loci(data, role))
 
     def counts(x: torch.Tensor) -> np.ndarray:
-        words = sum(x[:, i : x.shape[1] - k + 1 + i] * 4 ** (k - 1 - i) for i in range(k))
-        other = 3 - x.flip(1)
-        back = sum(other[:, i : x.shape[1] - k + 1 + i] * 4 ** (k - 1 - i) for i in range(k))
-        return np.stack([np.bincount(np.concatenate(w), minlength=4**k) for w in zip(words, back, strict=True)]) * 1.0
+        windows = torch.cat([x.unfold(1, k, 1), (3 - x.flip(1)).unfold(1, k, 1)], 1)
+        words = (windows * 4 ** torch.arange(k).flip(0)).sum(-1).numpy()
+        return np.stack([np.bincount(w, minlength=4**k) for w in words]).astype(float)
 
     a, b = counts(learn.tokens), counts(held.tokens)
     mean, scale = a.mean(0), float(((a - a.mean(0)) ** 2).sum(1).mean())

@@ -120,15 +120,14 @@ def score(
 @app.command()
 def oracle(
     role: Annotated[str, typer.Argument(help="tuning, evaluation or judge: its loci and its architecture.")],
-    source: Annotated[str, typer.Option("--source", help="lentimpra or ecoli.")] = "lentimpra",
-    path: Annotated[str, typer.Option("--path", help="Folder of the labelled sequences.")] = "../shared/data/bio/dna",
+    path: Annotated[str, typer.Option("--path", help="Folder of the lentiMPRA files.")] = "../shared/data/bio/dna",
     motifs: Annotated[str, typer.Option("--motifs", help="MEME file that the evaluation oracle knows.")] = "",
     seed: Seed = 0, out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Train an activity oracle and measure it on loci that it never saw (default --out: runs/bio/oracle-ROLE)."""
     from apps.bio.oracle import train_verb as work
 
-    show(work(role, source=source, path=path, motifs=motifs, seed=seed, out=out), json)
+    show(work(role, path=path, motifs=motifs, seed=seed, out=out), json)
 
 
 @app.command()

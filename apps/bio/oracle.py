@@ -6,7 +6,7 @@
 | evaluation | `motifs`, kernel ridge on motif occupancies | one half of the test part's groups | the other parts |
 | judge | `gapped`, ridge on gapped 3-mer pairs | the other half | the other parts |
 
-The loci of the three are disjoint, groups (both orientations of an element; blocks of a genome) stay together, and the
+The loci of the three are disjoint, groups (both orientations of an element) stay together, and the
 held-out rows of an oracle share no group with what it learned from. Orientations are one example, with the mean of
 their labels. An oracle predicts an assay; a high value is no measured activity, and the gap
 
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from apps.bio.data import Sequences, read_ecoli, read_lentimpra
+from apps.bio.data import Sequences, read_lentimpra
 from apps.bio.dna import regressors as kinds
 from apps.bio.dna.pwms import read_motifs
 from apps.bio.dna.train_conv import ConvTraining, train_conv
@@ -44,8 +44,7 @@ __all__ = [
 APP = "bio-oracle"
 ROLES = ("tuning", "evaluation", "judge")
 KINDS = {"tuning": "conv", "evaluation": "motifs", "judge": "gapped"}
-FILES = {"lentimpra": ".", "ecoli": "ecoli_tss_mpra.tsv.gz"}
-UNITS = {"lentimpra": "log2 RNA/DNA, lentiMPRA in WTC11", "ecoli": "log10 expression, E. coli MPRA"}
+UNIT = "log2 RNA/DNA, lentiMPRA in WTC11"
 
 
 @dataclass
@@ -54,8 +53,7 @@ class OracleConfig:
 
     Args:
         role: tuning, evaluation or judge: which loci it may learn from, and which regressor it is.
-        source: lentimpra or ecoli.
-        path: the folder of the data.
+        path: the folder of the lentiMPRA files.
         motifs: MEME file of `motifs`.
         seed: all randomness.
         members, epochs: of `conv`.
@@ -63,7 +61,6 @@ class OracleConfig:
     """
 
     role: str
-    source: str = "lentimpra"
     path: str = "../shared/data/bio/dna"
     motifs: str = "../shared/data/bio/motifs/hocomoco_v12_core.meme.gz"
     seed: int = 0
@@ -90,8 +87,8 @@ class Oracle(nn.Module):
     def __init__(self, config: OracleConfig, body: kinds.Regressor, metrics: dict[str, float], name: str = "") -> None:
         super().__init__()
         self.config, self.body, self.metrics = config, body, metrics
-        self.name = name or f"{config.source}-{config.role}"
-        self.unit = UNITS[config.source]
+        self.name = name or f"lentimpra-{config.role}"
+        self.unit = UNIT
         if not body.differentiable:
             self.soft = None  # type: ignore[assignment]
         self.eval().requires_grad_(False)
@@ -130,14 +127,8 @@ class Examples:
 
 
 def read(config: OracleConfig) -> Sequences:
-    """Return the labelled sequences of a source; expression of E. coli as log10 of at least 0.01."""
-    folder = Path(config.path)
-    if config.source == "lentimpra":
-        return read_lentimpra(folder)
-    if config.source != "ecoli":
-        raise UsageError("has no oracle", field="source", value=config.source, choices=FILES)
-    found = read_ecoli(folder / FILES["ecoli"])
-    return replace(found, value=np.log10(np.maximum(found.value, 0.01)))
+    """Return the labelled sequences: elements that are read in both orientations, hence oracles of both strands."""
+    return read_lentimpra(Path(config.path))
 
 
 def loci(data: Sequences, role: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -230,7 +221,7 @@ def train(config: OracleConfig, out: Path, say: Callable[[str], None] | None = N
         say: hears of the progress; stderr by default.
 
     Raises:
-        UsageError: no such role or source.
+        UsageError: no such role.
         DataError: the data or the motifs are missing.
     """
     if config.role not in ROLES:
@@ -251,9 +242,9 @@ def train(config: OracleConfig, out: Path, say: Callable[[str], None] | None = N
     return {"out": str(out), "role": config.role, "kind": config.kind, **metrics}
 
 
-def train_verb(role: str, *, source: str, path: str, motifs: str, seed: int, out: Path | None) -> dict[str, Any]:
+def train_verb(role: str, *, path: str, motifs: str, seed: int, out: Path | None) -> dict[str, Any]:
     """Train an oracle as the command line asks for it (see `train`); no motifs: those of the default."""
-    config = OracleConfig(role, source, path, seed=seed)
+    config = OracleConfig(role, path, seed=seed)
     config = replace(config, motifs=motifs) if motifs else config
     return train(config, out or Path("runs") / "bio" / f"oracle-{role}")
 
