@@ -165,7 +165,7 @@ class SequenceModel:
         rules = list(constraints)
         known = (tokens < self.tokenizer.tokens).nonzero()[:, 0].tolist()
         rules += [fix(i + 1, self.alphabet[int(tokens[i])]) for i in known]
-        return compile_(rules, len(tokens), self.alphabet)
+        return compile_(rules, len(tokens), self.alphabet)  # type: ignore[return-value]
 
     def _draw(self, rules: Constraint | None, tokens: Tensor, seed: int, streams: np.ndarray) -> Tensor:
         """Return sequences of some streams, int64 [B, S]."""

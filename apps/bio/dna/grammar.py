@@ -99,7 +99,7 @@ def _log_prob(grammar: Grammar, x: np.ndarray) -> float:
 
 def _matches(x: np.ndarray, motif: str) -> np.ndarray:
     windows = np.lib.stride_tricks.sliding_window_view(x, len(motif))
-    return (weights(motif)[np.arange(len(motif)), windows] > 0).all(1)
+    return np.asarray((weights(motif)[np.arange(len(motif)), windows] > 0).all(1))
 
 
 @dataclass(frozen=True)

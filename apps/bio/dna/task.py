@@ -42,7 +42,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""
-        return Batch(*(v.to(device) for v in (self.x_t, self.x_0, self.weight, self.fold)), self.block)
+        x_t, x_0, weight, fold = (v.to(device) for v in (self.x_t, self.x_0, self.weight, self.fold))
+        return Batch(x_t, x_0, weight, fold, self.block)
 
 
 @dataclass(eq=False)
