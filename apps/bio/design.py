@@ -92,7 +92,8 @@ def _record(path: Path) -> tuple[SeqRecord, list[Any]]:
 
     if path.suffix.lower() in (".gb", ".gbk"):
         record = read_genbank(path)[0]
-        for line in record.annotations.get("quintet_warnings", []):
+        warned: Any = record.annotations.get("quintet_warnings", [])
+        for line in warned:
             print(f"{path}: {line}", file=sys.stderr)
         return record, chisel_marks(record)
     entry = read(path)[0]
@@ -236,12 +237,13 @@ def design(
     """Design sequences and write them to `out` (returns a summary), or print FASTA (returns None)."""
     from apps import bio
 
-    if out is not None:
-        check_format(out)
     loaded, given = bio.load(model), {k: v for k, v in (settings or {}).items() if v is not None}
     if loaded.recipe.kind == "protein":
-        return folded(loaded, rules=rules, n=n, template=template, reward=reward, steering=steering, seed=seed,
-                      given=given, out=out)  # fmt: skip
+        if reward or steering:
+            raise UsageError("backbones take rewards in Python only", field="reward", hint="InverseFolder.sample")
+        return loaded.design(rules=rules, n=n, template=template, seed=seed, out=out, **given)
+    if out is not None:
+        check_format(out)
     wish = order(rules, length or loaded.recipe.data.length, template)
     constraints.compile_(wish.specs, len(wish.start), loaded.alphabet)
     aim = None
@@ -251,42 +253,6 @@ def design(
         aim = compose(reward)
     found, missed = designed(loaded, wish, n, seed=seed, reward=aim, steering=steering, **given)
     return finish(loaded, wish, found, missed, aim=aim, rules=rules, steering=steering, seed=seed, given=given, out=out)
-
-
-def folded(
-    model: Any, *, rules: Mapping[str, Any], n: int, template: Path | None, reward: Sequence[str] | None,
-    steering: str, seed: int, given: Mapping[str, Any], out: Path | None,
-) -> dict[str, Any] | None:  # fmt: skip
-    """Design sequences for a backbone: `--template FILE.pdb`, `--keep A1-6,A23`, `--alphabet` the only residues.
-
-    Raises:
-        UsageError: no backbone, or rules that inverse folding does not read.
-    """
-    if template is None:
-        raise UsageError("a protein is designed for a backbone", field="template", hint="--template FILE.pdb")
-    if other := sorted(set(rules) - {"keep", "alphabet"}):
-        raise UsageError("is not a rule of inverse folding", field=other[0], choices=["keep", "alphabet"])
-    if out is not None and out.suffix.lower() not in (".fasta", ".fa", ".json"):
-        raise UsageError("no such format", field="out", value=out.suffix, choices=[".fasta", ".json"])
-    letters, aim, way = str(rules.get("alphabet", "")).upper(), None, None
-    if reward:
-        from apps.bio.expressions import compose
-        from core.finetune.steer import STEERINGS
-
-        if steering and steering not in STEERINGS:
-            raise UsageError("no such steering", field="steering", value=steering, choices=STEERINGS)
-        aim, way = compose(reward), STEERINGS[steering or "best-of-n"]()
-    exclude = "".join(c for c in "ACDEFGHIKLMNPQRSTVWY" if letters and c not in letters)
-    found = model.sample(n, template, fix=",".join(rules.get("keep") or []), exclude=exclude, seed=seed, reward=aim,
-                         steering=way, **given)  # fmt: skip
-    text = found.to_json() if out is not None and out.suffix.lower() == ".json" else found.to_fasta()
-    if out is None:
-        sys.stdout.write(text)
-        return None
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text)
-    return {"out": str(out), "designs": len(found), "recovery": float(np.mean(found.recovery)),
-            "violations": len(found.violations())}  # fmt: skip
 
 
 def finish(

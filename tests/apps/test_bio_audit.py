@@ -1,0 +1,88 @@
+"""The judge finds what is planted, wherever it is planted, and nothing else; it shares no code with the compiler."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apps.bio import audit
+from apps.bio import constraints as c
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def background(n: int = 120) -> str:
+    """Return letters without any site, run or motif of interest."""
+    return ("ACAGATCTGT" * 40)[:n]
+
+
+def test_it_imports_nothing_of_the_compiler() -> None:
+    tree = ast.parse((ROOT / "apps" / "bio" / "audit.py").read_text())
+    judging = [n for n in tree.body if not (isinstance(n, ast.FunctionDef) and n.name == "audit")]
+    names = {str(a.module if isinstance(a, ast.ImportFrom) else a.names[0].name)
+             for top in judging for a in ast.walk(top) if isinstance(a, ast.Import | ast.ImportFrom)}  # fmt: skip
+    assert not [n for n in names if n.startswith(("core.constrain", "apps.bio"))]
+
+
+@pytest.mark.parametrize("enzyme", ["BsaI", "BsmBI", "EcoRI", "BamHI", "XhoI", "NotI", "BstXI", "SapI", "AarI"])
+@pytest.mark.parametrize("at", [0, 1, 57, -1])
+@pytest.mark.parametrize("strand", [1, -1])
+def test_a_planted_site_is_found(enzyme: str, at: int, strand: int) -> None:
+    from Bio.Seq import reverse_complement
+
+    site = str(audit.enzyme(enzyme).site).replace("N", "A")
+    site = site if strand == 1 else str(reverse_complement(site))
+    x = background()
+    place = at if at >= 0 else len(x) - len(site)
+    planted = x[:place] + site + x[place + len(site) :]
+    rule = c.forbid(enzyme)
+    assert [f.violations for f in audit.check([x, planted], [rule])] == [1]
+    assert audit.check([x, planted], [rule])[0].first == 1
+
+
+CASES = [
+    (c.forbid("TATAWAW"), 40, "TTTATATA"),
+    (c.homopolymer(5), 100, "GGGGGG"),
+    (c.fix(11, "ACAGA"), 12, "T"),
+    (c.frame(4, "DLYRSVQIC"), 5, "A"),
+    (c.gc(0.3, 0.7, window=20), 30, "GCGCGCGCGCGCGCGCGCGC"),
+    (c.alphabet("ACGT"), 0, "N"),
+    (c.forbid("AAAA", within=(50, 60)), 54, "AAAA"),
+    (c.forbid("AAAA", touching=(50, 60)), 46, "AAAA"),
+]
+
+
+@pytest.mark.parametrize(("rule", "at", "letters"), CASES, ids=lambda v: str(v))
+def test_each_rule_can_fail_and_hold(rule: c.Spec, at: int, letters: str) -> None:
+    from Bio.Seq import Seq
+
+    x = background()
+    if isinstance(rule, type(CASES[3][0])):
+        rule = c.frame(4, str(Seq(x[3:30]).translate()))
+    assert audit.clean(audit.check([x], [rule]))
+    assert not audit.clean(audit.check([x[:at] + letters + x[at + len(letters) :]], [rule]))
+
+
+def test_what_lies_outside_a_span_is_not_judged() -> None:
+    x = background()
+    outside = x[:10] + "AAAA" + x[14:]
+    rules = [c.forbid("AAAA", within=(50, 60)), c.forbid("AAAA", touching=(20, 60))]
+    assert audit.clean(audit.check([outside], rules))
+
+
+def test_required_motifs_are_counted() -> None:
+    x = background(40)
+    three = x[:5] + "TATAAAA" + x[12:20] + "TATATAT" + x[27:]
+    counts = {n: audit.clean(audit.check([three], [c.require("TATAWAW", count=n)])) for n in range(4)}
+    assert counts == {0: False, 1: False, 2: True, 3: False}
+    assert audit.clean(audit.check([three], [c.spacing("TATAAAA", "TATATAT", 8, 8)]))
+    assert not audit.clean(audit.check([three], [c.spacing("TATAAAA", "TATATAT", 9, 12)]))
+
+
+def test_the_table_names_the_first_offender() -> None:
+    letters = np.array(["ACGT" * 5, "A" * 20])
+    text = audit.table(audit.check(list(letters), [c.homopolymer(3), c.gc(0, 1)]))
+    assert "FAIL" in text.splitlines()[0] and "sequence 1" in text and text.splitlines()[1].startswith("ok")
