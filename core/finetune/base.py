@@ -16,7 +16,7 @@ being the same for every network. This is what makes path likelihood ratios and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from core.process.categorical import Categorical
 from core.sample import Solver, Step, denoise
 from core.solvers.tokens import Ancestral, FirstHitting
 
-__all__ = ["Base", "Path", "Tally", "precision", "record", "uncovering"]
+__all__ = ["Base", "Path", "Tally", "address", "precision", "record", "uncovering"]
 
 
 @dataclass(eq=False)
@@ -160,6 +160,14 @@ class _Notes:
         self.when = torch.where((self.when > 2 * k) & ~step.masked, 2 * k, self.when)
         self.when = torch.where(step.masked & (x_s != step.process.mask), 2 * k + 1, self.when)
         return x_s
+
+
+def address(stream: Stream, rows: int) -> Stream:
+    """Return the streams of some rows: those given, if they are as many, else consecutive ones from the first."""
+    if len(stream.samples) == rows:
+        return stream
+    first = int(stream.samples[0]) if len(stream.samples) else 0
+    return replace(stream, samples=torch.arange(first, first + rows), turn=None)
 
 
 def precision(network: object) -> torch.dtype:

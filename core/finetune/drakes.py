@@ -44,7 +44,7 @@ from torch.utils.checkpoint import checkpoint
 from core.constrain.law import Window
 from core.draw import gumbel
 from core.errors import UsageError
-from core.finetune.base import Base, Path, precision, record, uncovering
+from core.finetune.base import Base, Path, address, precision, record, uncovering
 from core.finetune.reward import SoftReward
 from core.noise import Stream
 
@@ -212,7 +212,7 @@ def loss(
         alpha: reward units per nat.
         truncate: how many last steps are back-propagated through.
         temperature: of the Gumbel-softmax.
-        batch: paths B, the rows from the stream's first.
+        batch: paths B; a stream of other than B rows gives consecutive ones from its first.
         stream: of all noise; fold in the number of the update.
         kl_steps: at how many steps of each path the KL is taken; None: all.
 
@@ -221,9 +221,7 @@ def loss(
     """
     if not 0 < truncate <= base.plan.steps:
         raise UsageError(f"must lie in 1..{base.plan.steps}", field="truncate", value=truncate)
-    first = int(stream.samples[0]) if len(stream.samples) else 0
-    rows = torch.arange(first, first + batch)
-    found = walk(policy, prior, base, rows, stream, temperature, kl_steps)
+    found = walk(policy, prior, base, address(stream, batch).samples, stream, temperature, kl_steps)
     x_0, kl = found.run(truncate)
     value = reward.soft(x_0).double()
     estimate = PathKL.of(kl)

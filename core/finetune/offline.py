@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from core.denoiser import Prediction
-from core.finetune.base import Base
+from core.finetune.base import Base, address
 from core.finetune.reward import Reward
 from core.noise import Stream
 from core.objective.elbo import count_terms, noise_by_count
@@ -71,14 +71,14 @@ class Groups:
 @torch.no_grad()
 def draw(base: Base, reward: Reward, n: int, stream: Stream) -> Pool:
     """Sample and score a pool of `n` sequences."""
-    x_0 = base.sample(_rows(stream, n))
+    x_0 = base.sample(address(stream, n))
     return Pool(x_0, reward.score(x_0).double())
 
 
 @torch.no_grad()
 def complete(base: Base, reward: Reward, x_0: Tensor, count: int, stream: Stream) -> Groups:
     """Mask sequences of the prior [G, S] to a random degree, and score `count` completions of each."""
-    stream = _rows(stream, len(x_0))
+    stream = address(stream, len(x_0))
     sites = base.begin(len(x_0)) == base.mask
     noised = noise_by_count(base.process, x_0, stream.fold(0), sites=sites)
     known = torch.where(noised.x_t == base.mask, -1, noised.x_t)
@@ -101,7 +101,7 @@ def reward_weighted(
         stream: of the noise.
     """
     sites = base.begin(len(x_0)) == base.mask
-    tuned, rows = replace(base, network=network), _rows(stream, len(x_0))
+    tuned, rows = replace(base, network=network), address(stream, len(x_0))
 
     def predict(x_t: Tensor, t: Tensor, context: object = None) -> Prediction:
         return tuned.predict(x_t, t)
@@ -138,8 +138,3 @@ def sdpo(
 def _gather(log_p: Tensor, x: Tensor) -> Tensor:
     """Return the log-probabilities [G, N, S] of completions."""
     return log_p[:, None].expand(-1, x.shape[1], -1, -1).gather(-1, x[..., None])[..., 0]
-
-
-def _rows(stream: Stream, n: int) -> Stream:
-    first = int(stream.samples[0]) if len(stream.samples) else 0
-    return replace(stream, samples=torch.arange(first, first + n))

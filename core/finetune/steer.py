@@ -38,7 +38,7 @@ from torch.nn.functional import one_hot
 
 from core.draw import straight_through
 from core.errors import UsageError
-from core.finetune.base import Base, Tally, precision
+from core.finetune.base import Base, Tally, address, precision
 from core.finetune.reward import Counted, Reward, soft
 from core.finetune.smc import Population, Tilt, afresh, lookahead, tilted
 from core.guide.classifier import Classifier
@@ -77,7 +77,7 @@ class Steering(Protocol):
     """A method."""
 
     def __call__(self, base: Base, reward: Reward, n: int, stream: Stream) -> Steered:
-        """Return n samples; rows are addressed by the stream's samples."""
+        """Return n samples; a stream of other than n rows gives consecutive ones from its first."""
         ...
 
 
@@ -92,11 +92,9 @@ class _Run:
 
     @classmethod
     def of(cls, base: Base, reward: Reward, rows: int, stream: Stream) -> _Run:
-        """Prepare a run of some rows, from the stream's first sample on."""
-        first = int(stream.samples[0]) if len(stream.samples) else 0
+        """Prepare a run of some rows."""
         network = Tally(base.network)
-        stream = replace(stream, samples=torch.arange(first, first + rows), turn=None)
-        return cls(replace(base, network=network), Counted(reward), network, stream)
+        return cls(replace(base, network=network), Counted(reward), network, address(stream, rows))
 
     def denoise(self, solver: Solver) -> Tensor:
         """Run the reverse loop."""
@@ -147,7 +145,7 @@ class _Tilting:
 class ByClassifier:
     """Classifier guidance."""
 
-    alpha: float
+    alpha: float = 1.0
     scale: float = 1.0
 
     @torch.no_grad()
@@ -173,7 +171,7 @@ class Smc:
         share: draw anew when the effective number falls below this share.
     """
 
-    alpha: float
+    alpha: float = 1.0
     particles: int = 64
     draws: int = 4
     share: float = 0.5
@@ -219,7 +217,7 @@ class Svdd:
         draws: draws of x_0 that a state's value is estimated from.
     """
 
-    alpha: float
+    alpha: float = 1.0
     proposals: int = 8
     draws: int = 1
 
@@ -271,7 +269,7 @@ class Gilc:
         scale: multiplies the correction; the gradient in logits carries a factor p(v), so more than 1 is common.
     """
 
-    alpha: float
+    alpha: float = 1.0
     draws: int = 5
     temperature: float = 1.0
     scale: float = 1.0
