@@ -65,13 +65,13 @@ def gb1(folder: Path = DATA) -> Case:
     start = torch.bincount(x[:, 0], minlength=20).double() + 1
     move = [torch.bincount(x[:, i] * 20 + x[:, i + 1], minlength=400).double().view(20, 20) + 1 for i in range(3)]
     chain = Chain(start / start.sum(), torch.stack([m / m.sum(-1, keepdim=True) for m in move]))
-    return Case("GB1", chain, Table(fitness.nan_to_num(0).clamp_min(0.01).log(), 20), 0.5, 4, 16, 1_048_576, 64)
+    return Case("GB1", chain, Table(fitness.nan_to_num(0).clamp_min(0.01).log(), 20), 0.5, 4, 16, 1_572_864, 128)
 
 
 def sampled(case: Case, method: Steering, draws: int, target: Tensor) -> dict[str, float]:
     """Return the distance of a method's draws from a law, and what they cost."""
     base, total = prior(case.chain, case.reward.K, case.length), torch.zeros(len(target), dtype=torch.float64)
-    chunk = min(CHUNK if isinstance(method, Smc) and not isinstance(method, Tds) else PARTICLES, draws)
+    chunk = min({Smc: CHUNK, Tds: PARTICLES}.get(type(method), 1024), draws)
     parts = [method(base, case.reward, chunk, Stream.of(0, 1, k)) for k in range(0, draws, chunk)]
     weights = torch.cat([p.x.new_zeros(len(p.x)).double() if p.log_weight is None else p.log_weight for p in parts])
     total.index_add_(0, torch.cat([index(p.x, case.reward.K) for p in parts]), weights.softmax(0))
