@@ -15,7 +15,7 @@ import warnings
 from copy import deepcopy
 from dataclasses import dataclass
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from apps.bio.records import Designs
 
-__all__ = ["Template", "genbank", "inserted", "records", "template"]
+__all__ = ["Template", "genbank", "inserted", "records", "spelt", "template"]
 
 
 def records(text: str, name: str) -> list[SeqRecord]:
@@ -173,13 +173,24 @@ def _retranslate(feature: SeqFeature, held: Template, out: SeqRecord) -> None:
         return
     if not any(held.open[int(i) % len(held.open)] for i in feature.location):
         return
-    table = int(feature.qualifiers.get("transl_table", ["1"])[0])
+    from Bio.Seq import Seq
+
+    table = str(feature.qualifiers.get("transl_table", ["1"])[0])
     begin = int(feature.qualifiers.get("codon_start", ["1"])[0]) - 1
-    letters = feature.location.extract(out.seq)[begin:]
-    new = str(letters[: len(letters) // 3 * 3].translate(table=str(table))).removesuffix("*")
+    letters = spelt(feature, str(out.seq))[begin:]
+    new = str(Seq(letters[: len(letters) // 3 * 3]).translate(table=table)).removesuffix("*")
     if new[1:] != old[0][1:] or (new[:1] != old[0][:1] and old[0][:1] != "M"):
         feature.qualifiers["translation"] = [new]
         feature.qualifiers.setdefault("note", []).append("translation changed by design")
+
+
+def spelt(feature: SeqFeature, letters: str) -> str:
+    """Return the letters of a feature, its pieces in their order and each on its strand."""
+    from Bio.Seq import reverse_complement
+
+    parts: Any = feature.location.parts if feature.location is not None else []
+    texts = [(letters[int(p.start) : int(p.end)], p.strand) for p in parts]
+    return "".join(str(reverse_complement(t)) if strand == -1 else t for t, strand in texts)
 
 
 def _feature(held: Template, first: int, last: int, note: str) -> SeqFeature:

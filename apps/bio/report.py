@@ -173,6 +173,20 @@ def sections(
     if rows:
         caption = "Share of sequences that hold the motif on either strand; log2 of designs over control."
         out.append(Section("Motifs", [Table(["motif", *groups, "log2 lift"], rows, caption)]))
+    out += rule_sections(sequences, rules, about, dna)
+    if rewards or model:
+        caption = "Means; bootstrapped 95 % interval and median of the designs. The first reward is taken as the one "
+        caption += "tuned for; a gain that the others do not share is not one."
+        head = ["score", *groups, "95 % interval", "median"]
+        out.append(Section("Rewards", [Table(head, reward_rows(groups, rewards, model, seed), caption)]))
+    return out
+
+
+def rule_sections(sequences: Sequence[str], rules: Sequence[Any], about: dict[str, Any], dna: bool) -> list[Section]:
+    """Return the audit of the manifest's rules, and what they cost."""
+    from core.run.report import Section, Table
+
+    out = []
     if rules:
         found = audit.check(sequences, rules, dna)
         lines = [[f.rule, f.by, f.sequences, f.violations] for f in found]
@@ -181,11 +195,6 @@ def sections(
     if nats:
         caption = "-log P(rule) where every letter is drawn by the model's first prediction."
         out.append(Section("What the rules cost", [Table(["rule", "nats"], nats, caption)]))
-    if rewards or model:
-        caption = "Means; bootstrapped 95 % interval and median of the designs. The first reward is taken as the one "
-        caption += "tuned for; a gain that the others do not share is not one."
-        head = ["score", *groups, "95 % interval", "median"]
-        out.append(Section("Rewards", [Table(head, reward_rows(groups, rewards, model, seed), caption)]))
     return out
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from apps.bio.constraints import fix, forbid, frame, gc, require
+from apps.bio.genbank import spelt
 from core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _read(record: SeqRecord, feature: SeqFeature, label: str) -> Annotation:
     if kind == "keep":
         return where
     strand = int(feature.location.strand or 1) if feature.location is not None else 1
-    letters = str(feature.extract(record.seq)).upper()
+    letters = spelt(feature, str(record.seq)).upper()
     try:
         make = makers[kind](given, named, strand, letters)
     except (ValueError, KeyError, IndexError, TypeError):
