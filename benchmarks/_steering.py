@@ -45,7 +45,7 @@ __all__ = ["CELLS", "DRAKES", "SEEDS", "Bench", "Cell"]
 
 SAMPLES, STEPS, CALLS = 64, 16, 1024
 SEEDS = (0, 1, 2)
-DRAKES = (0.3, 0.1, 0.05, 0.02, 0.01)
+DRAKES = (0.4, 0.2, 0.1, 0.05, 0.02)
 UPDATES = (24, 10, 10, 10, 10)
 SHARED = {"batch": 16, "steps": STEPS, "truncate": 4, "kl_steps": 2, "lr": 3e-3}
 LEAN = 60
