@@ -33,8 +33,9 @@ class ModelConfig:
 
     `backbone` conv: `depth` residual convolutions of `kernel` sites and `dim` channels, dilations cycling through
     `dilations`; transformer: block-causal, `depth` layers of `dim` and `heads`, for block-wise sampling with a cache.
-    `kmer` letters make a token. `order` of the reference chain (0: none) and its `folds` of cross-fitting; `strands`
-    averages the predictions over both strands. `places` learns a vector for each of so many positions (aligned
+    `kmer` letters make a token. `order` of the reference chain (0: none), how many `classes` of sequences it tells
+    apart, whether it counts `both` strands, and its `folds` of cross-fitting; `strands` averages the predictions over
+    both strands. `places` learns a vector for each of so many positions (aligned
     promoters), 0 for none; `time` conditions on t.
     """
 
@@ -47,6 +48,8 @@ class ModelConfig:
     dropout: float = setting(0.1, low=0, high=0.9)
     kmer: int = setting(1, low=1, high=8)
     order: int = setting(5, low=0, high=8)
+    classes: int = setting(1, low=1)
+    both: bool = setting(True)
     folds: int = setting(5, low=2)
     strands: bool = setting(True)
     places: int = setting(0, low=0)

@@ -39,7 +39,7 @@ class ConvNet(nn.Module):
     def __init__(self, config: ModelConfig, tokens: int) -> None:
         super().__init__()
         self.config, self.tokens = config, tokens
-        self.background = Background(tokens, config.order, config.folds) if config.order else None
+        self.background = Background(tokens, config.order, config.folds, config.classes) if config.order else None
         width = tokens + 1 + (tokens if config.order else 0)
         self.enter = nn.Conv1d(width, config.dim, config.kernel, padding=config.kernel // 2)
         self.place = nn.Embedding(config.places, config.dim) if config.places else None

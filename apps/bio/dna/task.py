@@ -74,7 +74,7 @@ class DnaTask:
         """Build the network; its chain is counted on the training part."""
         net = build(self.recipe.model)
         if isinstance(net, ConvNet) and net.background is not None:
-            net.background.fit(self.train.tokens, self.fold, both=self.recipe.model.strands or self.recipe.data.flip)
+            net.background.fit(self.train.tokens, self.fold, both=self.recipe.model.both)
         return net
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
