@@ -95,7 +95,7 @@ class SequenceModel:
         logits = self.net(x_t.to(self.device), t.to(self.device)).to(x_t.device)
         return subs(logits / self.recipe.sample.temperature, x_t, self.tokenizer.tokens)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self, n: int, *, length: int | None = None, constraints: Sequence[Any] = (), start: str | Tensor | None = None,
         steps: int | None = None, block: int | None = None, solver: str | None = None,
@@ -203,12 +203,13 @@ class SequenceModel:
         self, n: int, tokens: Tensor, rules: Constraint | None, reward: Any, steering: Any, seed: int,
         streams: np.ndarray,
     ) -> Tensor:  # fmt: skip
+        from apps.bio.tune import straight
         from core.finetune.steer import STEERINGS
 
         if isinstance(steering, str) and steering not in STEERINGS:
             raise UsageError("no such steering", field="steering", value=steering, choices=STEERINGS)
         way = STEERINGS[steering or "best-of-n"]() if steering is None or isinstance(steering, str) else steering
-        base = self.base(None, self.recipe.sample.steps, rules, tokens)
+        base = replace(self.base(None, self.recipe.sample.steps, rules, tokens), network=straight(self.net))
         return way(base, reward, n, Stream(seed, torch.from_numpy(streams))).x
 
     def nll(self, x: Tensor, *, block: int | None = None, draws: int = 8, seed: int = 0) -> Tensor:

@@ -17,6 +17,7 @@ from apps.bio.generate import SequenceModel
 from apps.bio.model import DataConfig, ModelConfig, Recipe, SampleConfig
 from apps.bio.rewards import Gc
 from core.errors import UsageError
+from core.finetune.steer import STEERINGS
 from core.noise import Stream
 from core.run import checkpoint
 
@@ -130,3 +131,12 @@ def test_the_reward_is_not_asked_more_often_than_said() -> None:
             loss, _ = task.loss(module, task.batch(step, 0, 1), step)
             loss.backward()
         assert (counted.calls, counted.gradients) == (calls, gradients)
+
+
+@pytest.mark.parametrize("steering", list(STEERINGS))
+def test_every_steering_works_from_the_model(steering: str) -> None:
+    model = tiny()
+    x = model.sample(6, reward=Gc(0.9, 1.0), steering=steering, seed=0).tokens
+    assert x.shape == (6, 20) and int(x.max()) < 4
+    same = model.sample(6, reward=Gc(0.9, 1.0), steering=steering, seed=0).tokens
+    assert x.equal(same)
