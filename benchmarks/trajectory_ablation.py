@@ -104,7 +104,7 @@ def _with(ours: TripModel, **changes: Any) -> TripModel:
 def variants(ours: TripModel) -> dict[str, TripModel]:
     """Return the model and its ablations."""
     with torch.no_grad():
-        alone = ours.net.roads.norm(ours.net.roads.inputs(ours.net.features))
+        alone = ours.net.as_candidates(ours.net.roads.norm(ours.net.roads.inputs(ours.net.features)))
     out = {
         "full": ours,
         "no law": loose(ours, restricted=False),
@@ -113,7 +113,7 @@ def variants(ours: TripModel) -> dict[str, TripModel]:
         "joint, one step": ours.set(steps=1),
         "encoder off": _with(ours, roads=torch.zeros_like(ours.roads)),
         "messages off": _with(ours, roads=alone),
-        "experience off": _with(ours, fields=Fields(ours.network)),
+        "experience off": _with(ours, fields=Fields(ours.network, prior=ours.fields.prior)),
         "guidance 0.5": ours.set(guidance=0.5),
         "guidance 1": ours.set(guidance=1.0),
     }

@@ -3,7 +3,9 @@
 Trips of the test split (by identity; training and early stopping use the other parts). Every router answers the request
 of every test trip: origin, destination, departure. Strict protocol: points are middles of segments, metres in UTM.
 Differences are judged by the paired bootstrap over requests. Negative log-likelihoods are nats per trip given origin,
-destination and departure, on trips cut at their first arrival (the law of the model ends there).
+destination and departure, on trips cut at their first arrival (the law of the model ends there). The five samples of a
+request are its choice set: the five of DRAWS samples that cover the others best (`apps.trajectory.choice`), chosen by
+overlaps among samples alone; five samples as they come, strata and independent, stand beside.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from apps.trajectory.baselines import Fastest, KShortest, Shortest
+from apps.trajectory.choice import choice_set
 from apps.trajectory.data import Trips
 from apps.trajectory.generate import TripModel
 from apps.trajectory.logit import RecursiveLogit, simulate
@@ -25,6 +28,7 @@ __all__ = ["run"]
 
 SEED = 5
 TRIES = 5
+DRAWS = 40
 PENALTIES = (1.05, 1.1, 1.2, 1.4, 1.8)
 
 
@@ -111,8 +115,8 @@ def _bars(likely: dict, best: float, lead: float, nll: dict[str, Any]) -> list[B
         for k, v in names.items()
     ]
     bars += [
-        Bar("Porto, best of 5 samples: Jaccard", best, ">=", 0.70),
-        Bar("Porto, best of 5 samples less best of 5 penalised alternatives: Jaccard", lead, ">", 0.0),
+        Bar("Porto, best of 5 samples (choice set): Jaccard", best, ">=", 0.70),
+        Bar("Porto, best of 5 samples (choice set) less best of 5 penalised alternatives: Jaccard", lead, ">", 0.0),
     ]
     kinds = {
         "model_bound_at_sampling_block": "bound, sampling block",
@@ -132,22 +136,26 @@ def run(full: bool) -> Result:
     ours, twin = model("porto"), model("porto-ar")
     train, _, test = parts()
     answers, samples = _routers(ours, test, full), _samples(ours, test)
+    chosen = choice_set(ours, *_request(test), n=TRIES, draws=DRAWS, seed=SEED)
+    answers["consensus_of_the_draws"] = chosen[0]
     scores = {name: score_pairs(trips, test) for name, trips in answers.items()}
     each = [score_pairs(s, test) for s in samples]
     penalty, tuning = tuned(train if full else train.select(slice(0, 200)))
-    rivals, five = _alternatives(test, penalty), best_of(each)
+    rivals, five = _alternatives(test, penalty), best_of([score_pairs(c, test) for c in chosen])
     likely = gain(scores["most_likely"], scores["fastest"])
     lead = paired_bootstrap(five.jaccard, rivals.jaccard)
     nll = _likelihoods(ours, twin, train, test)
     figures = {
         "routers": {k: v.means() for k, v in scores.items()},
         "one_sample": each[0].means(),
-        "best_of_5_samples": five.means(),
+        "best_of_5_samples_choice_set": five.means(),
+        "best_of_5_samples_strata": best_of(each).means(),
         "best_of_5_independent_samples_jaccard": _independent(ours, test),
         "best_of_5_alternatives": rivals.means() | {"penalty": penalty},
         "most_likely_against_fastest": likely,
         "one_sample_against_fastest": gain(each[0], scores["fastest"]),
         "samples_less_alternatives_jaccard": vars(lead),
+        "consensus_against_fastest": gain(scores["consensus_of_the_draws"], scores["fastest"]),
         "nats_per_trip": nll,
         "crowd_of_one_sample": evaluate(samples[0], test),
     }
@@ -160,7 +168,8 @@ def run(full: bool) -> Result:
         f"{len(test)} test trips, all of them; {len(train)} trained (the recursive logit that simulated the "
         f"pre-training trips was fitted on these only). NLL: {nll['trips']} trips that move, "
         f"{nll['cut_at_first_arrival']} cut at their first arrival; the Markov chain is the better of two, counted on "
-        "real training trips, or on these and 10,000 simulated ones, conditioned on the destination within the budget"
+        "real training trips, or on these and 10,000 simulated ones, conditioned on the destination within the budget; "
+        f"choice set: 5 of {DRAWS} samples of each request, by their overlaps with each other"
     )
     bars = _bars(likely, float(five.jaccard.mean()), lead.mean, nll)
     return Result(rounded(figures), bars, {"nats_per_trip": "nats"}, rounded(peers), SEED, notes)

@@ -90,7 +90,8 @@ class Step:
         """Return x_t with the masked `sites` [B, L] revealed by the law; no network call where there are none."""
         if not bool(sites.any()):
             return self.x_t
-        drawn = self.window.admit(self.raw.log_p, self.known, sites, self.stream.uniform(sites.shape[1]), self.greedy)
+        u = torch.zeros(sites.shape) if self.greedy else self.stream.uniform(sites.shape[1])
+        drawn = self.window.admit(self.raw.log_p, self.known, sites, u, self.greedy)
         return torch.where(sites, drawn, self.x_t)
 
 

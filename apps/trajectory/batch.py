@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from apps.trajectory import tokenizer
-from apps.trajectory.field import Chains, Field, Fields, alone, view
+from apps.trajectory.field import Chains, Fields, Goals, alone, view
 from apps.trajectory.model import clock
 from apps.trajectory.traffic import period
 from core.constrain.trellis import Trellis, unroll
@@ -97,7 +97,7 @@ class Collator:
             masks: bool [R, L'], masks to use instead of random ones (with weight one).
         """
         tokens = tokenizer.encode(trips, block)
-        goals = [self.fields.to(int(t[-1])) for t in trips]
+        goals = Goals([self.fields.to(int(t[-1])) for t in trips])
         rows, trellis, target = self._windows(trips, tokens, goals, block)
         masked, weight = self._mask(len(target), block, rng) if masks is None else (masks, np.ones(len(target)))
         parts = self._candidates(tokens, goals, rows, trellis)
@@ -114,20 +114,20 @@ class Collator:
         return Batch(clock=clock(torch.from_numpy(when)), **tensors)
 
     def _windows(
-        self, trips: Sequence[np.ndarray], tokens: np.ndarray, goals: list[Field], block: int
+        self, trips: Sequence[np.ndarray], tokens: np.ndarray, goals: Goals, block: int
     ) -> tuple[tuple[np.ndarray, np.ndarray], Trellis, np.ndarray]:
         """Return trip and block of each active block [R], their windows, and the local tokens [R, L']."""
         last = np.array([len(t) - 1 for t in trips])
         row_trip, row_block = np.nonzero(np.arange((tokens.shape[1] - 1) // block)[None, :] * block < last[:, None])
         sites = tokens[:, 1:].reshape(len(trips), -1, block)[row_trip, row_block]
         remaining = (-(-self.max_hops // block) - 1 - row_block) * block
-        hops = np.stack([g.hops for g in goals])
+        hops = goals.hops
         trellis = unroll(self.fields.roads, tokens[row_trip, row_block * block], block, remaining, hops, row_trip)
         target = (trellis.alphabet[:, None, :] == sites[..., None]).argmax(-1)
         return (row_trip, row_block), trellis, target
 
     def _candidates(
-        self, tokens: np.ndarray, goals: list[Field], rows: tuple[np.ndarray, np.ndarray], trellis: Trellis
+        self, tokens: np.ndarray, goals: Goals, rows: tuple[np.ndarray, np.ndarray], trellis: Trellis
     ) -> dict[str, np.ndarray]:
         """Describe the candidates of all windows, the origins first."""
         row_trip, row_block = rows

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apps.trajectory.field import Field, Fields
+from apps.trajectory.field import Fields, Goals
 from apps.trajectory.limits import Rules, limited, shortest_metres, visit_product
 from core.constrain.graph import UNREACHABLE
 from core.constrain.law import Law, Mode
@@ -40,7 +40,7 @@ class TripLaw:
     """
 
     law: Law
-    goals: list[Field]
+    goals: Goals
     group: np.ndarray
     budget: int
 
@@ -77,8 +77,8 @@ def trip_law(
         group[row] = keys[key]
         if s < 0 or goals[group[row]].hops[s] > budget or (rules.closed is not None and rules.closed[o]):
             _explain(fields, int(o), target, rules, budget)
-    law = Law(product.graph, start, np.stack([g.hops for g in goals]), group, mode=mode)
-    return TripLaw(law, goals, group, budget)
+    found = Goals(goals)
+    return TripLaw(Law(product.graph, start, found.hops, group, mode=mode), found, group, budget)
 
 
 def _explain(fields: Fields, origin: int, target: tuple[int, ...], rules: Rules, budget: int) -> None:

@@ -9,7 +9,8 @@ so that their cost follows the trip, not the size of the city.
 
 The **view** describes the candidates x of a window that starts after segment s, relative to the trip: hops, seconds
 and surprise from s and to go, the excess over the best way  g(s, x) + tau(x) - tau(s) >= 0  in either cost, the
-position in the frame that points from s to the destination, the heading relative to it, how often x was driven.
+position in the frame that points from s to the destination, the heading relative to it, how often x was driven, and
+whether anything ever was.
 Nothing in it names a segment, so what is learned on one city applies to another.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -29,7 +31,7 @@ from core.constrain.marginals import log_marginals
 from core.constrain.trellis import Trellis
 from core.jit import jit
 
-__all__ = ["CHAINS", "VIEW", "Chains", "Field", "Fields", "alone", "view"]
+__all__ = ["CHAINS", "VIEW", "Chains", "Field", "Fields", "Goals", "alone", "view"]
 
 SEGMENT_SECONDS = 3.0
 """Seconds lost at each junction, added to the free-flow time of every segment."""
@@ -37,7 +39,7 @@ SEGMENT_SECONDS = 3.0
 KAPPA, FLOOR = 2.0, 0.02
 """Weight of the uniform prior in the chain of experience, in observations, and the least surprise of a transition."""
 
-VIEW = 22
+VIEW = 23
 """Number of features of a view."""
 
 CHAINS = 2
@@ -74,6 +76,28 @@ class Field:
 
 
 @dataclass(eq=False)
+class Goals:
+    """The fields of a batch's goals, `each`, and their tables stacked once: hops, seconds, surprise [G, S]."""
+
+    each: list[Field]
+
+    @cached_property
+    def hops(self) -> np.ndarray:
+        """int32 [G, S]."""
+        return np.stack([g.hops for g in self.each])
+
+    @cached_property
+    def seconds(self) -> np.ndarray:
+        """float32 [G, S]."""
+        return np.stack([g.seconds for g in self.each])
+
+    @cached_property
+    def surprise(self) -> np.ndarray:
+        """float32 [G, S]."""
+        return np.stack([g.surprise for g in self.each])
+
+
+@dataclass(eq=False)
 class Fields:
     """Fields of a network, computed once per goal and kept while memory allows.
 
@@ -97,6 +121,7 @@ class Fields:
         counts = np.zeros(net.m) if self.experience is None else np.asarray(self.experience, np.float64)
         choices, left = np.diff(net.succ_ptr)[net.source], np.bincount(net.source, counts, minlength=net.n)[net.source]
         self.price = (FLOOR - np.log((counts + KAPPA / choices) / (left + KAPPA))).astype(np.float32)
+        self.familiar = bool(counts.any())
         self.driven = np.log1p(np.bincount(net.succ, counts, minlength=net.n)).astype(np.float32)
         self.roads = StateGraph(net.succ_ptr, net.succ, net.n)
 
@@ -214,7 +239,7 @@ def _ahead(  # noqa: ANN202
 
 
 def view(
-    fields: Fields, trellis: Trellis, segment: np.ndarray, start: np.ndarray, goals: list[Field], group: np.ndarray
+    fields: Fields, trellis: Trellis, segment: np.ndarray, start: np.ndarray, goals: Goals, group: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Describe the candidates of a window.
 
@@ -223,17 +248,17 @@ def view(
         trellis: the window, B rows over a local alphabet of segments.
         segment: int [S], segment of each state of the law.
         start: int64 [B], state before the window.
-        goals: G fields.
+        goals: the G goals.
         group: int64 [B], the goal of each row.
 
     Returns:
         (level int64 [B, K] hops from the start, view float32 [B, K, VIEW]); padding is zero.
     """
     alphabet, net = trellis.alphabet, fields.network
-    seconds, surprise = np.stack([g.seconds for g in goals]), np.stack([g.surprise for g in goals])
+    seconds, surprise = goals.seconds, goals.surprise
     level, costs = _ahead(
         trellis.layer, trellis.state, trellis.token, trellis.edge_ptr, trellis.edge, segment, group, alphabet.shape[1],
-        (net.succ_ptr, net.succ), fields.price, fields.cost, seconds, surprise, np.stack([g.hops for g in goals]),
+        (net.succ_ptr, net.succ), fields.price, fields.cost, seconds, surprise, goals.hops,
     )
     row, col = np.nonzero(alphabet >= 0)
     out = np.zeros((*alphabet.shape, VIEW), np.float32)
@@ -244,17 +269,17 @@ def view(
     return level, out
 
 
-def _aim(goals: list[Field], group: np.ndarray, start: np.ndarray) -> np.ndarray:
+def _aim(goals: Goals, group: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Where each row is heading, metres [B, 2]."""
-    at = [(goals[g].xy, s // goals[g].per_stage) for g, s in zip(group, start, strict=True)]
+    at = [(goals.each[g].xy, s // goals.each[g].per_stage) for g, s in zip(group, start, strict=True)]
     return np.stack([xy[min(stage, len(xy) - 1)] for xy, stage in at])
 
 
-def alone(fields: Fields, segment: np.ndarray, start: np.ndarray, goals: list[Field], group: np.ndarray) -> np.ndarray:
+def alone(fields: Fields, segment: np.ndarray, start: np.ndarray, goals: Goals, group: np.ndarray) -> np.ndarray:
     """View of the origins (law states `start` [B] on `segment` [S]) seen from themselves, float32 [B, VIEW]."""
-    pairs = list(zip(group, start, strict=True))
-    tau, odd = (np.array([getattr(goals[g], name)[s] for g, s in pairs]) for name in ("seconds", "surprise"))
-    zero, left = np.zeros(len(start)), np.array([goals[g].hops[s] for g, s in pairs])
+    pairs = list(zip((goals.each[g] for g in group), start, strict=True))
+    tau, odd, left = (np.array([getattr(g, name)[s] for g, s in pairs]) for name in ("seconds", "surprise", "hops"))
+    zero = np.zeros(len(start))
     costs = np.stack([zero, tau, zero, odd, left], 1)
     x = segment[start]
     return _describe(fields, x, x, _aim(goals, group, start), costs, tau, odd)
@@ -288,6 +313,7 @@ def _describe(
             np.log1p(np.hypot(*rest.T) / 500), np.cos(off), np.sin(off), np.cos(turn), np.sin(turn),
             (hops == 0).astype(float), (excess < 1.0).astype(float),
             np.log1p(seen), np.log1p(odd), np.log1p(rare), np.minimum(rare, 20.0) / 4, fields.driven[x] / 2,
+            np.full(len(x), float(fields.familiar)),
         ],
         1,
     ).astype(np.float32)  # fmt: skip
@@ -312,7 +338,7 @@ class Chains:
 
     @classmethod
     def of(
-        cls, fields: Fields, trellis: Trellis, segment: np.ndarray, goals: list[Field], group: np.ndarray,
+        cls, fields: Fields, trellis: Trellis, segment: np.ndarray, goals: Goals, group: np.ndarray,
         when: np.ndarray | None = None,
     ) -> Chains:
         """Return the chains of a window (arguments as in `view`; `when` [B] is the period of each departure)."""
@@ -325,9 +351,8 @@ class Chains:
         ends = np.concatenate([np.arange(lo, hi) for lo, hi in trellis.layer[:, -2:]])
         goal = np.repeat(group, trellis.layer[:, -1] - trellis.layer[:, -2])
         final = np.zeros((CHAINS, len(trellis.state)))
-        surprise, seconds = np.stack([g.surprise for g in goals]), np.stack([g.seconds for g in goals])
-        final[:, ends] = -surprise[goal, trellis.state[ends]]
-        final[1, ends] -= PER_MINUTE * seconds[goal, trellis.state[ends]] / 60.0
+        final[:, ends] = -goals.surprise[goal, trellis.state[ends]]
+        final[1, ends] -= PER_MINUTE * goals.seconds[goal, trellis.state[ends]] / 60.0
         weight = np.stack([-odd, -odd - PER_MINUTE * minutes])
         if fields.prior is None:
             return cls(trellis, weight, final)
@@ -338,7 +363,7 @@ class Chains:
             here = moves & (period[row[source]] == p)
             fitted[here] = fields.prior.utility(int(p))[step[here]]
         for b, (lo, hi) in enumerate(trellis.layer[:, -2:]):
-            goal_b, state, when_b = goals[group[b]], trellis.state[lo:hi], int(period[b])
+            goal_b, state, when_b = goals.each[group[b]], trellis.state[lo:hi], int(period[b])
             if goal_b.value is None:
                 ahead[lo:hi] = fields.prior.value(goal_b.target, when_b)[segment[state]]
             else:

@@ -8,11 +8,12 @@ blocks of L' tokens, and
 Within a window only the **cone** of segments that can be reached in the right number of hops is scored. A candidate x
 is encoded from its road embedding and its view (`field.py`); a masked site j asks with its hidden state h_j:
 
-    D_j(x) ∝ exp(q(h_j) . k(x) / sqrt(d) + b(x) + r(m_j(x)))      over the x with an admissible completion,
+    D_j(x) ∝ exp(q(h_j) . k(x) / sqrt(d) + b(x) + (w + G h_j) . m_j(x) + r(m_j(x)))     over the x with an admissible
+                                                                                          completion,
 
-where m_j(x) are the log-marginals of two first-order reference chains given the known sites (`field.Chains`), which
-the network corrects. The restriction to admissible completions and the marginals are the same functions in training
-and in sampling (`core/constrain`).
+where m_j(x) are the log-marginals of first-order reference chains given the known sites (`field.Chains`): the network
+corrects them, and decides by the context how far to trust each. The restriction to admissible completions and the
+marginals are the same functions in training and in sampling (`core/constrain`).
 
 References: Wongso et al. 2026, arXiv 2605.10020 (TrajDLM); Arriola et al. 2025, arXiv 2503.09573 (block diffusion).
 """
@@ -65,6 +66,7 @@ class DataConfig:
     `network` is `city` (synthetic) or an OSM, GraphML or prepared file; `trips` a matched-trips file ("" for none);
     `simulated` the number of trips drawn from the recursive logit; `destinations` how many different goals they share;
     `fit` calibrates the logit on the training split. From step `real_from` on, a batch is real with probability `real`.
+    A share `strange` of the simulated batches is read without experience, as in a city where nobody drove before.
     """
 
     network: str = setting("city")
@@ -75,6 +77,7 @@ class DataConfig:
     fit: bool = setting(False)
     real: float = setting(0.0, low=0, high=1)
     real_from: int = setting(0, low=0)
+    strange: float = setting(0.0, low=0, high=1)
     batch: int = setting(32, low=1)
     max_hops: int = setting(320, low=2)
 
@@ -149,6 +152,7 @@ class TripNet(nn.Module):
         self.token, self.query = nn.Linear(d, d), nn.Linear(d, d, bias=False)
         self.bias = nn.Linear(d, 1)
         self.chain = nn.Linear(chains, 1, bias=False)
+        self.trust = nn.Linear(d, chains, bias=False)
         self.bend = nn.Sequential(nn.Linear(chains, 8), nn.GELU(), nn.Linear(8, 1))
         self.masked = nn.Parameter(torch.zeros(d))
         self.place = nn.Embedding(config.block + 1, d)
@@ -157,10 +161,8 @@ class TripNet(nn.Module):
         self.pace = nn.Sequential(nn.Linear(2 * d, d), nn.GELU(), nn.Linear(d, 2))
         for module in (self.level, self.place):
             nn.init.normal_(module.weight, std=0.02)
-        nn.init.constant_(self.chain.weight, 1.0 / CHAINS)
-        if config.prior:
-            nn.init.zeros_(self.chain.weight[:, :CHAINS])
-            nn.init.ones_(self.chain.weight[:, CHAINS:])
+        nn.init.constant_(self.chain.weight, 1.0 / chains)
+        nn.init.zeros_(self.trust.weight)
         last = self.bend[2]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
@@ -174,8 +176,18 @@ class TripNet(nn.Module):
         return self
 
     def embed_roads(self) -> Tensor:
-        """Return the embeddings of all segments, [N, road]."""
-        return self.roads(self.features, self.edges)
+        """Return the embeddings of all segments as the candidate encoder takes them, [N, d]."""
+        return self.as_candidates(self.roads(self.features, self.edges))
+
+    def as_candidates(self, roads: Tensor) -> Tensor:
+        """Return what embeddings [N, road] add to the candidate encoder's first layer, [N, d]."""
+        return nn.functional.linear(roads, self._columns()[0])
+
+    def _columns(self) -> tuple[Tensor, ...]:
+        """Return the first layer of the candidate encoder, split: embeddings, level, view with flag."""
+        road, first = self.config.road, self.candidate[0]
+        assert isinstance(first, nn.Linear)
+        return first.weight.split([road, road, VIEW + 1], 1)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the count-form bound of each active block, nats [R], and the travel-time loss, a scalar."""
@@ -218,7 +230,7 @@ class TripNet(nn.Module):
         """Encode candidates.
 
         Args:
-            roads: road embeddings [..., road].
+            roads: of `embed_roads`, [..., d].
             level: hops from the window's start, int64 [...].
             view: [..., VIEW].
             informed: 1 where the goal is known, 0 for the unconditional branch, float [..., 1].
@@ -226,8 +238,11 @@ class TripNet(nn.Module):
         Returns:
             [..., d].
         """
-        features = torch.cat([roads, self.level(level.clamp_max(self.config.block)), view * informed, informed], -1)
-        return self.candidate(features)
+        _, at_level, seen = self._columns()
+        levels = nn.functional.linear(self.level.weight, at_level, self.candidate[0].bias)  # type: ignore[arg-type]
+        h = nn.functional.linear(torch.cat([view * informed, informed], -1), seen)
+        h = h + roads + nn.functional.embedding(level.clamp_max(self.config.block), levels)
+        return self.candidate[1:](h)
 
     def embed(self, encoded: Tensor, masked: Tensor, place: Tensor, condition: Tensor) -> Tensor:
         """Embed sites [B, S, d]: token or mask, its place in the block [S], the trip's condition [B, d]."""
@@ -240,7 +255,7 @@ class TripNet(nn.Module):
         `chains` [R, L, K, chains] are the log-marginals of the reference chains, which an untrained network returns.
         """
         q = self.query(hidden) / math.sqrt(self.config.dim)
-        prior = self.chain(chains) + self.bend(chains / 10)
+        prior = self.chain(chains) + self.bend(chains / 10) + (self.trust(hidden)[:, :, None] * chains).sum(-1, True)
         return q @ encoded.transpose(1, 2) + self.bias(encoded).transpose(1, 2) + prior[..., 0]
 
     def cache(self, rows: int, length: int) -> KVCache:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from apps.trajectory.data import Trips
-from apps.trajectory.field import Chains, Field, alone, view
+from apps.trajectory.field import Chains, Goals, alone, view
 from apps.trajectory.generate import TripModel
 from apps.trajectory.model import clock
 from apps.trajectory.network import RoadNetwork
@@ -51,20 +51,20 @@ class _Reader:
 
     Args:
         model: the twin.
-        goal: field of the destination.
+        goals: the destination alone.
         origin: first segment.
         condition: embedded departure [1, d].
     """
 
     model: TripModel
-    goal: Field
+    goals: Goals
     origin: int
     condition: Tensor
 
     def __post_init__(self) -> None:
         """Embed the origin; encoded successors are kept, so a prefix costs only the trunk."""
         start = np.array([self.origin])
-        seen = alone(self.model.fields, np.arange(self.model.network.n), start, [self.goal], np.zeros(1, np.int64))
+        seen = alone(self.model.fields, np.arange(self.model.network.n), start, self.goals, np.zeros(1, np.int64))
         net, roads = self.model.net, self.model.roads[self.origin][None]
         flag = torch.ones(1, 1)
         first = net.encode(roads, torch.zeros(1, dtype=torch.long), torch.from_numpy(seen), flag)
@@ -76,13 +76,13 @@ class _Reader:
     def successors(self, segment: int) -> tuple[np.ndarray, Tensor, Tensor]:
         """Return the segments that may follow, int64 [K], their encodings [1, K, d], and their chains."""
         model, zero, start = self.model, np.zeros(1, np.int64), np.array([segment])
-        graph, hops = model.fields.roads, self.goal.hops[None]
+        graph, hops = model.fields.roads, self.goals.hops
         trellis = unroll(graph, start, 1, int(UNREACHABLE) - 2, hops, zero)
-        level, seen = view(model.fields, trellis, graph.labels, start, [self.goal], zero)
+        level, seen = view(model.fields, trellis, graph.labels, start, self.goals, zero)
         ids = torch.from_numpy(trellis.alphabet)
         flag = torch.ones(1, ids.shape[1], 1)
         encoded = model.net.encode(model.roads[ids], torch.from_numpy(level), torch.from_numpy(seen), flag)
-        chains = Chains.of(model.fields, trellis, graph.labels, [self.goal], zero).marginals(np.full((1, 1), -1))
+        chains = Chains.of(model.fields, trellis, graph.labels, self.goals, zero).marginals(np.full((1, 1), -1))
         return trellis.alphabet[0], encoded, torch.from_numpy(chains)
 
     def token(self, encoded: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class BestFirst:
         net = self.model.net
         condition = net.condition(clock(torch.tensor([depart], dtype=torch.float64)))
         goal = self.model.fields.to(destination)
-        reader = _Reader(self.model, goal, origin, condition)
+        reader = _Reader(self.model, Goals([goal]), origin, condition)
         queue: list[tuple[float, int, tuple[int, ...], list[Tensor]]] = [(0.0, 0, (origin,), [reader.first])]
         visited: set[int] = set()
         nearest, left, pushed, count = (origin,), float(goal.seconds[origin]), 0, 0

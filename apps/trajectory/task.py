@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,8 @@ def _simulated(config: DataConfig, seed: int, network: RoadNetwork, parameters: 
 
     if not config.simulated:
         return Trips.from_lists(network, [])
-    recipe = {**asdict(config), "seed": seed, "parameters": repr(parameters), "segments": network.n}
+    names = ("network", "trips", "simulated", "destinations", "max_hops")
+    recipe = {k: getattr(config, k) for k in names} | {"seed": seed, "law": repr(parameters), "segments": network.n}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     store = Path(config.cache) / f"simulated-{key}.npz" if config.cache else None
     if store is not None and store.exists():
@@ -88,10 +89,12 @@ class _Pool:
     Args:
         trips: the trips.
         collators: one for each fold; trip i belongs to fold i modulo their number.
+        strange: reads trips as in a city where nobody drove before.
     """
 
     trips: Trips
     collators: list[Collator]
+    strange: Collator
 
     def __post_init__(self) -> None:
         """Trim every trip at its first arrival and drop those that never move."""
@@ -109,10 +112,12 @@ class _Pool:
         return fold, drawn[np.argsort(self.hops[drawn], kind="stable")][part : part + size]
 
     def batch(
-        self, fold: int, index: np.ndarray, block: int, rng: np.random.Generator, unconditional: float = 0.0
+        self, fold: int, index: np.ndarray, block: int, rng: np.random.Generator, unconditional: float = 0.0,
+        strange: float = 0.0,
     ) -> Batch:
-        """Collate some trips of a fold."""
-        return self.collators[fold](
+        """Collate some trips of a fold; with probability `strange` without experience."""
+        collator = self.strange if strange and rng.random() < strange else self.collators[fold]
+        return collator(
             [self.walks[i] for i in index], block, rng, depart=self.trips.depart[index],
             enter=[self.enter[i] for i in index], unconditional=unconditional,
         )
@@ -145,15 +150,16 @@ class TripTask:
         """Split the trips into those that are seen (experience), those that train and those that judge."""
         simulated, real = (self._short(t) for t in (self.data.simulated, self.data.train))
         held, first = len(simulated) // 50, min(SEEN, len(simulated) // 4)
-        seen = experience(simulated.select(slice(0, first)))
-        self.simulated = _Pool(simulated.select(slice(first, len(simulated) - held)), [self._collator(seen)])
+        seen, strange = experience(simulated.select(slice(0, first))), self._collator(None)
+        rest = simulated.select(slice(first, len(simulated) - held))
+        self.simulated = _Pool(rest, [self._collator(seen)], strange)
         total, rows = experience(real), np.arange(len(real))
         parts = [experience(real.select(rows[rows % FOLDS == k])) for k in range(FOLDS)] if len(real) else []
-        self.real = _Pool(real, [self._collator(total - part) for part in parts]) if parts else None
+        self.real = _Pool(real, [self._collator(total - part) for part in parts], strange) if parts else None
         self.seen = total if parts else seen
         last = simulated.select(slice(len(simulated) - held, None))
         judge = self._short(self.data.valid) if len(self.data.valid) else last
-        self.judge = _Pool(judge, [self._collator(self.seen)])
+        self.judge = _Pool(judge, [self._collator(self.seen)], strange)
         self._calibrate(real if parts else simulated.select(slice(0, first)))
 
     def _short(self, trips: Trips) -> Trips:
@@ -168,10 +174,10 @@ class TripTask:
         self.parameters = from_vector(to_vector(fit(trips).parameters))
         prior = RoutePrior(self.data.network, self.parameters)
         pools = [self.simulated, self.judge] + ([self.real] if self.real is not None else [])
-        for collator in (c for pool in pools for c in pool.collators):
+        for collator in (c for pool in pools for c in [*pool.collators, pool.strange]):
             collator.fields.prior = prior
 
-    def _collator(self, seen: np.ndarray) -> Collator:
+    def _collator(self, seen: np.ndarray | None) -> Collator:
         return Collator(Fields(self.data.network, seen, megabytes=600.0), self.recipe.data.max_hops)
 
     def module(self) -> TripNet:
@@ -190,7 +196,7 @@ class TripTask:
         real = self.real is not None and rng.random() < r.data.real and step >= r.data.real_from
         pool = self.real if real and self.real is not None else self.simulated
         fold, index = pool.draw(r.data.batch, rng)
-        return pool.batch(fold, index, block, rng, r.unconditional)
+        return pool.batch(fold, index, block, rng, r.unconditional, 0.0 if real else r.data.strange)
 
     def loss(self, module: torch.nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Return nats per trip-segment (the count-form bound) plus the weighted travel-time loss."""

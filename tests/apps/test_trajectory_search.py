@@ -6,6 +6,7 @@ import torch
 
 from apps.trajectory.baselines import Fastest
 from apps.trajectory.city import synthetic_city
+from apps.trajectory.field import Goals
 from apps.trajectory.generate import TripModel
 from apps.trajectory.model import ModelConfig, Recipe, TripNet, clock
 from apps.trajectory.search import BestFirst, Greedy, _Reader
@@ -26,7 +27,7 @@ def _log_p(model: TripModel, walk: np.ndarray) -> float:
     """Sum of the search's step log-probabilities along a walk, whatever the order of expansions."""
     with torch.inference_mode():
         condition = model.net.condition(clock(torch.tensor([float("nan")], dtype=torch.float64)))
-        reader = _Reader(model, model.fields.to(int(walk[-1])), int(walk[0]), condition)
+        reader = _Reader(model, Goals([model.fields.to(int(walk[-1]))]), int(walk[0]), condition)
         tokens, total = [reader.first], 0.0
         for a, b in zip(walk[:-1], walk[1:], strict=True):
             following, encoded, chains = reader.successors(int(a))
