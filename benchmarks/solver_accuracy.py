@@ -53,7 +53,8 @@ PEERS: dict[str, tuple[Preset, int]] = {
 def by_rectified_time(process: Gaussian, steps: int) -> Tensor:
     """Return the grid that is uniform in the time of the rectified flow, t = rho / (1 + rho)."""
     rho = torch.exp(-process.schedule.log_snr(torch.tensor([HIGH, LOW], dtype=torch.float64)))
-    u = torch.linspace(*(rho / (1 + rho)).tolist(), steps + 1, dtype=torch.float64)
+    high, low = (rho / (1 + rho)).tolist()
+    u = torch.linspace(high, low, steps + 1, dtype=torch.float64)
     times = process.schedule.inverse(-(u / (1 - u)).log())
     times[0], times[-1] = HIGH, LOW
     return times

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -95,7 +96,8 @@ def likelihoods(case: dict) -> dict[str, float]:
     """Return the RMS error in nats of the log-density, exact divergence, Runge-Kutta of order 4."""
     mixture, x = case["mixture"], tensor(case["logp_points"])
     exact, figures = tensor(case["logp_exact_sigma0.002"]), {}
-    for clock, grid in (("angle", G.angle), ("log_snr", G.log_snr)):
+    ways: list[tuple[Literal["angle", "log_snr"], Callable[..., Tensor]]] = [("angle", G.angle), ("log_snr", G.log_snr)]
+    for clock, grid in ways:
         for steps in (10, 20, 40):
             found = log_likelihood(
                 Oracle(mixture, VE), VE, x, grid(VE, steps, 1.0, END).flip(0), clock=clock,
