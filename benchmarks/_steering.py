@@ -6,13 +6,13 @@ Every method steers the same model to the same reward with about `CALLS` evaluat
 | method | how `CALLS` are spent |
 |---|---|
 | prior, cfg | none; cfg leans on a copy tuned to the tenth of the training data that was measured most active |
-| best-of-n | 16 draws for each result |
+| best-of-n | 32 draws for each result |
 | classifier, gilc | one gradient a step |
 | smc | one score a step of each of 64 particles |
 | tds | a score and a gradient a step of each of 32 particles |
 | svdd | two proposals a step |
-| sdpo | 8 completions of each of 128 noisy states, scored once |
-| drakes | 64 updates of 16 paths; alpha falls along the run, each value starts from the one before |
+| sdpo | 8 completions of each of 256 noisy states, scored once |
+| drakes | 128 updates of 16 paths of 16 steps; alpha falls along the run, each value starts from the one before |
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ from core.finetune.base import Base
 from core.finetune.steer import STEERINGS, Steered
 from core.guide.classifier_free import mix
 from core.noise import Stream
+from core.plan import uniform_plan
 
 __all__ = ["CELLS", "DRAKES", "SEEDS", "Bench", "Cell"]
 
-SAMPLES, STEPS, CALLS = 64, 16, 1024
+SAMPLES, STEPS, CALLS = 64, 32, 2048
 SEEDS = (0, 1, 2)
 DRAKES = (0.4, 0.2, 0.1, 0.05, 0.02)
-UPDATES = (24, 10, 10, 10, 10)
-SHARED = {"batch": 16, "steps": STEPS, "truncate": 4, "kl_steps": 2, "lr": 3e-3}
+UPDATES = (48, 20, 20, 20, 20)
+SHARED: dict[str, Any] = {"batch": 16, "steps": 16, "truncate": 4, "kl_steps": 2, "lr": 2e-3}
 LEAN = 60
 """Updates that make the conditional copy of cfg, and those of sdpo."""
 
@@ -195,7 +196,8 @@ def by_sdpo(bench: Bench, cell: Cell) -> tuple[Steered, int]:
 def by_drakes(bench: Bench, cell: Cell) -> tuple[Steered, int]:
     """Tune by DRAKES from where the next larger alpha ended, then draw."""
     at = DRAKES.index(cell.strength)
-    task = TuneTask(bench.base, bench.reward, Tuning("drakes", cell.strength, UPDATES[at], seed=cell.seed, **SHARED))
+    base = replace(bench.base, plan=uniform_plan(SHARED["steps"]))
+    task = TuneTask(base, bench.reward, Tuning("drakes", cell.strength, UPDATES[at], seed=cell.seed, **SHARED))
     module = task.module()
     if at:
         before = replace(cell, strength=DRAKES[at - 1])
