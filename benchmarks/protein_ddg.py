@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import rankdata
 
 from apps.bio.protein.data import joined
 from apps.bio.protein.sites import choose
@@ -32,6 +32,16 @@ __all__ = ["run"]
 
 LOGS = 4
 """The first features are the networks'."""
+
+
+def pearson(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the linear correlation."""
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the rank correlation."""
+    return pearson(rankdata(a), rankdata(b))
 
 
 def differences(v: Variants, chain: np.ndarray, back: bool = False) -> np.ndarray:
@@ -53,10 +63,10 @@ def left_out(x: np.ndarray, v: Variants) -> np.ndarray:
 def judged(guess: np.ndarray, v: Variants) -> dict[str, float]:
     """Return correlations: over all rows, by set, and the mean over proteins of ten rows and more."""
     each = [v.chain == c for c in np.unique(v.chain)]
-    per = [spearmanr(guess[m], v.ddg[m])[0] for m in each if m.sum() >= 10 and np.ptp(guess[m]) > 0]
-    out = {"spearman": float(spearmanr(guess, v.ddg)[0]), "pearson": float(pearsonr(guess, v.ddg)[0])}
+    per = [spearman(guess[m], v.ddg[m]) for m in each if m.sum() >= 10 and np.ptp(guess[m]) > 0]
+    out = {"spearman": spearman(guess, v.ddg), "pearson": pearson(guess, v.ddg)}
     out["rmse"] = float(np.sqrt(((guess - v.ddg) ** 2).mean()))
-    out |= {f"spearman_{s}": float(spearmanr(guess[v.source == s], v.ddg[v.source == s])[0]) for s in set(v.source)}
+    out |= {f"spearman_{s}": spearman(guess[v.source == s], v.ddg[v.source == s]) for s in set(v.source)}
     return out | {"spearman_mean_of_proteins": float(np.mean(per)), "proteins_of_10": len(per)}
 
 
@@ -78,8 +88,8 @@ def external(v: Variants, x: np.ndarray) -> dict[str, float]:
         rows = np.flatnonzero(group < 2)
         known = np.concatenate([v.ddg, np.zeros(len(y))])
         base[mine] = leave_out(score[rows], depth[rows], known[rows], group[rows])[group[rows] == 0]
-    return {"rows": len(y), "spearman": float(spearmanr(guess, other.ddg)[0]),
-            "baseline": float(spearmanr(base, other.ddg)[0])}  # fmt: skip
+    return {"rows": len(y), "spearman": spearman(guess, other.ddg),
+            "baseline": spearman(base, other.ddg)}  # fmt: skip
 
 
 def symmetric(v: Variants, x: np.ndarray) -> dict[str, float]:
@@ -96,9 +106,9 @@ def symmetric(v: Variants, x: np.ndarray) -> dict[str, float]:
         direct[mine], reverse[mine] = chosen.predict(there[mine]), chosen.predict(again[mine])
         flat[mine] = chosen.predict(same[mine])
     return {
-        "pairs": len(direct), "correlation_direct_reverse": float(pearsonr(direct, reverse)[0]),
-        "bias": float((direct + reverse).mean() / 2), "spearman_direct": float(spearmanr(direct, pairs.ddg)[0]),
-        "spearman_reverse": float(spearmanr(reverse, -pairs.ddg)[0]),
+        "pairs": len(direct), "correlation_direct_reverse": pearson(direct, reverse),
+        "bias": float((direct + reverse).mean() / 2), "spearman_direct": spearman(direct, pairs.ddg),
+        "spearman_reverse": spearman(reverse, -pairs.ddg),
         "largest_sum_same_structure": float(np.abs(direct + flat).max()),
     }  # fmt: skip
 
@@ -143,15 +153,13 @@ def run(full: bool) -> Result:
         "s669": external(v, x), "ssym": symmetric(v, x),
         "tuned": tuned(v, x, ("1VIIA", "1PGAA"), 256 if full else 64),
     }  # fmt: skip
-    figures["interval"] = interval(lambda r: float(spearmanr(ours[r], v.ddg[r])[0]), cluster, draws=200)
-    gain = interval(
-        lambda r: float(spearmanr(ours[r], v.ddg[r])[0] - spearmanr(base[r], v.ddg[r])[0]), cluster, draws=200
-    )
+    figures["interval"] = interval(lambda r: spearman(ours[r], v.ddg[r]), cluster, draws=200)
+    gain = interval(lambda r: spearman(ours[r], v.ddg[r]) - spearman(base[r], v.ddg[r]), cluster, draws=200)
     figures["gain_interval"] = gain
     raw = (x[:, 0] + x[:, 1]) / 2
     peers = {
         "blosum_burial": judged(base, v), "without_networks": judged(blind, v),
-        "log_odds_alone": {"spearman": float(spearmanr(raw, v.ddg)[0])},
+        "log_odds_alone": {"spearman": spearman(raw, v.ddg)},
     }  # fmt: skip
     ssym, rho, below = figures["ssym"], figures["spearman"], peers["blosum_burial"]["spearman"]
     bars = [

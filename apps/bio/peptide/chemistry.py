@@ -192,7 +192,8 @@ def from_smiles(text: str) -> Peptide:
     if wrong := [n for n in names if n not in _library()]:
         raise DataError("holds a residue that is none of the twenty", field="smiles", value=wrong[0])
     rank = {k: i for i, k in enumerate(order)}
-    bridges = tuple(sorted(tuple(sorted((rank[where[a]], rank[where[b]]))) for a, b in bridge))
+    pairs = ((rank[where[a]], rank[where[b]]) for a, b in bridge)
+    bridges = tuple(sorted((min(pair), max(pair)) for pair in pairs))
     cyclic = len(peptide) == len(atoms) and len(atoms) > 1
     return Peptide("".join(_library()[names[k]] for k in order), cyclic, bridges)
 

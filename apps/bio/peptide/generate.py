@@ -28,9 +28,16 @@ class PeptideModel(SequenceModel):
         plain = super().set(**changes)
         return PeptideModel(plain.net, plain.recipe, plain.batch, plain.name)
 
+    @property
+    def counts(self) -> Tensor:
+        """Return how many training peptides have each length, float64 [longest + 1]."""
+        found = self.net.lengths
+        assert isinstance(found, Tensor)
+        return found.double().cpu()
+
     def lengths(self, index: np.ndarray, seed: int) -> np.ndarray:
         """Return the length of each sample, drawn from those of the training set, int64 [n]."""
-        counts = self.net.lengths.double().cpu()  # type: ignore[union-attr,operator]
+        counts = self.counts
         u = Stream(seed, torch.from_numpy(index)).fold(31).uniform(1)[:, 0]
         return torch.searchsorted(counts.cumsum(0) / counts.sum(), u, right=True).numpy()
 
@@ -54,7 +61,7 @@ class PeptideModel(SequenceModel):
     def base(self, length: int | None = None, *rest: Any, start: Tensor | None = None, **more: Any) -> Any:
         """Return the model of one length as `core.finetune` steers it; the commonest length by default."""
         if length is None and start is None:
-            length = int(self.net.lengths.argmax())  # type: ignore[union-attr,operator]
+            length = int(self.counts.argmax())
         return super().base(length, *rest, start=start, **more)
 
 

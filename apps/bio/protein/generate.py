@@ -92,8 +92,9 @@ class InverseFolder:
 
     def graph(self, structure: Structure) -> Graph:
         """Return the graph of a structure."""
-        parts = (structure.coords, structure.bonded, structure.place, structure.chain)
-        return graph(*(torch.from_numpy(p) for p in parts), self.net.config.neighbours)
+        coords, bonded = torch.from_numpy(structure.coords), torch.from_numpy(structure.bonded)
+        place, chain = torch.from_numpy(structure.place), torch.from_numpy(structure.chain)
+        return graph(coords, bonded, place, chain, self.net.config.neighbours)
 
     def base(
         self, sites: Sites, steps: int | None = None, temperature: float | None = None, solver: str = "ancestral"

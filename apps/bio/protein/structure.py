@@ -124,7 +124,8 @@ class Structure:
 
     def render(self, suffix: str, letters: str, confidence: Sequence[float], remarks: Sequence[str] = ()) -> str:
         """Return the text of a designed structure (arguments as in `write`)."""
-        from Bio.PDB import MMCIFIO, PDBIO
+        from Bio.PDB.mmcifio import MMCIFIO
+        from Bio.PDB.PDBIO import PDBIO
 
         if suffix not in {".pdb", ".cif"}:
             raise UsageError("structures are written as .pdb or .cif", field="out", value=suffix)
@@ -259,7 +260,8 @@ def _residues(chain: Any, left: list[tuple[str, str]]) -> Any:
 
 def _parse(path: Path) -> Any:
     """Return the first model of a file."""
-    from Bio.PDB import MMCIFParser, PDBParser
+    from Bio.PDB.MMCIFParser import MMCIFParser
+    from Bio.PDB.PDBParser import PDBParser
 
     kinds = {".pdb": PDBParser, ".ent": PDBParser, ".cif": MMCIFParser, ".mmcif": MMCIFParser}
     plain = Path(path.stem) if path.suffix == ".gz" else path

@@ -46,8 +46,8 @@ class Noised:
 
     def to(self, device: torch.device | str) -> Noised:
         """Return the batch on a device."""
-        moved = (v.to(device) for v in (self.x_t, self.x_0, self.weight))
-        return Noised(self.graph.to(device), *moved, self.member)
+        x_t, x_0, weight = self.x_t.to(device), self.x_0.to(device), self.weight.to(device)
+        return Noised(self.graph.to(device), x_t, x_0, weight, self.member)
 
 
 def chain_graph(data: Backbones, i: int, neighbours: int, noise: np.ndarray | float = 0.0) -> Graph:
@@ -106,8 +106,8 @@ class FoldingTask:
             noisy.append(np.where(masks, LETTERS, x))
             weight.append(masks / masks.sum(1, keepdims=True))
         w = np.concatenate(weight, 1) / (len(weight) * DRAWS)
-        tensors = (torch.from_numpy(a) for a in (np.concatenate(noisy, 1), np.concatenate(clean), w.astype(np.float32)))
-        return Noised(join(graphs), *tensors, member)
+        x_t, x_0 = torch.from_numpy(np.concatenate(noisy, 1)), torch.from_numpy(np.concatenate(clean))
+        return Noised(join(graphs), x_t, x_0, torch.from_numpy(w.astype(np.float32)), member)
 
     def loss(self, module: torch.nn.Module, batch: Noised, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Return nats per residue of one member."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def blosum(wild: np.ndarray, to: np.ndarray) -> np.ndarray:
     """Return BLOSUM62 scores of substitutions, float64 [n]."""
     from Bio.Align import substitution_matrices
 
-    table = substitution_matrices.load("BLOSUM62")
+    table: Any = substitution_matrices.load("BLOSUM62")
     return np.array([float(table[AMINO[a], AMINO[b]]) for a, b in zip(wild, to, strict=True)])
 
 
