@@ -232,6 +232,8 @@ def finetune(
     if out is None:
         raise UsageError("is needed: where to write the tuned model", field="out")
     parent, wanted = bio.load(model), compose(list(reward or ()))
+    if not callable(getattr(parent, "nll", None)):
+        raise UsageError("is tuned in Python only (`TuneTask`)", field="model", value=model)
     tuning = Tuning(method, alpha, updates, batch, seed=seed, **more)
     task = TuneTask(parent.base(steps=tuning.steps), wanted, tuning)
     if method == "drakes":
@@ -311,6 +313,8 @@ def columns(sequences: Sequence[str], reward: Sequence[str], model: str, seed: i
 
     ways: dict[str, tuple[Tokenizer, Callable[[Tensor], Tensor]]] = {}
     loaded = bio.load(model) if model else None
+    if loaded is not None and not callable(getattr(loaded, "nll", None)):
+        raise UsageError("gives no likelihood of plain sequences", field="model", value=model)
     plain = set("".join(sequences).upper()) <= set(LETTERS["dna"])
     letters = loaded.alphabet if loaded is not None else LETTERS["dna" if plain else "protein"]
     for text in reward:
