@@ -5,6 +5,10 @@
 Block size 1 is autoregression, block size L is full diffusion (Arriola et al. 2025, arXiv 2503.09573). The committed
 block and the next noisy one share one forward pass, so committing costs no pass of its own. Rows that have arrived
 leave the batch; since noise is addressed by (seed, sample, block, step), the others do not notice.
+
+`vector_blocks` is the same over real vectors, without end: prior, solver table, yield, commit. A block is committed
+when the next one is asked for, so it is heard before the memory is written, and what the context is told (controls)
+may change in between.
 """
 
 from __future__ import annotations
@@ -18,14 +22,15 @@ import torch
 from torch import Tensor
 
 from core.constrain.law import Constraint, Window
-from core.denoiser import Prediction
+from core.denoiser import GaussianPrediction, Prediction
 from core.noise import Stream
-from core.plan import Plan
+from core.plan import Plan, Table
 from core.process.categorical import Categorical
+from core.process.gaussian import Gaussian
 from core.process.schedule import Linear, Schedule
-from core.sample import Solver, denoise
+from core.sample import Solver, denoise, integrate
 
-__all__ = ["Block", "BlockContext", "BlockDenoiser", "blocks", "generate"]
+__all__ = ["Block", "BlockContext", "BlockDenoiser", "VectorContext", "blocks", "generate", "vector_blocks"]
 
 
 class BlockContext(Protocol):
@@ -129,3 +134,40 @@ def generate(model: BlockDenoiser, plan: Plan, solver: Solver, **arguments: Any)
         out[piece.rows, done : done + size] = piece.tokens.cpu()
         done += size
     return torch.empty(0, arguments["length"], dtype=torch.long) if out is None else out
+
+
+class VectorContext(Protocol):
+    """What a network remembers of the clean vectors so far."""
+
+    def predict(self, x_t: Tensor, t: Tensor) -> GaussianPrediction:
+        """Predict the clean block from the noisy one [B, L, d]."""
+        ...
+
+    def commit(self, x_0: Tensor) -> None:
+        """Append the clean block [B, L, d] to the memory."""
+        ...
+
+
+def vector_blocks(
+    context: VectorContext, process: Gaussian, table: Table, stream: Stream, shape: tuple[int, ...], *,
+    first: int = 0, dtype: torch.dtype = torch.float32,
+) -> Iterator[Tensor]:  # fmt: skip
+    """Yield clean blocks [B, *shape] without end.
+
+    Args:
+        context: the network and its memory, with what has been played so far.
+        process: the corruption.
+        table: the solver, from its first time, where the prior is drawn, to its last.
+        stream: one stream per row.
+        shape: of a block, (L, d).
+        first: number of the first block; one restored at block n goes on as if it had never stopped.
+        dtype: of the states.
+    """
+    number = first
+    while True:
+        here = stream.fold(number)
+        x = process.prior(shape, here.fold(0), table.times[0]).to(dtype)
+        x_0 = integrate(context.predict, table, x, here.fold(1))
+        yield x_0
+        context.commit(x_0)
+        number += 1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._mixture import GOLDEN, Mixture, Oracle, exact_flow, slope, toy
-from benchmarks._peers import recorded, solver_of
+from benchmarks._peers import recorded
 from core.denoiser import GaussianPrediction
 from core.errors import UsageError
 from core.noise import Stream
@@ -21,6 +21,7 @@ from core.solvers import adams as A
 from core.solvers import grid as G
 from core.solvers import runge_kutta as R
 from core.solvers import sde as S
+from core.solvers.presets import SOLVERS, solver
 
 D64 = torch.float64
 VP, RF, VE = Gaussian(Preserving()), Gaussian(Rectified()), Gaussian(Exploding(80.0))
@@ -233,12 +234,8 @@ def test_order_of_convergence(name: str) -> None:
     assert low <= slope(steps, errors) <= high, errors
 
 
-PRESETS: dict[str, Callable[..., Table]] = {name: row[0] for name, row in ORDERS.items()} | {
-    "ancestral": S.ancestral,
-    "ping-pong": S.ping_pong,
-    "2M SDE": A.dpmpp_sde,
+PRESETS: dict[str, Callable[..., Table]] = SOLVERS | {
     "flow": lambda p, t: A.adams(p, t, 2, "flow", "time"),
-    "midpoint in t": lambda p, t: R.runge_kutta(p, t, "midpoint", "flow"),
     "data in angle": lambda p, t: A.adams(p, t, 2, "data", "angle"),
     "velocity in lambda": lambda p, t: A.adams(p, t, 3, "velocity", "log_snr"),
     "noise in angle": lambda p, t: A.adams(p, t, 3, "noise", "angle", corrector=False),
@@ -388,4 +385,5 @@ def test_mistakes_are_named() -> None:
         G.grid("karas", RF, 5)
     with pytest.raises(UsageError, match="tableau"):
         R.runge_kutta(RF, [1.0, 0.0], "rk5")
-    assert solver_of("k_diffusion.sample_euler") is not None
+    with pytest.raises(UsageError, match="did you mean 'unipc'"):
+        solver("unipcc", RF, [1.0, 0.0])
