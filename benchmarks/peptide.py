@@ -177,8 +177,9 @@ def run(full: bool) -> Result:
         Bar("Peptides: cyclic SMILES and HELM that come back", certified["cyclic_back"], "==", 1.0),
     ]  # fmt: skip
     notes = (
-        f"Peptides of {LENGTH} residues; GILC, {len(WEIGHTS)} settings of the weights, alpha {ALPHA} spreads per nat, chosen by the tuned classifier's front alone; parts by "
-        "family (a third of 4-mers shared). The judge was never tuned on; both classifiers learned a data set's label, "
-        "which is not activity. Every fourth design becomes four molecules: linear, cyclic, with D residues, bridged."
+        f"Peptides of {LENGTH} residues; GILC, {len(WEIGHTS)} settings of the weights, alpha {ALPHA} spreads per nat, "
+        "chosen by the tuned classifier's front alone. Parts by family (a third of 4-mers shared). The judge was never "
+        "tuned on; both classifiers learned a data set's label, which is not activity. Every fourth design becomes four "
+        "molecules: linear, cyclic, with D residues, bridged."
     )
     return Result(figures, bars, {"error_*": "largest absolute difference"}, {}, SEED, notes)
