@@ -69,21 +69,26 @@ def porto() -> RoadNetwork:
 
 
 @cache
-def model(name: str) -> TripModel:
-    """Return the model `toy`, `porto` or `porto-ar`."""
+def model(name: str, turn: float = 0.0) -> TripModel:
+    """Return the model `toy`, `porto` or `porto-ar`, trained on the trips that a turn of the split leaves it."""
     recipe = name.replace("-", "_")
+    words = recipe
+    if turn:
+        words = f"{recipe} data.turn={turn} --out runs/trajectory/{recipe}_turn{100 * turn:.0f}"
+        recipe, name = f"{recipe}_turn{100 * turn:.0f}", f"{name}-turn{100 * turn:.0f}"
     known = [Path(os.environ.get("QUINTET_MODELS") or data_root() / "models") / f"trajectory-{name}"]
     known.append(Path(__file__).resolve().parents[1] / "runs/trajectory" / recipe / "model")
     folder = next((k for k in known if k.is_dir()), None)
     if folder is None:
-        raise DataError("no such model", field=name, hint=f"run: quintet trajectory train {recipe}")
+        raise DataError("no such model", field=name, hint=f"run: quintet trajectory train {words}")
     return trajectory.load(folder, network=None if name == "toy" else porto())
 
 
 @cache
-def parts() -> tuple[Trips, Trips, Trips]:
+def parts(turn: float = 0.0) -> tuple[Trips, Trips, Trips]:
     """Return the real trips of Porto that train, choose and judge, split by their identity."""
-    return split(read_matched(_present(SHARED / "porto/porto_taxi_matched.csv.gz"), porto()), fractions=SPLIT)
+    trips = read_matched(_present(SHARED / "porto/porto_taxi_matched.csv.gz"), porto())
+    return split(trips, fractions=SPLIT, turn=turn)
 
 
 def cut(trips: Trips) -> tuple[Trips, int]:

@@ -179,9 +179,12 @@ class Trips:
 
 
 def split(
-    trips: Trips, seed: int = 0, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    trips: Trips, seed: int = 0, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1), turn: float = 0.0
 ) -> tuple[Trips, Trips, Trips]:
     """Split into training, validation and test trips by a hash of the trip's name, whatever the order of the file.
+
+    Hashes lie on a circle that is turned by `turn` before it is cut: turns of 0, f, 2f ... with f the share of the test
+    trips give test sets that do not overlap (cross-fitting).
 
     Raises:
         UsageError: the fractions are negative or do not add up to 1.
@@ -190,7 +193,7 @@ def split(
         raise UsageError("three fractions that add up to 1 are needed", field="fractions", value=fractions)
     digests = [hashlib.sha256(f"{seed}|{i}".encode()).digest()[:8] for i in trips.id]
     place = np.array([int.from_bytes(d, "big") / 2.0**64 for d in digests])
-    part = np.searchsorted(np.cumsum(fractions)[:2], place, side="right")
+    part = np.searchsorted(np.cumsum(fractions)[:2], (place + turn) % 1.0, side="right")
     train, valid, test = (trips.select(part == k) for k in range(3))
     return train, valid, test
 

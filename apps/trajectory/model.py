@@ -66,6 +66,7 @@ class DataConfig:
     `network` is `city` (synthetic) or an OSM, GraphML or prepared file; `trips` a matched-trips file ("" for none);
     `simulated` the number of trips drawn from the recursive logit; `destinations` how many different goals they share;
     `fit` calibrates the logit on the training split. From step `real_from` on, a batch is real with probability `real`.
+    `turn` turns the split of the real trips (`data.split`): 0, 0.25, 0.5, 0.75 hold out each quarter of them once.
     A share `strange` of the simulated batches is read without experience, as in a city where nobody drove before.
     """
 
@@ -80,6 +81,7 @@ class DataConfig:
     strange: float = setting(0.0, low=0, high=1)
     batch: int = setting(32, low=1)
     max_hops: int = setting(320, low=2)
+    turn: float = setting(0.0, low=0, high=1)
 
 
 @dataclass

@@ -60,14 +60,16 @@ def open_network(name: str, cache: str = "") -> RoadNetwork:
     return from_osm(name, cache=cache or None)
 
 
-def read_splits(name: str, network: RoadNetwork, fractions: tuple[float, float, float], cache: str = "") -> Splits:
+def read_splits(
+    name: str, network: RoadNetwork, fractions: tuple[float, float, float], cache: str = "", turn: float = 0.0
+) -> Splits:
     """Return training, validation and test trips: those of a HOSER folder, or a file split by the hash of the names.
 
     Raises:
         DataError: missing or malformed.
     """
     if not Path(name).is_dir():
-        return split(read_trips(name, network, cache), fractions=fractions)
+        return split(read_trips(name, network, cache), fractions=fractions, turn=turn)
     from apps.trajectory.formats import read_hoser
 
     train, valid, test = (read_hoser(Path(name) / f"{part}.csv", network) for part in HOSER)

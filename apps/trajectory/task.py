@@ -54,7 +54,8 @@ def corpus(config: DataConfig, seed: int) -> Corpus:
 
     network = open_network(config.network, config.cache)
     empty = Trips.from_lists(network, [])
-    real = read_splits(config.trips, network, SPLIT, config.cache) if config.trips else (empty, empty, empty)
+    parts = (config.trips, network, SPLIT, config.cache, config.turn)
+    real = read_splits(*parts) if config.trips else (empty, empty, empty)
     parameters = Parameters()
     if config.fit and config.trips:
         parameters = fit(real[0]).parameters

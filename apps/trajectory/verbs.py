@@ -124,13 +124,13 @@ def demand(model: TripModel, trips: str, most: int, seed: int = 0) -> tuple[Trip
 
     config, network = model.recipe.data, model.network
     here = open_network(config.network, config.cache).n == network.n if trips or config.trips else True
-    nothing = Trips.from_lists(network, [])
+    nothing, parts = Trips.from_lists(network, []), (config.trips, network, SPLIT, config.cache, config.turn)
     if trips:
-        train = read_splits(config.trips, network, SPLIT, config.cache)[0] if config.trips and here else nothing
+        train = read_splits(*parts)[0] if config.trips and here else nothing
         return answerable(read_trips(trips, network), most, config.max_hops), train
     if config.trips and here:
         say(f"reading {config.trips}")
-        train, _, test = read_splits(config.trips, network, SPLIT, config.cache)
+        train, _, test = read_splits(*parts)
         return answerable(test, most, config.max_hops), train
     say("simulating trips of known law")
     fresh = simulate(network, 2 * most, seed=model.recipe.seed + FRESH + seed, max_hops=config.max_hops)

@@ -64,6 +64,8 @@ def test_split_is_a_partition_stable_under_reordering(trips: Trips) -> None:
     mixed = split(trips.select(np.random.default_rng(1).permutation(len(trips))), seed=3)
     assert [set(p.id) for p in mixed] == [set(p.id) for p in parts]
     assert set(split(trips, seed=4)[2].id) != set(parts[2].id)
+    quarters = [split(trips, fractions=(0.65, 0.10, 0.25), turn=t)[2].id for t in (0, 0.25, 0.5, 0.75)]
+    assert sorted(sum(quarters, [])) == sorted(trips.id)
     with pytest.raises(UsageError, match="fractions"):
         split(trips, fractions=(0.5, 0.1, 0.1))
 
