@@ -21,7 +21,7 @@ from apps.bio.protein.structure import of_chain
 from core.errors import DataError
 from core.run.fetch import data_root
 
-__all__ = ["SHARED", "backbones", "fold", "interval", "member", "model", "phi", "single"]
+__all__ = ["SHARED", "around", "backbones", "fold", "interval", "member", "model", "phi", "single"]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared/data/bio"
 
@@ -59,12 +59,17 @@ def member(i: int) -> int | None:
 
 
 @cache
-def phi(i: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features of chain `i` (by networks that did not see its cluster) and its surroundings."""
+def around(i: int) -> np.ndarray:
+    """Return what surrounds each residue of chain `i` (`stability.surroundings`)."""
+    return surroundings(backbones().coords[i], joined(backbones().coords[i]))
+
+
+@cache
+def phi(i: int, sites: tuple[int, ...]) -> dict[int, np.ndarray]:
+    """Return the features of some sites of chain `i`, by networks that did not see its cluster, [20, FEATURES] each."""
     data = backbones()
-    around = surroundings(data.coords[i], joined(data.coords[i]))
     network = model().condition(model().graph(of_chain(data, i)), member(i))
-    return features(network, data.tokens[i], around), around
+    return dict(zip(sites, features(network, data.tokens[i], around(i), np.array(sites)), strict=True))
 
 
 def interval(

@@ -179,7 +179,7 @@ def run(full: bool) -> Result:
     notes = (
         f"Peptides of {LENGTH} residues; GILC, {len(WEIGHTS)} settings of the weights, alpha {ALPHA} spreads per nat, "
         "chosen by the tuned classifier's front alone. Parts by family (a third of 4-mers shared). The judge was never "
-        "tuned on; both classifiers learned a data set's label, which is not activity. Every fourth design becomes four "
-        "molecules: linear, cyclic, with D residues, bridged."
+        "tuned on; both classifiers learned a data set's label, which is not activity. Every fourth design becomes "
+        "four molecules: linear, cyclic, with D residues, bridged."
     )
     return Result(figures, bars, {"error_*": "largest absolute difference"}, {}, SEED, notes)

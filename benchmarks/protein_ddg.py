@@ -23,7 +23,7 @@ from apps.bio.protein.sites import choose
 from apps.bio.protein.stability import FEATURES, Potential, fit, oracle
 from apps.bio.protein.structure import of_chain
 from apps.bio.protein.variants import Variants, blosum, leave_out, read_variants
-from benchmarks._proteins import SHARED, backbones, fold, interval, model, phi, single
+from benchmarks._proteins import SHARED, around, backbones, fold, interval, model, phi, single
 from benchmarks.harness import Bar, Result
 from core.finetune.steer import Gilc
 from core.noise import Stream
@@ -47,8 +47,13 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
 def differences(v: Variants, chain: np.ndarray, back: bool = False) -> np.ndarray:
     """Return phi(to) - phi(wild) on the structures `chain` [n, FEATURES]; `back` swaps the letters."""
     a, b = (v.to, v.wild) if back else (v.wild, v.to)
-    rows = [phi(int(c))[0][s, q] - phi(int(c))[0][s, p] for c, s, p, q in zip(chain, v.site, a, b, strict=True)]
-    return np.array(rows).reshape(-1, FEATURES)
+    out = np.zeros((len(chain), FEATURES))
+    for c in np.unique(chain):
+        rows = np.flatnonzero(chain == c)
+        found = phi(int(c), tuple(sorted({int(s) for s in v.site[rows]})))
+        for r in rows:
+            out[r] = found[int(v.site[r])][b[r]] - found[int(v.site[r])][a[r]]
+    return out
 
 
 def left_out(x: np.ndarray, v: Variants) -> np.ndarray:
@@ -72,7 +77,7 @@ def judged(guess: np.ndarray, v: Variants) -> dict[str, float]:
 
 def buried(v: Variants) -> np.ndarray:
     """Return the burial of each mutated site."""
-    return np.array([phi(int(c))[1][s, 0] for c, s in zip(v.chain, v.site, strict=True)])
+    return np.array([around(int(c))[s, 0] for c, s in zip(v.chain, v.site, strict=True)])
 
 
 def external(v: Variants, x: np.ndarray) -> dict[str, float]:

@@ -66,28 +66,33 @@ def surroundings(coords: np.ndarray, bonded: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def features(network: Any, tokens: np.ndarray, around: np.ndarray, batch: int = 32) -> np.ndarray:
-    """Return phi of every letter at every site, float64 [L, 20, FEATURES].
+def features(
+    network: Any, tokens: np.ndarray, around: np.ndarray, sites: np.ndarray | None = None, batch: int = 32
+) -> np.ndarray:
+    """Return phi of every letter at some sites, float64 [n, 20, FEATURES].
 
     Args:
         network: noisy sequences [B, L] to log-probabilities [B, L, 20] on this backbone (`generate.Conditioned`).
         tokens: the native sequence, int64 [L].
         around: of `surroundings`.
+        sites: int64 [n]; all by default.
         batch: sites hidden together in one call, each in a sequence of its own.
     """
     x, length = torch.from_numpy(tokens), len(tokens)
-    blank = network(torch.full((1, length), LETTERS))[0].log_softmax(-1)
-    known = torch.empty(length, LETTERS)
-    for a in range(0, length, batch):
-        rows = torch.arange(a, min(a + batch, length))
-        noisy = x.repeat(len(rows), 1)
-        noisy[torch.arange(len(rows)), rows] = LETTERS
-        known[rows] = network(noisy)[torch.arange(len(rows)), rows].log_softmax(-1)
+    where = np.arange(length) if sites is None else np.asarray(sites, np.int64)
+    blank = network(torch.full((1, length), LETTERS))[0].log_softmax(-1)[torch.from_numpy(where)]
+    known = torch.empty(len(where), LETTERS)
+    for a in range(0, len(where), batch):
+        part = torch.from_numpy(where[a : a + batch])
+        noisy, row = x.repeat(len(part), 1), torch.arange(len(part))
+        noisy[row, part] = LETTERS
+        known[a : a + batch] = network(noisy)[row, part].log_softmax(-1)
     logs = np.stack([blank.double().numpy(), known.double().numpy()], -1)
-    letters = np.broadcast_to(np.concatenate([scales(), np.eye(LETTERS)], 1), (length, LETTERS, len(SCALES) + LETTERS))
-    props, hot = letters[..., : len(SCALES)], letters[..., len(SCALES) :]
-    buried, helix, strand = (around[:, None, None, k] for k in range(3))
-    special = [hot[..., AMINO.index("G")] * around[:, 3:4], hot[..., AMINO.index("P")] * around[:, 4:5]]
+    letters = np.concatenate([scales(), np.eye(LETTERS)], 1)
+    letters = np.broadcast_to(letters, (len(where), *letters.shape))
+    props, hot, here = letters[..., : len(SCALES)], letters[..., len(SCALES) :], around[where]
+    buried, helix, strand = (here[:, None, None, k] for k in range(3))
+    special = [hot[..., AMINO.index("G")] * here[:, 3:4], hot[..., AMINO.index("P")] * here[:, 4:5]]
     parts = [logs, logs * buried, props, props * buried, props * helix, props * strand, hot, hot * buried]
     return np.concatenate([*parts, np.stack(special, -1)], -1)
 
