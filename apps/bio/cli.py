@@ -20,7 +20,9 @@ Block = Annotated[int | None, typer.Option("--block", help="Letters per block; 0
 Solver = Annotated[
     str | None, typer.Option("--solver", help="ancestral, first-hitting, confidence, in-order or remask.")
 ]
-Temperature = Annotated[float, typer.Option("--temperature", help="Below 1: likelier sequences.", min=0.01)]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", help="Below 1: likelier sequences; else the recipe's.", min=0.01)
+]
 Start = Annotated[str, typer.Option("--start", help="A sequence to fill in: ? is open, letters stay.")]
 Template = Annotated[Path | None, typer.Option("--template", help="FASTA, GenBank or PDB file to design in.")]
 Forbid = Annotated[list[str] | None, typer.Option("--forbid", help="Enzyme or IUPAC motif, both strands; repeat.")]
@@ -50,7 +52,7 @@ def show(result: Any, as_json: bool) -> None:
 @app.command()
 def sample(
     model: Model, n: Number = 8, length: Length = None, start: Start = "", seed: Seed = 0, steps: Steps = None,
-    block: Block = None, solver: Solver = None, temperature: Temperature = 1.0, out: Out = None, json: Json = False,
+    block: Block = None, solver: Solver = None, temperature: Temperature = None, out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Draw sequences. --out FILE writes .fasta, .gb, .tsv or .json; without it FASTA goes to stdout."""
     from apps.bio import verbs
@@ -77,7 +79,7 @@ def design(
     model: Model, n: Number = 8, length: Length = None, template: Template = None, forbid: Forbid = None,
     require: Require = None, homopolymer: Run = None, gc: Gc = None, fix: Fix = None, keep: Keep = None,
     frame: Frame = None, alphabet: Alphabet = "", spacing: Spacing = None, reward: Reward = None,
-    steering: Steer = "", seed: Seed = 0, steps: Steps = None, temperature: Temperature = 1.0, out: Out = None,
+    steering: Steer = "", seed: Seed = 0, steps: Steps = None, temperature: Temperature = None, out: Out = None,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Design sequences under hard rules, maybe steered to a reward; infeasible rules are refused before sampling."""

@@ -58,6 +58,19 @@ class PeptideModel(SequenceModel):
                 found[i] = sequence
         return Designs(found, None, manifest)
 
+    @torch.no_grad()
+    def evaluate(self, n: int, seed: int = 0) -> dict[str, Any]:
+        """Return nats per residue of at most `n` peptides of families held back, beside letter frequencies."""
+        from apps.bio.peptide.task import bound, make, noised
+
+        task, rng = make(self.recipe), np.random.default_rng(seed)
+        held = task.held.select(rng.permutation(len(task.held.tokens))[:n])
+        pairs = [bound(self.net, *noised(held.tokens, rng)) for _ in range(8)]
+        nats, sites = (sum(float(p[k].sum()) for p in pairs) for k in (0, 1))
+        counts = np.bincount(np.concatenate(task.train.tokens), minlength=20) + 0.5
+        alone = -np.log(counts / counts.sum())[np.concatenate(held.tokens)].mean()
+        return {"peptides": len(held.tokens), "nats_per_residue": nats / sites, "letter_frequencies": float(alone)}
+
     def base(self, length: int | None = None, *rest: Any, start: Tensor | None = None, **more: Any) -> Any:
         """Return the model of one length as `core.finetune` steers it; the commonest length by default."""
         if length is None and start is None:

@@ -16,7 +16,7 @@ from apps.bio.peptide.data import Peptides, read_peptides
 from apps.bio.peptide.model import PeptideConfig
 from apps.bio.peptide.network import END, LETTERS, PeptideNet
 
-__all__ = ["PeptideTask", "make", "padded"]
+__all__ = ["PeptideTask", "bound", "make", "noised", "padded"]
 
 HELD = 6
 """One family in so many of the training part chooses nothing and is only measured."""
@@ -69,7 +69,7 @@ class PeptideTask:
         """Return noisy and clean peptides [B, L] of a step."""
         rng = np.random.default_rng([self.seed, step, rank])
         rows = rng.integers(0, len(self.train.tokens), self.config.batch)
-        return _noised([self.train.tokens[i] for i in rows], rng)
+        return noised([self.train.tokens[i] for i in rows], rng)
 
     def loss(self, module: torch.nn.Module, batch: Any, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Return nats per residue: the count form, each residue of the batch of equal weight."""
@@ -81,7 +81,7 @@ class PeptideTask:
         """Return nats per residue of the families held back."""
         total, sites = 0.0, 0.0
         for draw in range(4):
-            nats, length = bound(module, *_noised(self.held.tokens, np.random.default_rng(draw)))
+            nats, length = bound(module, *noised(self.held.tokens, np.random.default_rng(draw)))
             total, sites = total + float(nats.sum()), sites + float(length.sum())
         return {"loss": total / sites}
 
@@ -94,7 +94,8 @@ def bound(module: torch.nn.Module, noisy: Tensor, clean: Tensor) -> tuple[Tensor
     return (nll * masked).sum(1) * length / masked.sum(1), length
 
 
-def _noised(tokens: list[np.ndarray], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def noised(tokens: list[np.ndarray], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Return noisy and clean peptides [B, L]; of each a uniform number of residues is masked."""
     clean = padded(tokens)
     noisy = clean.clone()
     for row, x in zip(noisy, tokens, strict=True):

@@ -168,6 +168,24 @@ class InverseFolder:
 
         return carried_out(self, rules, template, out, n=n, seed=seed, temperature=temperature, steps=steps)
 
+    @torch.no_grad()
+    def evaluate(self, n: int, seed: int = 0) -> dict[str, Any]:
+        """Return recovery and nats per residue on at most `n` test clusters, of one prediction from a bare backbone."""
+        from apps.bio.protein.data import folds, read_backbones
+        from apps.bio.protein.task import chain_graph
+
+        data = read_backbones(self.recipe.protein.data)
+        test = np.flatnonzero(folds(data, self.net.config.members + 1) == 0)
+        _, first = np.unique(data.cluster[test], return_index=True)
+        found = []
+        for i in np.random.default_rng(seed).permutation(test[first])[:n]:
+            x = torch.from_numpy(data.tokens[i])
+            network = self.condition(chain_graph(data, int(i), self.net.config.neighbours))
+            log_p = network(torch.full((1, len(x)), LETTERS))[0]
+            found.append([float((log_p.argmax(-1) == x).float().mean()), -float(log_p.gather(-1, x[:, None]).mean())])
+        recovery, nats = np.mean(found, 0)
+        return {"clusters": len(found), "recovery": float(recovery), "nats_per_residue": float(nats)}
+
     def _parts(self, streams: np.ndarray) -> list[np.ndarray]:
         return [streams[a : a + self.batch] for a in range(0, len(streams), self.batch)]
 
