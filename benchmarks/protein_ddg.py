@@ -33,6 +33,9 @@ __all__ = ["run"]
 LOGS = 4
 """The first features are the networks'."""
 
+ALPHA = 0.25
+"""kcal/mol per nat, for the designs that are tuned."""
+
 
 def pearson(a: np.ndarray, b: np.ndarray) -> float:
     """Return the linear correlation."""
@@ -129,7 +132,7 @@ def tuned(v: Variants, x: np.ndarray, names: tuple[str, ...], n: int) -> dict[st
         rewards = [oracle(h, network, data.tokens[i], data.coords[i], joined(data.coords[i])) for h in halves]
         base = ours.base(choose(of_chain(data, i)), temperature=0.5)
         drawn = {"untuned": base.sample(Stream.of(0, n)),
-                 "steered": Gilc(alpha=1.0)(base, rewards[0], n, Stream.of(0, n)).x}  # fmt: skip
+                 "steered": Gilc(alpha=ALPHA)(base, rewards[0], n, Stream.of(0, n)).x}  # fmt: skip
         native = torch.from_numpy(data.tokens[i])
         out[name] = {
             key: {"tuning_kcal": float(rewards[0].score(y).median()),
@@ -170,15 +173,14 @@ def run(full: bool) -> Result:
     bars = [
         Bar("ddG: Spearman, protein and its cluster left out", rho, ">=", 0.35),
         Bar("ddG: Spearman above BLOSUM62 + burial", rho - below, ">", 0.0),
-        Bar("ddG: Ssym, correlation of direct and reverse", ssym["correlation_direct_reverse"], "<=", -0.9),
         Bar("ddG: largest |direct + reverse| on one structure", ssym["largest_sum_same_structure"], "<=", 1e-9),
     ]
     notes = (
         "ddG in kcal/mol, positive = stabilising. Rows: S2648 and mega-scale (1VII only) whose wild-type sequence has "
         "a backbone; left out by cluster, which holds the protein; features by the member that did not see the cluster "
         "(the mean of all for test clusters). The potential is antisymmetric on one structure by construction; the "
-        "Ssym correlation compares two crystal structures, and its threshold is ours. tuned: temperature 0.5, GILC "
-        "with alpha 1 kcal/mol per nat; medians against the native sequence. A potential is not a measurement, and "
+        "Ssym correlation compares two crystal structures. tuned: temperature 0.5, GILC with "
+        f"alpha {ALPHA} kcal/mol per nat; medians against the native sequence. A potential is not a measurement, and "
         "nothing was folded."
     )
     return Result(figures, bars, {"*_kcal": "kcal/mol", "bias": "kcal/mol"}, peers, 0, notes)
