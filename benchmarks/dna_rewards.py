@@ -132,8 +132,10 @@ def run(full: bool = False) -> Result:
         Bar("DRAKES at 5 alphas: points that no other method dominates", float(sum(not v for v in beaten.values())),
             ">=", 1),
         Bar("DRAKES hypervolume over the best of the others", volume["drakes"] / max(best_other, 1e-9), ">=", 1),
-        Bar("DRAKES evaluation median at <= 0.01 nats per base, against the 95th percentile of real sequences",
-            table[best]["evaluation"] if best else float("nan"), ">=", level),
+        Bar("DRAKES evaluation median at <= 0.01 nats per base, against the 95th percentile of predictions for real "
+            "sequences", table[best]["evaluation"] if best else float("nan"), ">=", level),
+        Bar("DRAKES evaluation median at <= 0.01 nats per base, against the 95th percentile of measured activity",
+            table[best]["evaluation"] if best else float("nan"), ">=", measured),
     ]  # fmt: skip
     notes = (
         f"{SAMPLES} samples, {STEPS} steps, about {CALLS} reward calls (scores and gradients), {len(SEEDS)} seeds. The "
