@@ -16,7 +16,7 @@ class ProteinConfig:
     `data` is the folder of the backbones. `members` networks are trained, each without one fold of clusters; a further
     fold is the test part that none sees. `dim`, `encoder`, `decoder` are width and rounds of message passing,
     `neighbours` the edges of a residue. `noise` is added to training coordinates (angstrom, standard deviation),
-    `smoothing` is the share of the target that is spread over all letters, `residues` the size of a batch.
+    `smoothing` is the share of the target that is spread over similar letters, `residues` the size of a batch.
     `temperature`, `steps` and `solver` are defaults of sampling.
     """
 

@@ -5,19 +5,21 @@ one of its chains; the loss is the count form of the bound (`core/objective/elbo
 chains: with n ~ U{1..L} masked sites of a chain of L, the mean over masked sites of -log D.
 
 Coordinates are disturbed by Gaussian noise: a crystal structure is refined with its sequence in mind, and tenths of an
-angstrom that betray a residue are of no use for a backbone that was designed.
+angstrom that betray a residue are of no use for a backbone that was designed. Few backbones are known here, and letters
+that evolution exchanges are no great mistake: a share of the target is spread over the letters like the native one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from apps.bio.protein.data import Backbones, folds, joined, places, read_backbones
+from apps.bio.protein.data import AMINO, Backbones, folds, joined, places, read_backbones
 from apps.bio.protein.model import ProteinConfig
 from apps.bio.protein.network import LETTERS, Graph, ProteinNet, graph, join
 
@@ -117,7 +119,7 @@ class FoldingTask:
         blind = (batch.x_t == LETTERS).float().mean()
         right = ((log_p.argmax(-1) == target) * batch.weight).sum()
         loss = (nll * batch.weight).sum()
-        soft = -log_p.mean(-1)
+        soft = -(similar().to(log_p)[target] * log_p).sum(-1)
         return loss + self.config.smoothing * ((soft - nll) * batch.weight).sum(), {
             "nats": loss.detach(), "recovery": right, "masked": blind,
         }  # fmt: skip
@@ -140,6 +142,22 @@ class FoldingTask:
             nats.append(np.mean([p[0] for p in parts]))
             right.append(np.mean([p[1] for p in parts]))
         return {"loss": float(np.mean(nats)), "recovery": float(np.mean(right))}
+
+
+@cache
+def similar() -> Tensor:
+    """Return the law of the letter that replaces each letter in evolution, [20, 20]: q(b | a) ∝ p_b 2^(S_ab / 2).
+
+    S is BLOSUM62 (Henikoff and Henikoff, 1992), in half bits; p_b the shares of letters that go with it.
+    """
+    from Bio.Align import substitution_matrices
+
+    table = substitution_matrices.load("BLOSUM62")
+    score = torch.tensor([[float(table[a, b]) for b in AMINO] for a in AMINO])
+    ratio = (2.0 ** (score / 2)).double()
+    share = torch.linalg.solve(ratio, torch.ones(LETTERS, 1, dtype=torch.float64))[:, 0].clamp_min(1e-3)
+    joint = share * ratio
+    return (joint / joint.sum(1, keepdim=True)).float()
 
 
 def make(recipe: _Recipe) -> FoldingTask:
