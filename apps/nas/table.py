@@ -1,0 +1,158 @@
+"""Our own measured benchmark: every unique cell of two spaces, really trained on digits (`apps.nas.digits`), twice.
+
+`compute` appends one line for each (cell, seed) and waits until it is on the disk; a line that a crash cut off is
+dropped at the next start, and what is there already is not trained again. Cells come in an order that is random but
+fixed, the first seed before the second, so that what a stopped run leaves is a fair sample. Several processes share
+the work by `part` of `parts`, each with a file of its own; `merge` joins them.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from apps.nas.cell import Cell, enumerate_classes, from_string, resources
+from apps.nas.space import ABSENT, Space, load
+from core.errors import DataError, UsageError
+
+__all__ = ["COLUMNS", "SEEDS", "SPACES", "Row", "compute", "merge", "read", "unique", "work"]
+
+SPACES, SEEDS = ("nb201", "nb101-5"), (0, 1)
+COLUMNS = ("space", "cell", "seed", "valid", "valid_loss", "test", "test_loss", "early", "early_loss", "seconds")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training: accuracies in percent, losses in nats, seconds of one core."""
+
+    space: str
+    cell: str
+    seed: int
+    valid: float
+    valid_loss: float
+    test: float
+    test_loss: float
+    early: float
+    early_loss: float
+    seconds: float
+
+
+def unique(space: Space) -> dict[str, Cell]:
+    """Return the smallest cell of each class of a space by key: all cells for edges, connected ones for nodes."""
+    return enumerate_classes(c for c in _cells(space) if space.place == "edges" or whole(c))
+
+
+def _cells(space: Space) -> Iterator[Cell]:
+    return (Cell(space, x) for x in itertools.product(*(space.choices(v) for v in space.variables)))
+
+
+def whole(cell: Cell) -> bool:
+    """Whether absent nodes come last, every present one lies on a path, and there are few enough edges."""
+    present = [op != ABSENT for op in cell.ops]
+    nodes = {0, cell.space.nodes - 1, *(j for j, p in enumerate(present, 1) if p)}
+    few = not cell.space.max_edges or len(cell.edges) <= cell.space.max_edges
+    ends = {v for i, j, _ in cell.edges for v in (i, j)}
+    return few and present == sorted(present, reverse=True) and ends <= nodes and cell.live == nodes
+
+
+def work() -> list[tuple[Cell, int]]:
+    """Return all trainings in their order."""
+    cells = [c for name in SPACES for c in unique(load(name)).values()]
+    cells.sort(key=lambda c: hashlib.sha256(f"{c.space.name} {c}".encode()).digest())
+    return [(c, seed) for seed in SEEDS for c in cells]
+
+
+def read(path: Path) -> list[Row]:
+    """Return the rows of a table, plain or gzipped; a last line without its end is ignored.
+
+    Raises:
+        DataError: the file is missing or holds something else.
+    """
+    try:
+        blob = path.read_bytes()
+        text = (gzip.decompress(blob) if path.suffix == ".gz" else blob).decode()
+        whole_lines = text[: text.rfind("\n") + 1]
+        rows = csv.DictReader(io.StringIO(whole_lines))
+        if whole_lines and tuple(rows.fieldnames or ()) != COLUMNS:
+            raise DataError("has other columns than a table of trainings", field=str(path), value=rows.fieldnames)
+        return [Row(r["space"], r["cell"], int(r["seed"]), *(float(r[c]) for c in COLUMNS[3:])) for r in rows]
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise DataError(f"cannot be read ({error})", field=str(path)) from None
+
+
+def compute(folder: Path, part: int = 0, parts: int = 1, limit: int = 0) -> dict[str, int | float]:
+    """Train what is missing, and return how far the table is.
+
+    Args:
+        folder: of the table; `part` of `parts` (0 <= part < parts) writes `part-<part>.csv`.
+        limit: stop after so many trainings, 0 for all.
+    """
+    import torch
+
+    from apps.nas.digits import train
+
+    if not 0 <= part < parts:
+        raise UsageError(f"must lie between 0 and {parts - 1}", field="part", value=part)
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"part-{part}.csv"
+    _repair(path)
+    done = {(r.space, r.cell, r.seed) for p in folder.glob("part-*.csv") for r in read(p)}
+    mine = work()[part::parts]
+    left = [(c, s) for c, s in mine if (c.space.name, str(c), s) not in done]
+    began, spent, fresh = time.monotonic(), 0.0, left[: limit or None]
+    with path.open("a", newline="") as file:
+        for n, (cell, seed) in enumerate(fresh, 1):
+            score = {k: round(v, 5) for k, v in asdict(train(cell, seed)).items()}
+            spent += score["seconds"]
+            csv.writer(file, lineterminator="\n").writerow([cell.space.name, str(cell), seed, *score.values()])
+            file.flush()
+            os.fsync(file.fileno())
+            if n % 20 == 0 or n == len(fresh):
+                pace = (time.monotonic() - began) / n
+                line = f"{n} of {len(left)} trained, {spent / n:.2f} CPU s each, {pace * (len(left) - n) / 3600:.1f} h left"
+                print(line, file=sys.stderr, flush=True)
+    return {"trained": len(fresh), "left": len(left) - len(fresh), "cpu_seconds": spent}
+
+
+def _repair(path: Path) -> None:
+    """Write the header, and cut off what a crash left of the last line."""
+    if path.exists() and (blob := path.read_bytes()):
+        keep = blob.rfind(b"\n") + 1
+        if keep < len(blob):
+            os.truncate(path, keep)
+        if keep:
+            return
+    path.write_text(",".join(COLUMNS) + "\n")
+
+
+def merge(folder: Path, out: Path) -> dict[str, int]:
+    """Join the parts into one sorted, gzipped table with parameters and FLOPs, the same bytes for the same rows."""
+    rows = {(r.space, r.cell, r.seed): r for p in sorted(folder.glob("part-*.csv")) for r in read(p)}
+    if not rows:
+        raise DataError("holds no finished training", field=str(folder), hint="run quintet nas table first")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for key in sorted(rows):
+        writer.writerow([getattr(rows[key], c) for c in COLUMNS])
+    scratch = out.with_name(f".{out.name}.tmp")
+    scratch.write_bytes(gzip.compress(text.getvalue().encode(), 9, mtime=0))
+    scratch.replace(out)
+    return {"rows": len(rows), "bytes": out.stat().st_size}
+
+
+def costs(row: Row) -> tuple[int, int]:
+    """Return parameters and FLOPs of the network that a row trained."""
+    from apps.nas.digits import SETTINGS
+
+    return resources(from_string(load(row.space), row.cell), size=8, **SETTINGS)
