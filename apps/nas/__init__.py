@@ -1,8 +1,8 @@
 """Neural architectures: graph diffusion steered to better cells in few queries; every sample is a valid cell.
 
-    from apps import nas
-    model = nas.load("toy")
-    cells = model.sample(8, seed=0)
+from apps import nas
+model = nas.load("toy")
+cells = model.sample(8, seed=0)
 """
 
 from __future__ import annotations

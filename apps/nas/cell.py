@@ -3,9 +3,10 @@
 **When two cells are the same.** With operations on edges, node j is an expression: the sum, in any order, of
 `op(expression of i)` over its edges, where `skip_connect` is its argument and `none`, and any operation on nothing, is
 nothing; the cell is the expression of its output (after Dong and Yang 2020, whose text form keeps sums with nothing
-apart and therefore tells more of the 15,625 cells apart). With operations on nodes, cells are the same if the graphs that remain without nodes off every path from input to output are
-isomorphic, labels and all (Ying et al. 2019; 2,532 classes up to five nodes). The canonical form is then the least
-code over the renumberings that keep edges ascending; colour refinement leaves few of them to try.
+apart and therefore tells more of the 15,625 cells apart). With operations on nodes, cells are the same if the graphs
+that remain without nodes off every path from input to output are isomorphic, labels and all (Ying et al. 2019; 2,532
+classes up to five nodes). The canonical form is then the least code over renumberings; colour refinement leaves few of
+them to try.
 """
 
 from __future__ import annotations
