@@ -76,7 +76,29 @@ def _trajectory() -> Case:
     )
 
 
-CASES: dict[str, Callable[[], Case]] = {"trajectory": _trajectory}
+def _bio() -> Case:
+    from apps.bio import audit, dna
+    from apps.bio.tokenizer import Tokenizer
+
+    letters = Tokenizer("ACGT")
+    rules = [dna.forbid("BsaI", "GAATTC"), dna.require("TATAWAW"), dna.homopolymer(4), dna.frame(60, "MSKGE*")]
+
+    def draw(model: Any, index: np.ndarray, seed: int) -> Sequence[str]:
+        return model.sample(len(index), constraints=rules, seed=seed, steps=8, index=index).sequences
+
+    few = ["data.simulated=32", "model.order=0", "model.dim=32", "model.depth=2"]  # few enough to be learned by heart
+    return Case(
+        short=["trainer.steps=60", "optim.warmup=5", "optim.lr=0.01", *few],
+        objects=lambda task: letters.decode(task.data.tokens[:200]),
+        encode=letters.encode,
+        decode=letters.decode,
+        draw=draw,
+        obeys=lambda model, one: len(one) == 100 and audit.clean(audit.check([one], rules)),
+        same=lambda a, b: a == b,
+    )
+
+
+CASES: dict[str, Callable[[], Case]] = {"trajectory": _trajectory, "bio": _bio}
 DONE = {name: make for name, make in CASES.items() if (ROOT / "apps" / name / "task.py").is_file()}
 
 

@@ -79,8 +79,9 @@ def enzyme(name: str) -> Any:
     from Bio import Restriction
 
     word = name.removesuffix("_site")
-    if word not in {str(e) for e in Restriction.AllEnzymes}:
-        raise UsageError("no such enzyme", field="enzyme", value=word)
+    known = {str(e) for e in Restriction.AllEnzymes}
+    if word not in known:
+        raise UsageError("no such enzyme", field="enzyme", value=word, choices=sorted(known))
     return getattr(Restriction, word)
 
 
@@ -238,7 +239,7 @@ def audit(
     import sys
 
     from apps.bio.dna.words import specs_of
-    from apps.bio.records import read
+    from apps.bio.records import put, read
 
     entries = [entry for path in files for entry in read(path)]
     dna = not set("".join(e.sequence for e in entries).upper()) - set("ACGTN")
@@ -248,7 +249,7 @@ def audit(
     found = check(sequences, specs, dna)
     rows = [vars(f) for f in found]
     if out is not None:
-        out.write_text(json.dumps({"sequences": len(entries), "rules": rows}, indent=1) + "\n")
+        put(out, json.dumps({"sequences": len(entries), "rules": rows}, indent=1) + "\n")
     print(table(found), file=sys.stderr)
     broken = [f for f in found if f.violations]
     if broken:

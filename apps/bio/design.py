@@ -28,6 +28,7 @@ from apps.bio.dna.words import parse, spans
 from apps.bio.genbank import Template, template
 from apps.bio.manifest import manifest
 from apps.bio.records import Designs, check_format, read, read_genbank
+from apps.bio.verbs import load, say
 from core.errors import InfeasibleError, UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _record(path: Path) -> tuple[SeqRecord, list[Any]]:
         record = read_genbank(path)[0]
         warned: Any = record.annotations.get("quintet_warnings", [])
         for line in warned:
-            print(f"{path}: {line}", file=sys.stderr)
+            say(f"{path}: {line}")
         return record, chisel_marks(record)
     entry = read(path)[0]
     return SeqRecord(Seq(entry.sequence), id=entry.name, name=entry.name[:16], description=""), []
@@ -235,9 +236,9 @@ def design(
     settings: Mapping[str, Any] | None = None, out: Path | None = None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Design sequences and write them to `out` (returns a summary), or print FASTA (returns None)."""
-    from apps import bio
-
-    loaded, given = bio.load(model), {k: v for k, v in (settings or {}).items() if v is not None}
+    if steering and not reward:
+        raise UsageError("needs a reward", field="steering", value=steering, hint="--reward 'gc(0.4, 0.6)', ...")
+    loaded, given = load(model), {k: v for k, v in (settings or {}).items() if v is not None}
     if loaded.recipe.kind == "protein":
         if reward or steering:
             raise UsageError("backbones take rewards in Python only", field="reward", hint="InverseFolder.sample")
@@ -250,7 +251,7 @@ def design(
     if reward:
         from apps.bio.expressions import compose
 
-        aim = compose(reward)
+        aim = compose(reward, loaded.alphabet)
     found, missed = designed(loaded, wish, n, seed=seed, reward=aim, steering=steering, **given)
     return finish(loaded, wish, found, missed, aim=aim, rules=rules, steering=steering, seed=seed, given=given, out=out)
 
@@ -262,13 +263,16 @@ def finish(
     """Judge, score and write designs; returns a summary, or prints FASTA and returns None."""
     dna, price = model.alphabet == "ACGT", costs(model, wish) if wish.specs else {}
     findings = audit.check(found.sequences, wish.specs, dna)
+    if price:
+        say("price of each rule, -log of the chance that the model's first prediction keeps it:")
     for name, nats in price.items():
-        print(f"{nats:10.3f} nats  {name}", file=sys.stderr)
-    print(audit.table(findings), file=sys.stderr)
+        say(f"{nats:10.3f} nats  {name}")
+    if findings:
+        say(f"audit of {len(found)} designs by other code:\n{audit.table(findings)}")
     if not audit.clean(findings):
         raise RuntimeError("a design breaks a rule; nothing was written: please report this")
     if missed:
-        print(f"{missed} designs given up: a GC window was not met in {ROUNDS} rounds", file=sys.stderr)
+        say(f"{missed} designs given up: a GC window was not met in {ROUNDS} rounds")
     if aim is not None and found.tokens is not None and len(found):
         found.scores[re.sub(r"\W+", "_", aim.name)] = aim.score(found.tokens).double().numpy()
     found.manifest = manifest(

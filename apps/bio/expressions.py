@@ -54,8 +54,16 @@ def parse(expression: str) -> Reward:
     return found
 
 
-def compose(expressions: Sequence[str]) -> Reward:
-    """Return the sum of several expressions, each `EXPRESSION` or `EXPRESSION=WEIGHT`."""
+def compose(expressions: Sequence[str], letters: str = "") -> Reward:
+    """Return the sum of several expressions, each `EXPRESSION` or `EXPRESSION=WEIGHT`.
+
+    Args:
+        expressions: see the module.
+        letters: the alphabet of what is to be scored; "" checks nothing.
+
+    Raises:
+        UsageError: an expression that cannot be read, or a reward of other molecules.
+    """
     rewards, weights = [], []
     for text in expressions:
         head, equals, tail = text.rpartition("=")
@@ -64,7 +72,19 @@ def compose(expressions: Sequence[str]) -> Reward:
         weights.append(cast(float, _number(tail)) if weighted else 1.0)
     if not rewards:
         raise UsageError("needs at least one", field="reward", choices=BUILT_IN)
+    for reward in rewards if letters else ():
+        _fits(reward, letters)
     return rewards[0] if len(rewards) == 1 and weights == [1.0] else _sum(rewards, weights)
+
+
+def _fits(reward: Any, letters: str) -> None:
+    """Refuse a reward that reads tokens as other letters."""
+    for part in (*getattr(reward, "rewards", ()), *filter(None, [getattr(reward, "reward", None)])):
+        _fits(part, letters)
+    asks = getattr(reward, "letters", letters)
+    if asks != letters:
+        molecule = "DNA" if asks == "ACGT" else "proteins"
+        raise UsageError(f"is a reward of {molecule}", field="reward", value=reward.name)
 
 
 def _sum(rewards: Sequence[Reward], weights: Sequence[float]) -> Weighted:

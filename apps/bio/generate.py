@@ -26,7 +26,7 @@ from core.constrain.automaton import sites
 from core.constrain.law import Constraint, Free, Law, Window
 from core.constrain.regular import law
 from core.denoiser import Prediction, subs
-from core.errors import CheckpointError, UsageError
+from core.errors import CheckpointError, DataError, UsageError
 from core.nn.tokens import TokenNet
 from core.noise import Stream
 from core.plan import uniform_plan
@@ -137,14 +137,17 @@ class SequenceModel:
         """Return the start tokens [S]: letters that stay, the mask elsewhere.
 
         Raises:
-            UsageError: `start` has another length than was asked for.
+            UsageError: `start` has other letters, or another length than was asked for.
         """
         if start is None:
             letters = length or self.recipe.data.length
             if letters % self.tokenizer.k:
                 raise UsageError(f"must be a multiple of {self.tokenizer.k}", field="length", value=letters)
             return torch.full((letters // self.tokenizer.k,), self.tokenizer.tokens)
-        tokens = torch.from_numpy(self.tokenizer.encode([start])[0]) if isinstance(start, str) else start
+        try:
+            tokens = torch.from_numpy(self.tokenizer.encode([start])[0]) if isinstance(start, str) else start
+        except DataError as error:
+            raise UsageError(f"{error.value!r} is neither ? nor one of {self.alphabet}", field="start") from None
         if length not in (None, len(tokens) * self.tokenizer.k):
             raise UsageError("differs from the length of start", field="length", value=length)
         return tokens
@@ -189,7 +192,7 @@ class SequenceModel:
     def base(
         self, length: int | None = None, steps: int | None = None, constraint: Constraint | None = None,
         start: Tensor | None = None,
-    ) -> Any:
+    ) -> Any:  # fmt: skip
         """Return the model of one length as `core.finetune` steers and tunes it (arguments as in `sample`)."""
         from core.finetune.base import Base
 

@@ -119,9 +119,7 @@ def _whole(model: SequenceModel, chain: Any, x: Tensor, draws: int, stream: Stre
 def _repeated(denoiser: Any, model: SequenceModel, x: Tensor, draws: int, stream: Stream, block: int) -> Tensor:
     """Return draws [draws, B] of the block form, all blocks in one pass."""
     device = model.device
-    found = [
-        count_terms(denoiser, model.process, x.to(device), stream.fold(k).to(device), block) for k in range(draws)
-    ]
+    found = [count_terms(denoiser, model.process, x.to(device), stream.fold(k).to(device), block) for k in range(draws)]
     return torch.stack(found).cpu()
 
 

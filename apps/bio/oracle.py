@@ -34,6 +34,7 @@ from apps.bio.data import Sequences, read_lentimpra
 from apps.bio.dna import regressors as kinds
 from apps.bio.dna.pwms import read_motifs
 from apps.bio.dna.train_conv import ConvTraining, train_conv
+from apps.bio.model import LETTERS
 from core.errors import CheckpointError, UsageError
 from core.run import checkpoint
 
@@ -83,6 +84,8 @@ class Oracle(nn.Module):
         metrics: how it did where it had not learned.
         name: what it is called in tables.
     """
+
+    letters = LETTERS["dna"]
 
     def __init__(self, config: OracleConfig, body: kinds.Regressor, metrics: dict[str, float], name: str = "") -> None:
         super().__init__()
@@ -244,6 +247,8 @@ def train(config: OracleConfig, out: Path, say: Callable[[str], None] | None = N
 
 def train_verb(role: str, *, path: str, motifs: str, seed: int, out: Path | None) -> dict[str, Any]:
     """Train an oracle as the command line asks for it (see `train`); no motifs: those of the default."""
+    if role not in ROLES:
+        raise UsageError("no such role", field="role", value=role, choices=ROLES)
     config = OracleConfig(role, path, seed=seed)
     config = replace(config, motifs=motifs) if motifs else config
     return train(config, out or Path("runs") / "bio" / f"oracle-{role}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
     from apps.bio.genbank import Template
 
-__all__ = ["Designs", "Entry", "check_format", "read", "read_fasta", "read_fastq", "read_genbank"]
+__all__ = ["Designs", "Entry", "check_format", "check_place", "put", "read", "read_fasta", "read_fastq",
+           "read_genbank"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,26 +130,24 @@ class Designs:
 
     def to_fasta(self, path: Path | str) -> None:
         """Write FASTA."""
-        Path(path).write_text(self.fasta())
+        put(path, self.fasta())
 
     def to_genbank(self, path: Path | str) -> None:
         """Write GenBank."""
-        Path(path).write_text(self.genbank())
+        put(path, self.genbank())
 
     def to_tsv(self, path: Path | str) -> None:
         """Write a table."""
-        Path(path).write_text(self.tsv())
+        put(path, self.tsv())
 
     def to_json(self, path: Path | str) -> None:
         """Write JSON."""
-        Path(path).write_text(self.json())
+        put(path, self.json())
 
     def write(self, path: Path | str) -> None:
         """Write in the format that the file's name ends in."""
         check_format(path)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        text = FORMATS[Path(path).suffix.lower()](self)
-        Path(path).write_text(text)
+        put(path, FORMATS[Path(path).suffix.lower()](self))
 
 
 FORMATS: dict[str, Callable[[Designs], str]] = {
@@ -157,13 +157,46 @@ FORMATS: dict[str, Callable[[Designs], str]] = {
 
 
 def check_format(path: Path | str) -> None:
-    """Refuse a file name whose format is not known.
+    """Refuse a file name whose format is not known, or that cannot be written.
 
     Raises:
-        UsageError: names the nearest one.
+        UsageError: names the nearest format.
     """
     if Path(path).suffix.lower() not in FORMATS:
         raise UsageError("no such format", field="out", value=Path(path).suffix or str(path), choices=FORMATS)
+    check_place(path)
+
+
+def check_place(path: Path | str) -> None:
+    """Refuse a path that cannot be written, before any work is done and without making a folder.
+
+    Raises:
+        UsageError: a part of it is a file, or may not be written.
+    """
+    above = Path(path).absolute().parent
+    while not os.path.lexists(above):
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK) or Path(path).is_dir():
+        raise UsageError("cannot be written", field="out", value=str(path))
+
+
+def put(path: Path | str, text: str) -> None:
+    """Write a file whole or not at all; its folder is made where it is missing.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot be written ({error.strerror})", field="out", value=str(path)) from None
+    finally:
+        if part.is_file():
+            part.unlink()
 
 
 def _text(path: Path | str) -> str:
@@ -224,7 +257,10 @@ def read_genbank(path: Path | str) -> list[SeqRecord]:
 
 def _read_tsv(path: Path | str) -> list[Entry]:
     lines = _text(path).splitlines()
-    about = json.loads(lines[0][1:]) if lines and lines[0].startswith("# {") else {}
+    try:
+        about = json.loads(lines[0][1:]) if lines and lines[0].startswith("# {") else {}
+    except ValueError:
+        raise DataError("its first line is no JSON object", field=str(path)) from None
     rows = list(csv.DictReader((line for line in lines if not line.startswith("#")), delimiter="\t"))
     column = next((c for c in ("sequence", "seq") if rows and c in rows[0]), None)
     if column is None:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.bio import audit
-from apps.bio.records import Entry, read
+from apps.bio.records import Entry, check_place, put, read
+from core.errors import UsageError
 
 if TYPE_CHECKING:
     from core.run.report import Section
@@ -228,21 +229,17 @@ def kmers(groups: dict[str, Sequence[str]], folder: Path) -> Section:
 
 def picture(groups: dict[str, Sequence[str]], path: Path) -> Path:
     """Draw the distribution of GC content."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 2.6))
+    figure = Figure(figsize=(6, 2.6), layout="constrained")
+    axes = figure.subplots()
     for name, group in groups.items():
         share = [sum(c in "GC" for c in s) / max(len(s), 1) for s in group]
         axes.hist(share, bins=[i / 40 for i in range(41)], histtype="step", density=True, label=name)
-    axes.set_xlabel("G + C")
+    axes.set(xlabel="G + C", ylabel="density")
     axes.legend(frameon=False)
-    figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
-    pyplot.close(figure)
     return path
 
 
@@ -250,13 +247,24 @@ def report(
     files: Sequence[Path], *, reference: Path | None = None, model: str = "", reward: Sequence[str] | None = None,
     seed: int = 0, out: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write the page of some files and return where it is."""
+    """Write the page of some files and return where it is.
+
+    Raises:
+        UsageError: `out` is no page, or a name is not known.
+        DataError: a file is missing or malformed.
+    """
+    import tempfile
+
     from core.run.report import write
 
+    target = out or Path("report.html")
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise UsageError("the report is a page", field="out", value=str(target), hint="name it FILE.html")
+    check_place(target)
     entries = [entry for path in files for entry in read(path)]
     real = [e.sequence.upper() for e in read(reference)] if reference is not None else []
-    target = out or Path("report.html")
-    parts = sections(entries, real, folder=target.parent / f"{target.stem}_files", model=model, rewards=reward or (),
-                     seed=seed)  # fmt: skip
-    write(target, "Designed sequences", parts)
+    with tempfile.TemporaryDirectory() as folder:
+        parts = sections(entries, real, folder=Path(folder), model=model, rewards=reward or (), seed=seed)
+        page = write(Path(folder) / "report.html", "Designed sequences", parts).read_text(encoding="utf-8")
+    put(target, page)
     return {"out": str(target), "sequences": len(entries), "sections": len(parts)}

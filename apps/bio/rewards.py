@@ -38,7 +38,9 @@ __all__ = [
 
 
 class _Soft:
-    """A reward given by its value at laws."""
+    """A reward of DNA given by its value at laws."""
+
+    letters = LETTERS["dna"]
 
     def score(self, x: Tensor) -> Tensor:
         """Return the value of tokens int64 [B, L], float64 [B]."""
@@ -183,6 +185,8 @@ class ProtParam:
 
     `gravy` is linear in laws; the others have no `soft`.
     """
+
+    letters = LETTERS["protein"]
 
     what: str
     name: str

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import UsageError
+from core.errors import DataError, UsageError
 from core.finetune import drakes, offline
 from core.finetune.base import Base
 from core.finetune.reward import Reward, soft
@@ -224,16 +224,18 @@ def finetune(
     Raises:
         UsageError: no reward or no folder is given, the method does not exist, or the reward gives no gradients.
     """
-    from apps import bio
     from apps.bio.expressions import compose
+    from apps.bio.verbs import load
     from core.run.config import LoggerConfig, OptimConfig, TrainerConfig
     from core.run.train import train
 
     if out is None:
         raise UsageError("is needed: where to write the tuned model", field="out")
-    parent, wanted = bio.load(model), compose(list(reward or ()))
+    compose(list(reward or ()))  # a misspelt reward is refused before the model is read
+    parent = load(model)
     if not callable(getattr(parent, "nll", None)):
         raise UsageError("is tuned in Python only (`TuneTask`)", field="model", value=model)
+    wanted = compose(list(reward or ()), parent.alphabet)
     tuning = Tuning(method, alpha, updates, batch, seed=seed, **more)
     task = TuneTask(parent.base(steps=tuning.steps), wanted, tuning)
     if method == "drakes":
@@ -286,10 +288,21 @@ def score(
         DataError: a file is missing, or holds letters that the alphabet lacks.
     """
     from apps.bio import records
+    from apps.bio.model import LETTERS
 
     if not reward and not model:
         raise UsageError("is needed, or --model", field="reward", hint="name an oracle's folder or a built-in reward")
-    entries = [entry for path in files for entry in records.read(path)]
+    if out is not None:
+        records.check_place(out)
+    entries = []
+    for path in files:
+        found = records.read(path)
+        for entry in found:
+            wrong = sorted(set(entry.sequence.upper()) - set(LETTERS["protein"]))
+            if wrong:
+                raise DataError(f"{entry.name} holds a letter that is neither base nor residue", field=str(path),
+                                value=wrong[0])  # fmt: skip
+        entries += found
     table = columns([e.sequence for e in entries], list(reward or ()), model, seed)
     lines = ["\t".join(["name", "length", *table])]
     for i, entry in enumerate(entries):
@@ -299,7 +312,7 @@ def score(
     if out is None:
         sys.stdout.write(text)
         return None
-    out.write_text(text)
+    records.put(out, text)
     means = {f"mean {k}": sum(v) / max(len(v), 1) for k, v in table.items()}
     return {"out": str(out), "sequences": len(entries), **means}
 
@@ -315,10 +328,10 @@ def columns(sequences: Sequence[str], reward: Sequence[str], model: str, seed: i
     loaded = bio.load(model) if model else None
     if loaded is not None and not callable(getattr(loaded, "nll", None)):
         raise UsageError("gives no likelihood of plain sequences", field="model", value=model)
-    plain = set("".join(sequences).upper()) <= set(LETTERS["dna"])
+    plain = set("".join(sequences).upper()) <= set(LETTERS["dna"] + "N")
     letters = loaded.alphabet if loaded is not None else LETTERS["dna" if plain else "protein"]
     for text in reward:
-        found = compose([text])
+        found = compose([text], letters)
         ways[found.name] = Tokenizer(letters), found.score
     if loaded is not None:
         k = loaded.tokenizer.k

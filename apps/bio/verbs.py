@@ -14,8 +14,9 @@ from core.errors import UsageError
 
 if TYPE_CHECKING:
     from apps.bio.generate import SequenceModel
+    from core.run.report import Section
 
-__all__ = ["evaluate", "load", "sample", "say", "single"]
+__all__ = ["demo", "evaluate", "load", "sample", "say", "single"]
 
 
 def say(line: str) -> None:
@@ -78,17 +79,17 @@ def evaluate(name: str, *, n: int, draws: int, seed: int, out: Path | None) -> d
     """Judge a model on sequences that it was not trained on, beside Markov chains; maybe write the figures as JSON."""
     import json
 
+    from apps.bio.records import check_place, put
+
+    if out is not None:
+        check_place(out)
     loaded = load(name)
     if hasattr(loaded, "evaluate"):
         found = loaded.evaluate(n=n, seed=seed)
     else:
         found = judge(sequences(loaded, "evaluate", "see its own verbs"), n, draws, seed)
     if out is not None:
-        from core.run.checkpoint import flush
-
-        part = out.with_name(f".{out.name}.part")
-        flush(part, json.dumps(found, indent=1).encode())
-        part.replace(out)
+        put(out, json.dumps(found, indent=1) + "\n")
     return found
 
 
@@ -142,3 +143,11 @@ def single_letters(sequences: list[str]) -> np.ndarray:
     from apps.bio.tokenizer import Tokenizer
 
     return Tokenizer("ACGT").encode(sequences)
+
+
+def demo(folder: Path) -> list[Section]:
+    """Run the app's main job on embedded data."""
+    from apps.bio.demo import sections
+
+    single()
+    return sections(folder)

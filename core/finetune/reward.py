@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -189,7 +191,8 @@ def hypervolume(values: Tensor, reference: Tensor) -> float:
 def load(name: str) -> Reward:
     """Return a reward of the user: `module:callable`, or the name of an entry point of the group `quintet.rewards`.
 
-    What is named must be a reward or, when called without arguments, return one.
+    A module may be installed or lie in the working directory. What is named must be a reward or, when called without
+    arguments, return one.
 
     Raises:
         UsageError: it cannot be imported, is not there, or is not a reward.
@@ -200,6 +203,8 @@ def load(name: str) -> Reward:
         if name in plugins:
             found = plugins[name].load()
         elif colon:
+            if str(Path.cwd()) not in sys.path:  # last, so that it hides nothing
+                sys.path.append(str(Path.cwd()))
             found = getattr(importlib.import_module(module), attribute)
         else:
             choices = plugins or ["module:callable"]

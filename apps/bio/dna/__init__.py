@@ -1,7 +1,7 @@
 """DNA: masked diffusion over bases, under hard rules.
 
-    from apps.bio import dna
-    designs = dna.load("toy").sample(64, constraints=[dna.forbid("BsaI", "BsmBI"), dna.gc(0.4, 0.6)], seed=0)
+from apps.bio import dna
+designs = dna.load("toy").sample(64, constraints=[dna.forbid("BsaI", "BsmBI"), dna.gc(0.4, 0.6)], seed=0)
 """
 
 from __future__ import annotations
