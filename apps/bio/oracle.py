@@ -2,7 +2,7 @@
 
 | role | regressor (`apps.bio.dna.regressors`) | learns from | held out |
 |---|---|---|---|
-| tuning | `conv`, differentiable | training part; its validation part chooses the epochs | test part |
+| tuning | `conv`, differentiable | training part; its validation part chooses epochs and weights | test part |
 | evaluation | `motifs`, kernel ridge on motif occupancies | one half of the test part's groups | the other parts |
 | judge | `gapped`, ridge on gapped 3-mer pairs | the other half | the other parts |
 
@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -170,13 +171,46 @@ def fit(
     config: OracleConfig, train: Examples, valid: Examples, say: Callable[[str], None]
 ) -> tuple[kinds.Regressor, float]:
     """Return the trained regressor and the score by which its settings were chosen."""
+    folds = np.random.default_rng(config.seed).permutation(len(train)) % 5
     if config.kind == "conv":
         job = ConvTraining(members=config.members, epochs=config.epochs, seed=config.seed)
-        return train_conv(job, (train.tokens, train.value), (valid.tokens, valid.value), say)
-    folds = np.random.default_rng(config.seed).permutation(len(train)) % 5
+        conv, _ = train_conv(job, (train.tokens, train.value), (valid.tokens, valid.value), say)
+        return stacked(kinds.ConvWords(conv, fit_words(train, folds)), valid, say)
     if config.kind == "motifs":
         return fit_motifs(collection(config), train, folds)
     return fit_gapped(config.gaps, train, folds)
+
+
+@torch.no_grad()
+def stacked(body: kinds.ConvWords, valid: Examples, say: Callable[[str], None]) -> tuple[kinds.ConvWords, float]:
+    """Weigh the two parts by least squares on validation examples, each at least 0; return the correlation there."""
+    p = one_hot(valid.tokens, 4).float()
+    parts = np.stack([body.conv(p).double().numpy(), body.words(p).double().numpy(), np.ones(len(p))], 1)
+    mix, _ = nnls(np.concatenate([parts, -parts[:, 2:]], 1), valid.value)
+    mix = np.array([mix[0], mix[1], mix[2] - mix[3]])
+    body.mix.copy_(torch.from_numpy(mix))
+    alone = [pearson(parts[:, j], valid.value) for j in range(2)]
+    chosen = pearson(parts @ mix, valid.value)
+    say(f"validation correlation: convolutions {alone[0]:.3f}, words {alone[1]:.3f}, stacked {chosen:.3f}")
+    return body, chosen
+
+
+def fit_words(train: Examples, folds: np.ndarray, lengths: tuple[int, ...] = (4, 5, 6)) -> kinds.Words:
+    """Fit the weights of words; their length and the strength by cross-validation."""
+    found = []
+    for k in lengths:
+        numbers = kinds.words(train.tokens, k).numpy()
+        counts = np.stack([np.bincount(row, minlength=4**k) for row in numbers]).astype(np.float64)
+        centred = counts - counts.mean(0)
+        scale = float((centred**2).sum(1).mean())
+        weight, mean, error = kinds.ridge(centred @ centred.T / scale, train.value, folds, (0.1, 0.3, 1.0, 3.0, 10.0))
+        primal = centred.T @ weight / scale
+        found.append((error, k, primal, mean - float(counts.mean(0) @ primal)))
+    _, k, primal, centre = min(found, key=lambda f: f[0])
+    body = kinds.Words(k)
+    body.weight.copy_(torch.from_numpy(primal))
+    body.centre.fill_(centre)
+    return body
 
 
 @torch.no_grad()
@@ -273,7 +307,8 @@ def load(path: Path | str) -> Oracle:
 def empty(config: OracleConfig, weights: dict[str, Tensor]) -> kinds.Regressor:
     """Return a regressor with the shapes of some weights."""
     if config.kind == "conv":
-        return kinds.ConvEnsemble(config.members, kinds.ConvShape())
+        letters = round(np.log(len(weights["words.weight"])) / np.log(4))
+        return kinds.ConvWords(kinds.ConvEnsemble(config.members, kinds.ConvShape()), kinds.Words(letters))
     if config.kind == "motifs":
         (motifs, _, width), rows = weights["filters"].shape, len(weights["weight"])
         return kinds.MotifKernel(motifs, width, rows)

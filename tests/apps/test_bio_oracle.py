@@ -112,6 +112,20 @@ def test_gapped_words_by_hand() -> None:
     assert {first, apart} <= words and kinds.gapped(x, 2).shape == (1, 2 * (3 + 2))
 
 
+def test_words_by_hand() -> None:
+    body = kinds.Words(3)
+    body.weight.copy_(torch.randn(64, generator=torch.Generator().manual_seed(0)))
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (6, 11)))
+    by_number = body.weight[kinds.words(x, 3)].sum(1)
+    assert torch.allclose(body(one_hot(x, 4).float()), by_number, atol=1e-5)
+    assert kinds.words(torch.tensor([[0, 1, 2, 3]]), 3).tolist() == [[6, 27, 6, 27]]  # ACG CGT, twice: a palindrome
+    law = one_hot(x[:1], 4).float()  # one site undecided between two letters: the mean of both
+    law[0, 4] = 0.5 * law[0, 4] + 0.5 * one_hot(x[1, 4], 4)
+    both = [torch.cat([x[:1, :4], x[i : i + 1, 4:5], x[:1, 5:]], 1) for i in (0, 1)]
+    mean = sum(body(one_hot(b, 4).float()) for b in both) / 2
+    assert torch.allclose(body(law), mean, atol=1e-5)
+
+
 def test_motif_occupancy_by_brute_force() -> None:
     matrix = np.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.7, 0.1], [0.2, 0.3, 0.4, 0.1]])
     body = kinds.MotifKernel(1, 3, 1)

@@ -3,6 +3,7 @@
 | kind | what it sees | how it learns |
 |---|---|---|
 | `conv` | letters, through learned filters, pooling and dilated convolutions; several members | gradient descent |
+| | stacked with the counts of short words, `y = a y_conv + b y_words + c` | linear ridge; a, b, c by least squares |
 | `motifs` | each known motif's occupancy: maximum and log-sum of its log-odds over sites, strands | kernel ridge |
 | `gapped` | counts of two short words at a distance | linear ridge |
 
@@ -32,7 +33,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ConvEnsemble", "ConvShape", "GappedKmers", "MotifKernel", "Regressor", "bank", "flip", "gapped", "ridge"]
+__all__ = [
+    "ConvEnsemble", "ConvShape", "ConvWords", "GappedKmers", "MotifKernel", "Regressor", "Words", "bank", "flip",
+    "gapped", "ridge", "words",
+]  # fmt: skip
 
 UNIFORM, PSEUDO = 0.25, 0.01
 SHARE = 0.5
@@ -111,6 +115,52 @@ class ConvEnsemble(nn.Module):
         return self.centre + self.spread * torch.stack([m(p) for m in self.members]).mean(0)
 
 
+class Words(nn.Module):
+    """A weight for each word of k letters: the sum over both strands and all places.
+
+    Args:
+        k: letters of a word.
+    """
+
+    weight: Tensor
+    centre: Tensor
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.register_buffer("weight", torch.zeros(4**k))
+        self.register_buffer("centre", torch.zeros(()))
+
+    def forward(self, p: Tensor) -> Tensor:
+        """Return activities [B] of laws [B, L, 4]: the expectation where sites are independent."""
+        both, places = torch.cat([p, flip(p)]), p.shape[1] - self.k + 1
+        out = both[:, :places] @ self.weight.view(4, -1)
+        for i in range(1, self.k):
+            out = (both[:, i : i + places, :, None] * out.unflatten(-1, (4, -1))).sum(2)
+        out = out[..., 0].sum(1)
+        return self.centre + out[: len(p)] + out[len(p) :]
+
+
+class ConvWords(nn.Module):
+    """A `ConvEnsemble` stacked with `Words`.
+
+    Args:
+        conv, words: the two.
+    """
+
+    differentiable = True
+    mix: Tensor
+
+    def __init__(self, conv: ConvEnsemble, words: Words) -> None:
+        super().__init__()
+        self.conv, self.words = conv, words
+        self.register_buffer("mix", torch.tensor([0.5, 0.5, 0.0]))
+
+    def forward(self, p: Tensor) -> Tensor:
+        """Return activities [B] of laws [B, L, 4]."""
+        return self.mix[0] * self.conv(p) + self.mix[1] * self.words(p) + self.mix[2]
+
+
 class MotifKernel(nn.Module):
     """Kernel ridge on motif occupancies.
 
@@ -182,7 +232,7 @@ class GappedKmers(nn.Module):
         return self.centre + self.weight[gapped(x, self.gaps)].sum(-1)
 
 
-Regressor = ConvEnsemble | MotifKernel | GappedKmers
+Regressor = ConvWords | MotifKernel | GappedKmers
 
 
 def gapped(x: Tensor, gaps: int) -> Tensor:
@@ -197,6 +247,13 @@ def gapped(x: Tensor, gaps: int) -> Tensor:
             left, right = triple[:, : -3 - gap], triple[:, 3 + gap :]
             found.append(4**6 * gap + 4**3 * left + right)
     return torch.cat(found, 1)
+
+
+def words(x: Tensor, k: int) -> Tensor:
+    """Return the numbers of all words of k letters of tokens [B, L] and their reverse complements, int64 [B, words]."""
+    places = x.shape[1] - k + 1
+    strands = [sum(s[:, i : i + places] * 4 ** (k - 1 - i) for i in range(k)) for s in (x, 3 - x.flip(1))]
+    return torch.cat([torch.as_tensor(s) for s in strands], 1)
 
 
 def ridge(gram: np.ndarray, y: np.ndarray, folds: np.ndarray, grid: Sequence[float]) -> tuple[np.ndarray, float, float]:
