@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from apps.trajectory import tokenizer
-from apps.trajectory.field import Chains, Fields, Goals, alone, view
+from apps.trajectory.chains import Chains
+from apps.trajectory.field import Fields, Goals, alone, view
 from apps.trajectory.model import clock
 from apps.trajectory.traffic import period
 from core.constrain.trellis import Trellis, unroll

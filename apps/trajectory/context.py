@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apps.trajectory.chains import Chains
 from apps.trajectory.constraints import TripLaw
-from apps.trajectory.field import Chains, alone, view
+from apps.trajectory.field import alone, view
 from apps.trajectory.model import clock
 from apps.trajectory.traffic import period
 from core.constrain.law import LawWindow, Window

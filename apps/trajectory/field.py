@@ -27,11 +27,10 @@ from apps.trajectory.network import RoadNetwork
 from apps.trajectory.prior import RoutePrior
 from apps.trajectory.traffic import PERIODS
 from core.constrain.graph import StateGraph, hops_to
-from core.constrain.marginals import log_marginals
 from core.constrain.trellis import Trellis
 from core.jit import jit
 
-__all__ = ["CHAINS", "VIEW", "Chains", "Field", "Fields", "Goals", "alone", "view"]
+__all__ = ["VIEW", "Field", "Fields", "Goals", "alone", "view"]
 
 SEGMENT_SECONDS = 3.0
 """Seconds lost at each junction, added to the free-flow time of every segment."""
@@ -41,12 +40,6 @@ KAPPA, FLOOR = 2.0, 0.02
 
 VIEW = 23
 """Number of features of a view."""
-
-CHAINS = 2
-"""Reference chains that need no fit: experience alone, and experience with time. A calibrated prior adds one."""
-
-PER_MINUTE = 2.0
-"""What a minute of travel costs, in nats, in the chain of experience with time."""
 
 CAP = 7200.0
 """Seconds to go beyond which a view no longer distinguishes."""
@@ -317,60 +310,3 @@ def _describe(
         ],
         1,
     ).astype(np.float32)  # fmt: skip
-
-
-@dataclass(eq=False)
-class Chains:
-    """Reference chains of a window: what trips of the past, and the clock, say about its sites.
-
-    Weights are exp(-surprise) and exp(-surprise - PER_MINUTE minutes) along the transitions, and the same of the least
-    cost still to go from the state after the window: first-order route choice conditioned on reaching the goal. With a
-    calibrated prior, a third chain has its utilities and its value of what remains, in the period of the departure.
-
-    Args:
-        trellis: the window.
-        log_weight, log_final: float64 [chains, edges], [chains, nodes].
-    """
-
-    trellis: Trellis
-    log_weight: np.ndarray
-    log_final: np.ndarray
-
-    @classmethod
-    def of(
-        cls, fields: Fields, trellis: Trellis, segment: np.ndarray, goals: Goals, group: np.ndarray,
-        when: np.ndarray | None = None,
-    ) -> Chains:
-        """Return the chains of a window (arguments as in `view`; `when` [B] is the period of each departure)."""
-        source = np.repeat(np.arange(len(trellis.state)), np.diff(trellis.edge_ptr))
-        a, k = trellis.state[source], trellis.state[trellis.edge]
-        moves = a != k
-        step = fields.network.transition(segment[a], segment[k])
-        odd = np.where(moves, fields.price[step], 0.0).astype(np.float64)
-        minutes = np.where(moves, fields.cost[segment[k]], 0.0) / 60.0
-        ends = np.concatenate([np.arange(lo, hi) for lo, hi in trellis.layer[:, -2:]])
-        goal = np.repeat(group, trellis.layer[:, -1] - trellis.layer[:, -2])
-        final = np.zeros((CHAINS, len(trellis.state)))
-        final[:, ends] = -goals.surprise[goal, trellis.state[ends]]
-        final[1, ends] -= PER_MINUTE * goals.seconds[goal, trellis.state[ends]] / 60.0
-        weight = np.stack([-odd, -odd - PER_MINUTE * minutes])
-        if fields.prior is None:
-            return cls(trellis, weight, final)
-        period = np.zeros(len(group), np.int64) if when is None else when
-        row = np.repeat(np.arange(len(group)), trellis.layer[:, -1] - trellis.layer[:, 0])
-        fitted, ahead = np.zeros(len(step)), np.zeros(len(trellis.state))
-        for p in np.unique(period):
-            here = moves & (period[row[source]] == p)
-            fitted[here] = fields.prior.utility(int(p))[step[here]]
-        for b, (lo, hi) in enumerate(trellis.layer[:, -2:]):
-            goal_b, state, when_b = goals.each[group[b]], trellis.state[lo:hi], int(period[b])
-            if goal_b.value is None:
-                ahead[lo:hi] = fields.prior.value(goal_b.target, when_b)[segment[state]]
-            else:
-                ahead[lo:hi] = goal_b.value[when_b, state]
-        return cls(trellis, np.concatenate([weight, fitted[None]]), np.concatenate([final, ahead[None]]))
-
-    def marginals(self, known: np.ndarray) -> np.ndarray:
-        """Return the log-marginals of the sites given `known` (int64 [B, L], -1 unknown), float32 [B, L, K, chains]."""
-        parts = [log_marginals(self.trellis, w, f, known) for w, f in zip(self.log_weight, self.log_final, strict=True)]
-        return np.maximum(np.stack(parts, -1), -30.0)

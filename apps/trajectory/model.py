@@ -11,7 +11,7 @@ is encoded from its road embedding and its view (`field.py`); a masked site j as
     D_j(x) ∝ exp(q(h_j) . k(x) / sqrt(d) + b(x) + (w + G h_j) . m_j(x) + r(m_j(x)))     over the x with an admissible
                                                                                           completion,
 
-where m_j(x) are the log-marginals of first-order reference chains given the known sites (`field.Chains`): the network
+where m_j(x) are the log-marginals of first-order reference chains given the known sites (`chains.Chains`): the network
 corrects them, and decides by the context how far to trust each. The restriction to admissible completions and the
 marginals are the same functions in training and in sampling (`core/constrain`).
 
@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from apps.trajectory.chains import CHAINS
 from apps.trajectory.encoder import RoadEncoder
-from apps.trajectory.field import CHAINS, VIEW
+from apps.trajectory.field import VIEW
 from apps.trajectory.prior import SIZE
 from core.nn.transformer import BlockTransformer, KVCache, TransformerConfig
 from core.run.config import LoggerConfig, OptimConfig, TrainerConfig, setting

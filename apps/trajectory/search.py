@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apps.trajectory.chains import Chains
 from apps.trajectory.data import Trips
-from apps.trajectory.field import Chains, Goals, alone, view
+from apps.trajectory.field import Goals, alone, view
 from apps.trajectory.generate import TripModel
 from apps.trajectory.model import clock
 from apps.trajectory.network import RoadNetwork
