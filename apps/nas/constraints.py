@@ -7,8 +7,8 @@
 `core.constrain.shared`: every sample obeys, at any number of steps. What nothing can obey is refused before sampling,
 with the fewest rules that contradict each other and the nearest value that can be reached.
 
-Parameters and FLOPs add up over the variables of spaces that sum (they are exact whole numbers); where cells concatenate
-they depend on the whole graph, and the limit is a list on spaces that can be listed and refused on others.
+Parameters and FLOPs add up over the variables of spaces that sum (they are exact whole numbers); where cells
+concatenate they depend on the whole graph, and the limit is a list on spaces that can be listed, refused on others.
 """
 
 from __future__ import annotations

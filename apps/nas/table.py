@@ -119,7 +119,8 @@ def compute(folder: Path, part: int = 0, parts: int = 1, limit: int = 0) -> dict
             os.fsync(file.fileno())
             if n % 20 == 0 or n == len(fresh):
                 pace = (time.monotonic() - began) / n
-                line = f"{n} of {len(left)} trained, {spent / n:.2f} CPU s each, {pace * (len(left) - n) / 3600:.1f} h left"
+                hours = pace * (len(left) - n) / 3600
+                line = f"{n} of {len(left)} trained, {spent / n:.2f} CPU s each, {hours:.1f} h left"
                 print(line, file=sys.stderr, flush=True)
     return {"trained": len(fresh), "left": len(left) - len(fresh), "cpu_seconds": spent}
 

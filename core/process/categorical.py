@@ -177,7 +177,7 @@ class Categorical:
         """Return `log q(x_t | x_0 = v)` for every `v`: float64 [..., K]."""
         t = at_sites(t, x_t)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        other = sigma * self.pi.to(x_t.device)[x_t]
+        other = sigma * self.noise(x_t)
         own = torch.arange(self.K, device=x_t.device) == x_t[..., None]
         return torch.where(own, safe_log(alpha + other)[..., None], safe_log(other)[..., None])
 
@@ -199,7 +199,7 @@ class Categorical:
         """
         stay, move = self._ratio(at_sites(t, x_t), at_sites(s, x_t))
         here = one_hot(x_t, self.states).to(torch.float64)
-        ahead = stay[..., None] * here + (move * self.pi.to(x_t.device)[x_t])[..., None]
+        ahead = stay[..., None] * here + (move * self.noise(x_t))[..., None]
         p = ahead * self.forward(x_0, s)
         total = p.sum(-1, keepdim=True)
         return safe_log(torch.where(total > 0, p / total.masked_fill(total <= 0, 1.0), here))
@@ -228,9 +228,13 @@ class Categorical:
         live = log_r > -torch.inf
         gap = torch.where(live, log_r_hat, 0.0) - torch.where(live, log_r, 0.0)
         excess = torch.where(live, log_r.exp() * (torch.expm1(gap) - gap), log_r_hat.exp()).sum(-1)
-        weight = slope / self.schedule.alpha(time) * self.pi.to(x_t.device)[x_t]
+        weight = slope / self.schedule.alpha(time) * self.noise(x_t)
         live = (weight > 0) & weight.isfinite()
         return torch.where(live, weight, 0.0) * torch.where(live, excess, 0.0)
+
+    def noise(self, x_t: Tensor) -> Tensor:
+        """Return `pi(x_t)` at each site, float64 [...]."""
+        return self.pi.to(x_t.device)[x_t]
 
     def distribution(self, x_0: Tensor) -> Tensor:
         """Return `x_0`, tokens [...] or probabilities [..., K], as probabilities over states: float64 [..., K']."""

@@ -1,0 +1,274 @@
+"""What a cell is worth, and an honest count of what was asked.
+
+| name | value |
+|---|---|
+| `nb201:COLUMN` | a column of the real NAS-Bench-201 files (`c10_test_200`, `c10_val_12`, ...; accuracies in percent) |
+| `hw:COLUMN` | a measured latency or energy of the same cells (less is better: ask for `-hw:...`) |
+| `digits:COLUMN` | our own trained table: `valid`, `valid_loss`, `test`, ..., mean over seeds, one value per class |
+| `params`, `flops` | closed forms, in millions: the controls that any proxy must beat |
+| `train` | trains the cell on digits now; `train:10` for so many epochs (a cheaper fidelity) |
+| `module:callable` | a reward of the user (`core.finetune.reward`) |
+
+A minus sign in front negates. `Weighted`, `Threshold` and Pareto fronts are those of `core.finetune.reward`.
+
+`Queries` wraps any of them: each cell is asked for once, further questions are answered from memory and cost nothing,
+and everything that was ever evaluated, evaluation samples included, is in its `history`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apps.nas.cell import Cell, from_string, resources
+from apps.nas.space import Space
+from core.errors import DataError, UsageError
+from core.finetune.reward import Reward
+from core.finetune.reward import load as load_reward
+
+__all__ = ["Closed", "Negated", "Queries", "Table", "Target", "Training", "columns", "load"]
+
+FOLDER = "../shared/data/nas"
+FILES = {"nb201": ("nb201_main.csv.gz", "nb201_test200.csv.gz", "nb201_zc_cifar10.csv.gz"), "hw": ("nb201_hw.csv.gz",)}
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Values looked up by cell.
+
+    Args:
+        name: of the column.
+        space: of the cells.
+        values: from tokens to a number; a cell that is missing is refused.
+        by_class: the keys are classes (`Cell.key`) instead.
+    """
+
+    name: str
+    space: Space
+    values: dict[tuple[int, ...] | str, float]
+    by_class: bool = False
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return the values [B], float64.
+
+        Raises:
+            DataError: the table lacks a cell.
+        """
+        try:
+            if self.by_class:
+                found = [self.values[Cell.of(self.space, row).key] for row in x.tolist()]
+            else:
+                found = [self.values[tuple(row)] for row in x.tolist()]
+        except KeyError as error:
+            raise DataError("has no value for this cell", field=self.name, value=str(error.args[0])) from None
+        return torch.tensor(found, dtype=torch.float64)
+
+    def best(self) -> float:
+        """Return the greatest value."""
+        return max(self.values.values())
+
+
+@dataclass(frozen=True)
+class Closed:
+    """Parameters or FLOPs, in millions, of the network around a cell."""
+
+    name: str
+    space: Space
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return the values [B]."""
+        which = ("params", "flops").index(self.name)
+        found = [resources(Cell.of(self.space, row))[which] / 1e6 for row in x.tolist()]
+        return torch.tensor(found, dtype=torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Negated:
+    """Less is better."""
+
+    reward: Reward
+
+    @property
+    def name(self) -> str:
+        """Return the name with its sign."""
+        return f"-{self.reward.name}"
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return the negated values [B]."""
+        return -self.reward.score(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """As near as possible to a value: -|r - value|."""
+
+    reward: Reward
+    value: float
+
+    @property
+    def name(self) -> str:
+        """Return what is aimed at."""
+        return f"{self.reward.name}={self.value:g}"
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return the negated distances [B]."""
+        return -(self.reward.score(x) - self.value).abs()
+
+
+@dataclass(frozen=True)
+class Training:
+    """Validation accuracy in percent after training the cell on digits for some epochs."""
+
+    space: Space
+    epochs: int = 30
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Return the fidelity."""
+        return f"train:{self.epochs}"
+
+    def score(self, x: Tensor) -> Tensor:
+        """Train each cell."""
+        from apps.nas.digits import train
+
+        found = [train(Cell.of(self.space, row), self.seed, self.epochs).valid for row in x.tolist()]
+        return torch.tensor(found, dtype=torch.float64)
+
+
+@dataclass(eq=False)
+class Queries:
+    """A reward that is asked once for each cell.
+
+    Attributes:
+        history: tokens and values in the order in which they were asked for.
+        asked: questions, repeated ones included.
+    """
+
+    reward: Reward
+    history: list[tuple[tuple[int, ...], float]] = field(default_factory=list)
+    asked: int = 0
+    memory: dict[tuple[int, ...], float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return the reward's name."""
+        return self.reward.name
+
+    @property
+    def unique(self) -> int:
+        """Number of different cells that were evaluated."""
+        return len(self.history)
+
+    def known(self, row: Sequence[int]) -> bool:
+        """Whether a cell was evaluated."""
+        return tuple(row) in self.memory
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return the values [B]; only cells never seen cost a query."""
+        rows = [tuple(r) for r in x.tolist()]
+        self.asked += len(rows)
+        fresh = list(dict.fromkeys(r for r in rows if r not in self.memory))
+        if fresh:
+            for row, value in zip(fresh, self.reward.score(torch.tensor(fresh)).tolist(), strict=True):
+                self.memory[row] = value
+                self.history.append((row, value))
+        return torch.tensor([self.memory[r] for r in rows], dtype=torch.float64)
+
+    def curve(self) -> np.ndarray:
+        """Return the best value after each query, float64 [unique]."""
+        return np.maximum.accumulate([v for _, v in self.history]) if self.history else np.zeros(0)
+
+    def reached(self, level: float) -> int | None:
+        """Return the number of queries until a value of at least `level`, None where it never came."""
+        return next((n for n, (_, v) in enumerate(self.history, 1) if v >= level), None)
+
+
+@lru_cache(maxsize=8)
+def columns(source: str, folder: str = FOLDER) -> dict[str, dict[str, str]]:
+    """Return the real files of a source: {code: {column: text}}.
+
+    Raises:
+        DataError: they are not there.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    codes: dict[str, str] = {}
+    files = FILES[source] if source == "nb201" else (FILES["nb201"][0], *FILES[source])
+    for name in files:
+        path = Path(folder) / name
+        if not path.is_file():
+            raise DataError("no such file", field=str(path), hint="the real tables are fetched apart, see README")
+        with gzip.open(path, "rt") as file:
+            for row in csv.DictReader(file):
+                codes.setdefault(row["idx"], row.get("code", ""))
+                rows.setdefault(codes[row["idx"]], {}).update(row)
+    return rows
+
+
+def _real(source: str, column: str, space: Space, folder: str) -> Table:
+    rows = columns(source, folder)
+    known = [c for c in next(iter(rows.values())) if c not in ("idx", "code")]
+    if column not in known:
+        raise UsageError("no such column", field="reward", value=f"{source}:{column}", choices=known)
+    if space.name != "nb201":
+        raise UsageError("is about the space nb201", field="reward", value=f"{source}:{column}")
+    found = {tuple(int(c) for c in code): float(r[column]) for code, r in rows.items() if r.get(column)}
+    return Table(f"{source}:{column}", space, found)  # type: ignore[arg-type]
+
+
+def digits_table() -> Path:
+    """Return the file or folder of our own table: the one that ships, else what a run of `table` left so far."""
+    from core.run.fetch import data_root
+
+    shipped = data_root() / "nas" / "digits.csv.gz"
+    return shipped if shipped.is_file() else data_root() / "nas-digits"
+
+
+def _digits(column: str, space: Space) -> Table:
+    from apps.nas.table import COLUMNS, read
+
+    if column not in COLUMNS[3:]:
+        raise UsageError("no such column", field="reward", value=f"digits:{column}", choices=COLUMNS[3:])
+    path = digits_table()
+    parts = [path] if path.is_file() else sorted(path.glob("part-*.csv"))
+    grouped: dict[str, list[float]] = defaultdict(list)
+    for row in (r for part in parts for r in read(part) if r.space == space.name):
+        grouped[from_string(space, row.cell).key].append(getattr(row, column))
+    if not grouped:
+        raise DataError("has no row of this space", field=str(path), value=space.name, hint="run quintet nas table")
+    return Table(f"digits:{column}", space, {k: float(np.mean(v)) for k, v in grouped.items()}, by_class=True)
+
+
+def load(name: str, space: Space, folder: str = FOLDER) -> Reward:
+    """Return a reward by name (see the table above).
+
+    Raises:
+        UsageError: the name means nothing.
+        DataError: its file is missing.
+    """
+    if name.startswith("-"):
+        return Negated(load(name[1:], space, folder))
+    source, _, rest = name.partition(":")
+    if source in FILES:
+        return _real(source, rest, space, folder)
+    if source == "digits":
+        return _digits(rest or "valid", space)
+    if name in ("params", "flops"):
+        return Closed(name, space)
+    if source == "train":
+        if rest and not rest.isdigit():
+            raise UsageError("needs a number of epochs", field="reward", value=name)
+        return Training(space, int(rest or 30))
+    if ":" not in name:
+        choices = ["nb201:c10_test_200", "digits:valid", "params", "flops", "train", "module:callable"]
+        raise UsageError("no such reward", field="reward", value=name, choices=choices)
+    return load_reward(name)

@@ -1,0 +1,171 @@
+"""The search with a diffusion policy, with or without a surrogate in front of it.
+
+`Policy` is the paper's method, repaired: sample cells (valid ones, always), ask, raise the probability of the better
+ones by the eager policy gradient (`core.finetune.policy_gradient`), tied to the pretrained model and held above an
+entropy floor; the best cells seen so far take part in every step.
+
+`Guided` puts a surrogate between policy and reward: of many samples and mutants of the best, only those are asked that
+are best in some draw from the surrogate's posterior. The surrogate costs no query; `Queries` counts what does.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apps.nas.baselines import BASELINES, PATIENCE, Field, Search, fitted
+from apps.nas.generate import CellModel
+from apps.nas.model import TuneConfig
+from apps.nas.rewards import Queries
+from core.errors import UsageError
+from core.finetune.policy_gradient import Advantage, Penalties, Replay, eager, per_step, record, states
+from core.plan import uniform_plan
+from core.solvers.tokens import SOLVERS
+
+__all__ = ["METHODS", "Guided", "Policy", "Tuner", "method"]
+
+
+class Tuner:
+    """A copy of a model under policy gradient.
+
+    Args:
+        model: the pretrained one; it stays as it is.
+        config: see `TuneConfig`.
+        field: space, limits and randomness.
+    """
+
+    def __init__(self, model: CellModel, config: TuneConfig, field: Field) -> None:
+        self.before, self.config, self.field = model, config, field
+        self.model = CellModel(copy.deepcopy(model.net), model.recipe, model.space, model.process, model.name)
+        layers = self.model.net.graph.layers  # type: ignore[union-attr]
+        for layer in list(layers)[: round(config.frozen * len(layers))]:
+            layer.requires_grad_(False)
+        moving = [p for p in self.model.net.parameters() if p.requires_grad]
+        self.adam = torch.optim.AdamW(moving, lr=config.lr, weight_decay=0.0)
+        self.advantage, self.replay = Advantage(config.clip), Replay()
+        self.penalties = Penalties(config.kl, config.entropy, config.floor)
+
+    def sample(self, n: int) -> Tensor:
+        """Draw n allowed cells from the policy."""
+        return self.model.draw(self.field.layers, self.field.stream(n))
+
+    def learn(self, x: Tensor, reward: Tensor) -> None:
+        """Take the steps that a batch of rewarded cells is good for."""
+        self.replay.add(x, reward)
+        advantage = self.advantage(reward)
+        for _ in range(self.config.inner):
+            old = round(self.config.replay * self.config.queries)
+            rows, weight = x, advantage
+            if old:
+                best = self.replay.draw(old, 0.2, self.field.rng)
+                rows, weight = torch.cat([x, best]), torch.cat([advantage, torch.ones(old, dtype=torch.float64)])
+            stream = self.field.stream(len(rows))
+            n = self.config.states
+            x_t, x_0, t = states(self.model.process, rows, stream, n)
+            loss, _ = eager(self.model.predict, self.model.process, x_t, x_0, t, weight.repeat(n),
+                            self.penalties, self.before.predict)  # fmt: skip
+            self.step(loss)
+
+    def step(self, loss: Tensor) -> None:
+        """Follow one gradient."""
+        self.adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.net.parameters(), self.config.gradient or float("inf"))
+        self.adam.step()
+
+    def learn_per_step(self, n: int, score: Callable[[Tensor], Tensor]) -> None:
+        """Sample n cells, score them, and follow the exact policy gradient along their trajectories (DDPO)."""
+        from apps.nas.draw import window
+
+        m, field = self.model, self.field
+        law, start = window(field.layers, n), torch.full((n, m.space.D), m.process.states - 1)
+        stream = field.stream(n)
+        start = start if m.process.mask is not None else m.process.prior((m.space.D,), stream.fold(7))
+        solver = SOLVERS[m.recipe.sample.solver]()
+        path = record(m.predict, m.process, uniform_plan(m.recipe.sample.steps), law, solver, stream, start)
+        advantage = self.advantage(score(path.x_0))
+        for k in field.rng.permutation(len(path.x) - 1):
+            self.step(per_step(m.predict, m.process, path, int(k), advantage)[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """The eager policy gradient alone."""
+
+    model: CellModel
+    config: TuneConfig
+
+    def __call__(self, queries: Queries, field: Field, budget: int) -> Tuner:
+        """Spend the budget; return the tuned policy."""
+        tuner, idle = Tuner(self.model, self.config, field), 0
+        while queries.unique < budget and idle < PATIENCE // 4:
+            before, n = queries.unique, min(self.config.queries, budget - queries.unique)
+            if self.config.form == "step":
+                tuner.learn_per_step(n, queries.score)
+            else:
+                x = tuner.sample(n).unique(dim=0)
+                tuner.learn(x, queries.score(x))
+            idle = 0 if queries.unique > before else idle + 1
+        return tuner
+
+
+@dataclass(frozen=True, eq=False)
+class Guided:
+    """The policy behind a surrogate.
+
+    Args:
+        model: the pretrained policy.
+        config: of its gradient.
+        initial: cells asked before there is a surrogate.
+        batch: asked in each round.
+        pool: samples of the policy from which they are chosen.
+        mutants: of the best cells, beside them.
+    """
+
+    model: CellModel
+    config: TuneConfig
+    initial: int = 20
+    batch: int = 5
+    pool: int = 512
+    mutants: int = 256
+
+    def __call__(self, queries: Queries, field: Field, budget: int) -> Tuner:
+        """Spend the budget; return the tuned policy."""
+        tuner, idle = Tuner(self.model, self.config, field), 0
+        first = tuner.sample(min(self.initial, budget)).unique(dim=0)
+        tuner.learn(first, queries.score(first))
+        while queries.unique < budget and idle < PATIENCE // 10:
+            parents = tuner.replay.best(10)
+            mutants = field.mutate(parents[torch.from_numpy(field.rng.integers(len(parents), size=self.mutants))])
+            pool = torch.cat([tuner.sample(self.pool), mutants]).unique(dim=0)
+            fresh = np.array([row for row in pool.tolist() if not queries.known(row)])
+            count = min(self.batch, budget - queries.unique, len(fresh))
+            idle = idle + 1 if not count else 0
+            if count:
+                x = torch.from_numpy(fitted(queries, field.space).screen(fresh, count, field.rng))
+                tuner.learn(x, queries.score(x))
+        return tuner
+
+
+METHODS = ("guided", "policy", *BASELINES)
+
+
+def method(name: str, model: CellModel | None = None) -> Search:
+    """Return a search by name; `guided` and `policy` need a model.
+
+    Raises:
+        UsageError: no such search, or it lacks its model.
+    """
+    if name in BASELINES:
+        return BASELINES[name]()
+    if name not in METHODS:
+        raise UsageError("no such search", field="method", value=name, choices=METHODS)
+    if model is None:
+        raise UsageError("needs a model", field="model", hint="name one, or choose another --method")
+    kind = Guided if name == "guided" else Policy
+    return kind(model, model.recipe.tune)  # type: ignore[return-value]
