@@ -1,0 +1,161 @@
+"""Terms of an equation as text: `-u*dx(u) - v*dy(u) + nu*lap(u) + exp(-t)*sin(x)`.
+
+A term knows the fields, the parameters, x, y, t and pi; the operators dx, dy, lap of any expression and
+`div(D, u)` = div(D grad u); sin, cos, tan, exp, log, sqrt, abs, tanh, min, max. The text is parsed into a tree of
+these and nothing else: a recipe is untrusted input, and no part of it is ever executed as code.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from apps.pde.operators import Operators
+from core.errors import UsageError
+
+__all__ = ["Expression", "Scene"]
+
+BINARY = {ast.Add: torch.add, ast.Sub: torch.sub, ast.Mult: torch.mul, ast.Div: torch.div, ast.Pow: torch.pow}
+PLAIN = {"sin": torch.sin, "cos": torch.cos, "tan": torch.tan, "exp": torch.exp, "log": torch.log,
+         "sqrt": torch.sqrt, "abs": torch.abs, "tanh": torch.tanh}  # fmt: skip
+PAIRS = {"min": torch.minimum, "max": torch.maximum}
+SPATIAL = {"dx": 1, "dy": 1, "lap": 1, "div": 2}
+RESERVED = ("x", "y", "t", "pi")
+
+
+@dataclass(eq=False)
+class Scene:
+    """What an expression is evaluated on: named values that broadcast to [B, N], and the operators.
+
+    Derivatives of the fields themselves are computed together, once.
+    """
+
+    values: dict[str, Tensor]
+    operators: Operators | None = None
+    fields: tuple[str, ...] = ()
+    known: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, fields: Sequence[str], u: Tensor, points: Tensor, t: float | Tensor, parameters: Mapping[str, Tensor | float],
+        operators: Operators | None = None,
+    ) -> Scene:  # fmt: skip
+        """Return the scene of a state u [B, N, C] at time t, (), or [B, 1]; parameters are (), or [B, 1]."""
+        values = {name: u[..., k] for k, name in enumerate(fields)}
+        values |= {"x": points[:, 0], "y": points[:, 1], "t": torch.as_tensor(t, dtype=u.dtype, device=u.device)}
+        values |= {k: torch.as_tensor(v, dtype=u.dtype, device=u.device) for k, v in parameters.items()}
+        values["pi"] = torch.tensor(math.pi, dtype=u.dtype, device=u.device)
+        scene = cls(values, operators, tuple(fields))
+        scene.state = u
+        return scene
+
+    state: Tensor | None = None
+
+    def derivatives(self, key: str, value: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (dx, dy, lap) of an expression, remembered under its text."""
+        if self.operators is None:
+            raise UsageError("dx, dy, lap and div cannot stand here", field="expression", value=key)
+        if key in self.fields and self.state is not None and key not in self.known:
+            parts = self.operators(self.state)
+            for k, name in enumerate(self.fields):
+                self.known[name] = (parts[0][..., k], parts[1][..., k], parts[2][..., k])
+        if key not in self.known:
+            a, b, c = self.operators(value.expand(shape)[..., None])
+            self.known[key] = (a[..., 0], b[..., 0], c[..., 0])
+        return self.known[key]
+
+
+class Expression:
+    """A parsed term.
+
+    Args:
+        text: the term.
+        names: fields and parameters that it may use.
+        spatial: whether derivatives are allowed.
+
+    Raises:
+        UsageError: a syntax error or an unknown name, with the nearest known one.
+    """
+
+    def __init__(self, text: str | float, names: Sequence[str], *, spatial: bool = True) -> None:
+        self.text = str(text)
+        self.names = (*names, *RESERVED)
+        try:
+            tree = ast.parse(self.text.strip(), mode="eval").body
+        except (SyntaxError, ValueError) as error:
+            reason = getattr(error, "msg", str(error))
+            raise UsageError(f"is not an expression ({reason})", field="expression", value=self.text) from None
+        self.spatial = spatial
+        self.used: set[str] = set()
+        self._value = self._read(tree)
+
+    def __call__(self, scene: Scene) -> Tensor:
+        """Return the value, which broadcasts to [B, N]."""
+        return self._value(scene)
+
+    def __repr__(self) -> str:
+        return f"Expression({self.text!r})"
+
+    def _wrong(self, node: ast.AST, message: str, choices: Sequence[str] | None = None) -> UsageError:
+        part = ast.unparse(node)
+        return UsageError(f"{message} in {self.text!r}", field="expression", value=part, choices=choices)
+
+    def _read(self, node: ast.AST) -> Callable[[Scene], Tensor]:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+            number = torch.tensor(float(node.value), dtype=torch.float64)
+            return lambda scene: number
+        if isinstance(node, ast.Name):
+            if node.id not in self.names:
+                raise self._wrong(node, "unknown name", self.names)
+            self.used.add(node.id)
+            return lambda scene, name=node.id: scene.values[name]
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+            inner = self._read(node.operand)
+            return (lambda scene: -inner(scene)) if isinstance(node.op, ast.USub) else inner
+        if isinstance(node, ast.BinOp) and type(node.op) in BINARY:
+            left, right, combine = self._read(node.left), self._read(node.right), BINARY[type(node.op)]
+            return lambda scene: combine(left(scene), right(scene))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+            return self._call(node, node.func.id)
+        raise self._wrong(node, "cannot stand in an expression")
+
+    def _call(self, node: ast.Call, name: str) -> Callable[[Scene], Tensor]:
+        arguments = [self._read(a) for a in node.args]
+        wanted = 1 if name in PLAIN else 2 if name in PAIRS else SPATIAL.get(name, 0)
+        if not wanted:
+            raise self._wrong(node.func, "unknown function", [*PLAIN, *PAIRS, *SPATIAL])
+        if len(arguments) != wanted:
+            raise self._wrong(node, f"{name} takes {wanted} arguments")
+        if name in PLAIN:
+            return lambda scene: PLAIN[name](arguments[0](scene))
+        if name in PAIRS:
+            return lambda scene: PAIRS[name](arguments[0](scene), arguments[1](scene))
+        if not self.spatial:
+            raise self._wrong(node, "derivatives cannot stand here")
+        keys = [ast.unparse(a) for a in node.args]
+        if name == "div":
+            return lambda scene: _flux(scene, keys, [a(scene) for a in arguments])
+        part = ("dx", "dy", "lap").index(name)
+        return lambda scene: scene.derivatives(keys[0], arguments[0](scene), _shape(scene))[part]
+
+
+def _shape(scene: Scene) -> torch.Size:
+    assert scene.state is not None
+    return scene.state.shape[:2]
+
+
+def _flux(scene: Scene, keys: Sequence[str], values: Sequence[Tensor]) -> Tensor:
+    """Return div(D grad u) = D lap u + grad D . grad u."""
+    shape, like = _shape(scene), scene.state
+    assert like is not None
+    D = values[0].to(like)
+    ux, uy, lap = scene.derivatives(keys[1], values[1].to(like), shape)
+    if D.ndim == 0:
+        return D * lap
+    Dx, Dy, _ = scene.derivatives(keys[0], D, shape)
+    return D * lap + Dx * ux + Dy * uy

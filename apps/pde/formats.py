@@ -1,0 +1,209 @@
+"""Files: meshes in (gmsh, VTU, XDMF, Abaqus, Nastran, ... through meshio), meshes and time series out (ParaView).
+
+Named boundary parts are gmsh's physical groups, or, in any format with cell data, arrays called `group:NAME` that are 1
+on the edges of the part; this is how they are written, because names do not survive conversions otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apps.pde.mesh import Mesh, fold
+from core.errors import DataError, UsageError
+
+__all__ = ["check_format", "read_mesh", "write_mesh", "write_series"]
+
+SERIES = (".xdmf", ".pvd", ".npz")
+MARK = "group:"
+
+
+def check_format(path: Path) -> None:
+    """Refuse an ending that `write_series` does not know."""
+    if path.suffix not in SERIES:
+        raise UsageError("cannot write this format", field="out", value=str(path), choices=SERIES)
+
+
+def read_mesh(path: Path | str, period: tuple[float, float] = (0.0, 0.0), tagged: bool = True) -> Mesh:
+    """Read a triangle mesh with its named boundary parts.
+
+    Args:
+        path: a file of any format that meshio reads.
+        period: lengths over which opposite sides are one, 0 for none.
+        tagged: refuse boundary edges without a name.
+
+    Raises:
+        DataError: missing, unreadable, not flat, not made of triangles, or malformed.
+    """
+    import meshio
+
+    path = Path(path)
+    if not path.is_file():
+        raise DataError("no such file", field="mesh", value=str(path))
+    try:
+        found = meshio.read(path)
+    except SystemExit:  # meshio's way of saying that it knows no reader
+        raise DataError("not a mesh file that can be read", field="mesh", value=path.name) from None
+    except Exception as error:  # each reader fails in its own way on a damaged file
+        message = f"cannot be read ({type(error).__name__})"
+        raise DataError(message, field="mesh", value=path.name) from None
+    kinds = {b.type for b in found.cells}
+    if wrong := kinds - {"triangle", "line", "vertex"}:
+        raise DataError("holds other cells than straight triangles", field="mesh", value=", ".join(sorted(wrong)))
+    points = np.asarray(found.points, np.float64)
+    if points.shape[1] > 2 and np.ptp(points[:, 2]) > 1e-9 * np.ptp(points):
+        raise DataError("is not flat: z varies", field="mesh", value=path.name)
+    triangles = [b.data for b in found.cells if b.type == "triangle"]
+    if not triangles:
+        raise DataError("holds no triangles", field="mesh", value=path.name)
+    mesh = Mesh(points[:, :2], np.concatenate(triangles), _groups(found), tagged=tagged and not any(period))
+    if any(period):
+        mesh = fold(Mesh(mesh.points, mesh.triangles, _groups(found)), period)[0]
+        return Mesh(mesh.points, mesh.triangles, mesh.groups, mesh.period, tagged)
+    return mesh
+
+
+def _groups(found: Any) -> dict[str, np.ndarray]:
+    """Return the named edges: arrays `group:NAME`, else gmsh's physical groups of dimension 1."""
+    lines = [k for k, block in enumerate(found.cells) if block.type == "line"]
+    out: dict[str, list[np.ndarray]] = {}
+    for key, blocks in found.cell_data.items():
+        if key.startswith(MARK):
+            for k in lines:
+                out.setdefault(key[len(MARK) :], []).append(found.cells[k].data[np.asarray(blocks[k]) > 0])
+    if not out and "gmsh:physical" in found.cell_data:
+        names = {int(v[0]): n for n, v in found.field_data.items() if int(v[1]) == 1}
+        for k in lines:
+            tags = np.asarray(found.cell_data["gmsh:physical"][k])
+            for tag in np.unique(tags[tags > 0]):
+                out.setdefault(names.get(int(tag), str(tag)), []).append(found.cells[k].data[tags == tag])
+    joined = {name: np.concatenate(parts) for name, parts in out.items()}
+    return {name: edges for name, edges in joined.items() if len(edges)}
+
+
+def unfolded(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (points, triangles, node numbers) of a periodic mesh with its seam cut open, for pictures and files."""
+    if not any(mesh.period):
+        return mesh.points, mesh.triangles, np.arange(len(mesh))
+    corner = mesh.points[mesh.triangles[:, 0]][:, None]
+    placed = corner + mesh.shortest(mesh.points[mesh.triangles] - corner)
+    flat = placed.reshape(-1, 2)
+    key = np.round(flat / (1e-6 * np.ptp(mesh.points)), 0).astype(np.int64)
+    _, first, index = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    return flat[first], index.reshape(-1, 3), mesh.triangles.ravel()[first]
+
+
+def _blocks(mesh: Mesh) -> tuple[list[tuple[str, np.ndarray]], dict[str, list[np.ndarray]]]:
+    edges = [e for e in mesh.groups.values()]
+    lines = np.concatenate(edges) if edges else np.zeros((0, 2), np.int64)
+    cells = [("triangle", mesh.triangles), *([("line", lines)] if len(lines) else [])]
+    data, start = {}, 0
+    for name, own in mesh.groups.items():
+        flag = np.zeros(len(lines), np.int32)
+        flag[start : start + len(own)] = 1
+        start += len(own)
+        data[MARK + name] = [np.zeros(len(mesh.triangles), np.int32), flag]
+    return cells, data
+
+
+def write_mesh(path: Path, mesh: Mesh, fields: Mapping[str, np.ndarray] | None = None) -> Path:
+    """Write a mesh with its boundary parts and fields on nodes; a periodic one is cut open, its parts unnamed."""
+    import meshio
+
+    points, triangles, index = unfolded(mesh)
+    cells, data = ([("triangle", triangles)], {}) if any(mesh.period) else _blocks(mesh)
+    values = {k: v[index] for k, v in (fields or {}).items()}
+    flat = np.column_stack([points, np.zeros(len(points))])
+    part = path.with_name(f".part-{path.name}")
+    try:
+        meshio.Mesh(flat, cells, point_data=values, cell_data=data).write(part, file_format=_format(path))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _format(path: Path) -> str:
+    known = {".vtu": "vtu", ".vtk": "vtk", ".msh": "gmsh22"}
+    if path.suffix not in known:
+        raise UsageError("cannot write a mesh of this format", field="out", value=str(path), choices=known)
+    return known[path.suffix]
+
+
+def write_series(path: Path, mesh: Mesh, times: np.ndarray, fields: Mapping[str, np.ndarray]) -> Path:
+    """Write a time series: `.xdmf` (with `.h5` beside it), `.pvd` (with a folder of `.vtu`) or `.npz`.
+
+    Args:
+        path: the file; its ending is the format.
+        mesh: the mesh.
+        times: [T].
+        fields: name -> [T, N], or [T, N, 2] for vectors.
+    """
+    check_format(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    {".xdmf": _xdmf, ".pvd": _pvd, ".npz": _npz}[path.suffix](path, mesh, np.asarray(times), fields)
+    return path
+
+
+def _npz(path: Path, mesh: Mesh, times: np.ndarray, fields: Mapping[str, np.ndarray]) -> None:
+    part = path.with_name(f".part-{path.name}")
+    with part.open("wb") as file:
+        np.savez_compressed(file, points=mesh.points, triangles=mesh.triangles, times=times, **fields)
+    os.replace(part, path)
+
+
+def _pvd(path: Path, mesh: Mesh, times: np.ndarray, fields: Mapping[str, np.ndarray]) -> None:
+    folder = path.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    root = ET.Element("VTKFile", type="Collection", version="0.1")
+    collection = ET.SubElement(root, "Collection")
+    for k, t in enumerate(times):
+        name = f"{path.stem}_{k:05d}.vtu"
+        write_mesh(folder / name, mesh, {n: _spatial(v[k]) for n, v in fields.items()})
+        ET.SubElement(collection, "DataSet", timestep=repr(float(t)), file=f"{folder.name}/{name}")
+    ET.ElementTree(root).write(path, xml_declaration=True)
+
+
+def _spatial(values: np.ndarray) -> np.ndarray:
+    """Give vectors their third component, which ParaView wants."""
+    return np.column_stack([values, np.zeros(len(values))]) if values.ndim == 2 and values.shape[1] == 2 else values
+
+
+def _xdmf(path: Path, mesh: Mesh, times: np.ndarray, fields: Mapping[str, np.ndarray]) -> None:
+    """Write XDMF 3 with one grid for each time; the arrays lie in HDF5 beside it."""
+    import h5py
+
+    points, triangles, index = unfolded(mesh)
+    store = path.with_suffix(".h5")
+    root = ET.Element("Xdmf", Version="3.0")
+    series = ET.SubElement(ET.SubElement(root, "Domain"), "Grid", Name="series", GridType="Collection",
+                           CollectionType="Temporal")  # fmt: skip
+    part = store.with_name(f".part-{store.name}")
+    with h5py.File(part, "w") as file:
+        file["points"], file["triangles"], file["times"] = points, triangles, times
+        for k, t in enumerate(times):
+            grid = ET.SubElement(series, "Grid", Name="mesh", GridType="Uniform")
+            ET.SubElement(grid, "Time", Value=repr(float(t)))
+            shape = ET.SubElement(grid, "Topology", TopologyType="Triangle", NumberOfElements=str(len(triangles)))
+            _item(shape, store, "triangles", triangles)
+            _item(ET.SubElement(grid, "Geometry", GeometryType="XY"), store, "points", points)
+            for name, values in fields.items():
+                value = _spatial(np.asarray(values[k])[index]).astype(np.float32)
+                file[f"{name}/{k}"] = value
+                kind = "Scalar" if value.ndim == 1 else "Vector"
+                own = ET.SubElement(grid, "Attribute", Name=name, AttributeType=kind, Center="Node")
+                _item(own, store, f"{name}/{k}", value)
+    os.replace(part, store)
+    ET.ElementTree(root).write(path, xml_declaration=True)
+
+
+def _item(parent: ET.Element, store: Path, name: str, value: np.ndarray) -> None:
+    kind = "Int" if value.dtype.kind in "iu" else "Float"
+    item = ET.SubElement(parent, "DataItem", Dimensions=" ".join(map(str, value.shape)), NumberType=kind,
+                         Precision=str(value.dtype.itemsize), Format="HDF")  # fmt: skip
+    item.text = f"{store.name}:/{name}"
