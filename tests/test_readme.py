@@ -23,8 +23,9 @@ BLOCKS = [
 
 def needs(text: str) -> list[str]:
     """Return the shipped models that a block names and this copy lacks."""
-    named = re.findall(r"quintet (\w+) (?:sample|evaluate|whatif) (\w+)", text)
+    named = re.findall(r"quintet (\w+) (?:sample|evaluate|whatif|design) (\w+)", text)
     named += [("trajectory", name) for name in re.findall(r'trajectory\.load\("(\w+)"', text)]
+    named += [("bio", name) for name in re.findall(r'(?:bio|dna)\.load\("(\w+)"', text)]
     folders = [f"{domain}-{name}" for domain, name in named]
     return [f for f in folders if not (ROOT / "data" / "models" / f).is_dir()]
 

@@ -197,7 +197,7 @@ JUDGES: dict[str, tuple[Callable[[Any, str, bool], bool], str]] = {
     "Forbid": (forbidden, "Bio.Restriction, regular expression"), "Require": (required, "regular expression"),
     "Spacing": (spaced, "regular expression"), "Homopolymer": (short_runs, "regular expression"),
     "Fix": (fixed, "regular expression"), "Frame": (spelt, "Bio.Seq.translate"), "Alphabet": (allowed, "letters"),
-    "Gc": (share, "count, every window"),
+    "Gc": (share, "letters counted, every window"),
 }  # fmt: skip
 
 

@@ -112,10 +112,17 @@ def basics(name: str, sequences: Sequence[str], real: Sequence[str], dna: bool) 
     pairs = differences(few, few)[np.triu_indices(len(few), 1)]
     share = np.array([sum(c in "GC" for c in s) / max(len(s), 1) for s in sequences]) if dna else np.array([np.nan])
     known = set(real)
-    near = differences(few, _some(real)).min(1).mean() if real else float("nan")
+    near = float(differences(few, _some(real)).min(1).mean()) if real else "-"
     return [name, len(sequences), len(set(sequences)), float(np.mean([len(s) for s in sequences])), float(share.mean()),
-            float(share.std()), float(pairs.mean()) if len(pairs) else 0.0, float(near),
+            float(share.std()), float(pairs.mean()) if len(pairs) else 0.0, near,
             sum(s in known for s in sequences) if real else "-"]  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    """Return an entry of a manifest as the command line would say it."""
+    if isinstance(value, dict):
+        return "; ".join(f"{k} {_shown(v)}" for k, v in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def motif_rows(
@@ -164,9 +171,9 @@ def sections(
     out = [Section("What they are", [
         Text("The control is each sequence with its letters shuffled, dinucleotides kept: what it shows too is a "
              "matter of composition. Scores by a model or an oracle are predictions, not measurements."),
-        Table(head, [basics(n, g, real, dna) for n, g in groups.items()], "Diversity: mean share of letters in which "
-              "pairs differ. Novelty: mean least such share to the reference."),
-        Table(["entry", "value"], [[k, str(v)] for k, v in about.items()], "Manifest")])]  # fmt: skip
+        Table(head, [basics(n, g, [] if n == "reference" else real, dna) for n, g in groups.items()],
+              "Diversity: mean share of letters in which pairs differ. Novelty: least such share to the reference."),
+        Table(["entry", "value"], [[k, _shown(v)] for k, v in about.items() if k != "nats"], "Manifest")])]  # fmt: skip
     if dna:
         out.append(kmers(groups, folder))
     rules = [] if about.get("template") else parse(about.get("rules", {}))
