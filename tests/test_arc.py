@@ -52,9 +52,7 @@ def test_only_the_last_step_of_a_block_keeps_its_gradient() -> None:
     made = arc.rollout(walk, RF, tables, (1, 1), 2, Stream.of(0, 3), most=3, least=3)
     assert walk.calls == [False, False, True, False, False, True]
     made.sum().backward()
-    assert (
-        walk.shift.grad is not None and float(walk.shift.grad) == 6.0
-    )  # one a block and row, none through time
+    assert walk.shift.grad is not None and float(walk.shift.grad) == 6.0  # one a block and row, none through time
     assert walk.slope.grad is not None
     assert math.isclose(float(walk.slope.grad), float(made.detach()[:, 0].sum()), rel_tol=1e-5)
 

@@ -1,0 +1,88 @@
+"""Audio files in and out: WAV, FLAC, Ogg, any rate, mono or stereo; raw samples for pipes.
+
+Inside, sound is mono, float32, `RATE` samples per second. Stereo is read as its mean and written as mono: the codecs
+of this version have one channel.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apps.music.synth import RATE
+from core.errors import DataError, UsageError
+
+__all__ = ["FORMATS", "Resampler", "check_format", "pcm", "read", "write"]
+
+FORMATS = (".wav", ".flac", ".ogg")
+PCM = ("s16", "f32")
+
+
+def check_format(path: Path) -> None:
+    """Refuse a name whose ending no writer knows."""
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError("unknown audio format", field="out", value=str(path), choices=FORMATS)
+
+
+def read(path: Path | str) -> Tensor:
+    """Return a file as mono samples [m] at `RATE`.
+
+    Raises:
+        DataError: no such file, or not audio.
+    """
+    import soundfile
+
+    try:
+        audio, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise DataError(f"cannot be read as audio ({error})", field="audio", value=str(path)) from None
+    mono = audio.mean(1)
+    if rate != RATE:
+        import soxr
+
+        mono = soxr.resample(mono, rate, RATE)
+    return torch.from_numpy(np.ascontiguousarray(mono)).float()
+
+
+def write(path: Path, audio: Tensor, rate: int = RATE) -> None:
+    """Write samples [m] at `rate`; nothing half-written stays behind."""
+    import soundfile
+
+    check_format(path)
+    sound = audio.detach().clamp(-1, 1).cpu().numpy()
+    if rate != RATE:
+        import soxr
+
+        sound = soxr.resample(sound, RATE, rate)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        soundfile.write(str(part), sound, rate)
+        part.replace(path)
+    except (soundfile.SoundFileError, OSError) as error:
+        part.unlink(missing_ok=True)
+        raise UsageError(f"cannot be written ({error})", field="out", value=str(path)) from None
+
+
+def pcm(audio: Tensor, kind: str) -> bytes:
+    """Return samples as little-endian bytes: `s16` or `f32`."""
+    if kind not in PCM:
+        raise UsageError("unknown sample format", field="format", value=kind, choices=PCM)
+    sound = audio.detach().clamp(-1, 1).cpu().numpy()
+    return (sound * 32767).round().astype("<i2").tobytes() if kind == "s16" else sound.astype("<f4").tobytes()
+
+
+class Resampler:
+    """Changes the rate of a stream; pieces give what the whole gives."""
+
+    def __init__(self, source: int, target: int) -> None:
+        import soxr
+
+        self.stream = soxr.ResampleStream(source, target, 1, dtype="float32")
+
+    def push(self, audio: Tensor, last: bool = False) -> Tensor:
+        """Return the samples that are complete."""
+        return torch.from_numpy(self.stream.resample_chunk(audio.numpy().astype(np.float32), last)).float()

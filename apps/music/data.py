@@ -1,0 +1,121 @@
+"""Music to learn from: recordings, chorales, drum performances, and what the package brings itself.
+
+Splits: the chorales and the drum performances keep their publishers' (train, valid, test); recordings are cut in time,
+the first 80 % train and the last 20 % judge. Every reader names what is missing.
+
+Data: Boulanger-Lewandowski et al., 2012, arXiv:1206.6392 (JSB chorales); Gillick et al., 2019, arXiv:1905.06118
+(Groove); librosa's example recordings. Licences stand beside the files.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apps.music.audio import read
+from apps.music.score import Score, read_midi
+from apps.music.tunes import STYLES, collection
+from core.errors import DataError, UsageError
+
+__all__ = ["KINDS", "SPLITS", "chorales", "groove", "labels", "recordings", "scores"]
+
+SPLITS = ("train", "valid", "test")
+KINDS = ("tunes", "chorales", "groove", "recordings")
+TRAINS = 0.8
+"""Share of each recording, from its beginning, that trains."""
+
+
+def _folder(root: str, name: str) -> Path:
+    folder = Path(root) / name
+    if not folder.is_dir():
+        raise DataError("no such folder", field="data.root", value=str(folder), hint="`quintet music data` lists sets")
+    return folder
+
+
+def chorales(root: str, split: str) -> list[Score]:
+    """Return Bach's chorales, four voices on a grid of sixteenths; equal pitches in a row are one note."""
+    path = _folder(root, "jsb") / "Jsb16thSeparated.json"
+    try:
+        table = json.loads(path.read_text())[split]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"cannot be read ({error})", field="chorales", value=str(path)) from None
+    return [voices(np.asarray(piece, float)) for piece in table]
+
+
+def voices(pitch: np.ndarray, bpm: float = 90.0) -> Score:
+    """Return the score of pitches [T, voices] per sixteenth, below 0 for silence."""
+    notes = []
+    for voice in pitch.T:
+        change = np.flatnonzero(np.diff(voice, prepend=np.nan, append=np.nan) != 0)
+        for a, b in zip(change[:-1], change[1:], strict=True):
+            if voice[a] >= 0:
+                notes.append((a / 4, (b - a) / 4, voice[a], 0.7))
+    return Score(np.array(sorted(notes), float).reshape(-1, 4), bpm=bpm, beats=len(pitch) / 4, label="chorale")
+
+
+def groove(root: str, split: str) -> list[Score]:
+    """Return drum performances with their tempo and style; `valid` is the publishers' `validation`."""
+    folder = _folder(root, "groove")
+    wanted, out = {"valid": "validation"}.get(split, split), []
+    with (folder / "info.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            path = folder / row["midi_filename"]
+            if row["split"] != wanted or row["time_signature"] != "4-4" or not path.is_file():
+                continue
+            score = read_midi(path)
+            out.append(Score(score.notes, score.hits, float(row["bpm"]), label=row["style"].split("/")[0]))
+    return out
+
+
+def recordings(root: str, split: str) -> list[Tensor]:
+    """Return the parts [m] of each recording that train, or that judge (`valid` and `test` are the same)."""
+    out = []
+    for path in sorted(_folder(root, "recordings").glob("*.ogg")):
+        audio = read(path)
+        cut = int(TRAINS * len(audio))
+        out.append(audio[:cut] if split == "train" else audio[cut:])
+    if not out:
+        raise DataError("holds no .ogg files", field="data.root", value=root)
+    return out
+
+
+@lru_cache(maxsize=8)
+def _cached(kind: str, root: str, split: str, count: int, seed: int) -> tuple[Score, ...]:
+    if kind == "tunes":
+        return tuple(collection(seed, count if split == "train" else 21, split != "train"))
+    if kind == "chorales":
+        return tuple(chorales(root, split))
+    if kind == "groove":
+        return tuple(groove(root, split))
+    raise UsageError("has no scores", field="data.kind", value=kind, choices=KINDS[:3])
+
+
+def scores(kind: str, root: str, split: str, count: int = 84, seed: int = 0) -> list[Score]:
+    """Return the scores of a collection.
+
+    Args:
+        kind: one of `KINDS` but recordings.
+        root: folder of the real data.
+        split: one of `SPLITS`.
+        count: how many arrangements of the embedded tunes.
+        seed: of these.
+    """
+    return list(_cached(kind, root, split, count, seed))
+
+
+def labels(kind: str, root: str) -> list[str]:
+    """Return the styles of a collection, sorted; at most 16 are told apart."""
+    if kind == "tunes":
+        return list(STYLES)
+    return sorted({s.label for s in scores(kind, root, "train")})[:16]
+
+
+def as_tensor(audio: np.ndarray) -> Tensor:
+    """Return samples as float32."""
+    return torch.from_numpy(np.ascontiguousarray(audio)).float()

@@ -1,0 +1,187 @@
+"""Sound: whatever the pieces it comes in, the same samples; scores survive files and codecs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from apps.music import audio, controls, data, tunes
+from apps.music.codec import MelCodec
+from apps.music.roll import RollCodec
+from apps.music.score import Score, read_midi, write_midi
+from apps.music.spectral import HOP, SIZE, log_mel, magnitude
+from apps.music.synth import RATE, Synth, render
+from core.errors import DataError, UsageError
+
+
+def cuts(n: int, seed: int, most: int) -> list[slice]:
+    rng, at, out = np.random.default_rng(seed), 0, []
+    while at < n:
+        step = int(rng.integers(0, most))
+        out.append(slice(at, min(at + step, n)))
+        at += step
+    return out
+
+
+@pytest.fixture(scope="module")
+def sound() -> Tensor:
+    return torch.from_numpy(render(tunes.arrange("joy", 3), 2.3)).float()
+
+
+@pytest.fixture(scope="module")
+def mel(sound: Tensor) -> MelCodec:
+    torch.manual_seed(0)
+    codec = MelCodec(dim=16, width=16)
+    assert 0.5 < codec.fit([sound]) <= 1
+    for p in codec.vocoder.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    return codec
+
+
+def test_the_synthesiser_knows_only_the_score() -> None:
+    score = tunes.arrange("jacques", 1)
+    whole = render(score, 2.0)
+    synth, pieces = Synth(), []
+    beat = 60 / score.bpm * RATE
+    for start, length, pitch, velocity in score.notes:
+        synth.released.append((int(pitch), round(start * beat), velocity, round((start + length) * beat)))
+    synth.struck = [(int(k), round(s * beat), v) for s, k, v in score.hits]
+    for part in cuts(len(whole), 0, 9000):
+        pieces.append(synth.until(part.stop))
+    assert np.abs(np.concatenate(pieces) - whole).max() <= 1e-12 and np.abs(whole).max() > 0.1
+
+
+def test_midi_comes_back(tmp_path: Path) -> None:
+    score = tunes.arrange("saints", 5)
+    write_midi(score, tmp_path / "a.mid")
+    back = read_midi(tmp_path / "a.mid")
+    assert abs(back.bpm - score.bpm) < 1e-3 and len(back.hits) == len(score.hits)
+    assert np.abs(np.sort(back.hits[:, 0]) - np.sort(score.hits[:, 0])).max() <= 1 / 480
+    assert {tuple(n) for n in back.notes[:, [0, 2]].round(3)} == {tuple(n) for n in score.notes[:, [0, 2]].round(3)}
+    (tmp_path / "b.mid").write_bytes((tmp_path / "a.mid").read_bytes()[:100])
+    for name in ("b.mid", "c.mid"):
+        with pytest.raises(DataError):
+            read_midi(tmp_path / name)
+
+
+def test_files_come_back(tmp_path: Path, sound: Tensor) -> None:
+    for ending in audio.FORMATS:
+        audio.write(tmp_path / f"a{ending}", sound)
+        back = audio.read(tmp_path / f"a{ending}")
+        assert len(back) == len(sound) and float((back - sound).abs().mean()) < 0.01
+    with pytest.raises(UsageError):
+        audio.write(tmp_path / "a.mp4", sound)
+    with pytest.raises(DataError):
+        audio.read(tmp_path / "none.wav")
+    resampler = audio.Resampler(RATE, 48000)
+    parts = [resampler.push(sound[s]) for s in cuts(len(sound), 3, 5000)] + [resampler.push(sound[:0], True)]
+    whole = audio.Resampler(RATE, 48000).push(sound, True)
+    assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ear_hears_the_same_in_pieces(sound: Tensor, seed: int) -> None:
+    whole, ear = controls.listen(sound), controls.Ear()
+    parts = [ear.push(sound[s]) for s in cuts(len(sound), seed, 4000)] + [ear.flush()]
+    for name, rows in whole.items():
+        assert float((torch.cat([p[name] for p in parts]) - rows).abs().max()) <= 1e-5, name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_codec_gives_the_same_in_pieces(sound: Tensor, mel: MelCodec, seed: int) -> None:
+    z, reader = mel.encode(sound), mel.reader()
+    parts = [reader.push(sound[s]) for s in cuts(len(sound), seed, 9000)] + [reader.flush()]
+    assert len(z) == -(-len(sound) // mel.hop) and float((torch.cat(parts) - z).abs().max()) <= 1e-4
+    whole, player = mel.decode(z), mel.player()
+    pieces = [player.push(z[s]) for s in cuts(len(z), seed, 9)] + [player.flush()]
+    assert len(whole) == len(z) * mel.hop
+    assert float((torch.cat(pieces) - whole).abs().max()) <= 1e-6 and float(whole.abs().max()) > 1e-3
+    assert float((mel.vocoder(mel.mels(z)[None])[0] - whole).abs().max()) <= 1e-6
+
+
+def test_the_codec_looks_only_back(mel: MelCodec) -> None:
+    z = torch.randn(12, 16)
+    other = z.clone()
+    other[8:] += 1
+    a, b = mel.decode(z), mel.decode(other)
+    assert float((a - b)[: 8 * mel.hop - mel.latency_samples].abs().max()) <= 1e-7
+    assert float((a - b)[8 * mel.hop :].abs().max()) > 1e-4
+    assert mel.latency_samples == SIZE - HOP
+
+
+@pytest.mark.parametrize("bpm", [97.0, 120.0])
+def test_a_roll_keeps_the_score(bpm: float) -> None:
+    pieces = tunes.collection(0, 7)
+    codec = RollCodec(dim=256, ticks=2, bpm=bpm)
+    assert codec.fit(pieces) > 0.999
+    score = pieces[2]
+    z = codec.encode(score)
+    back = codec.score(z)
+    assert len(back.hits) == len(score.hits) and np.abs(back.hits - score.hits)[:, [0, 2]].max() < 0.02
+    assert torch.equal(codec.roll(back)[:, codec.hits :], codec.roll(score)[:, codec.hits :])
+    whole, player = codec.decode(z), codec.player()
+    parts = [player.push(z[s]) for s in cuts(len(z), 1, 5)] + [player.flush()]
+    assert abs(len(whole) - len(z) * codec.hop) <= len(z) and torch.equal(torch.cat(parts), whole)
+    due = Score(score.notes, score.hits, bpm, beats=score.beats)
+    truth = render(due, len(whole) / RATE)
+    assert np.corrcoef(whole.numpy()[:60000], truth[:60000])[0, 1] > 0.6
+
+
+def test_a_player_copy_goes_on_alike() -> None:
+    codec = RollCodec(dim=32)
+    codec.fit(tunes.collection(0, 7))
+    z = codec.encode(tunes.arrange("joy", 1))
+    player = codec.player()
+    player.push(z[:3])
+    other = player.copy()
+    assert torch.equal(player.push(z[3:6]), other.push(z[3:6]))
+
+
+def test_features_mean_what_they_say() -> None:
+    time = torch.arange(RATE) / RATE
+    heard = controls.listen(0.5 * torch.sin(2 * torch.pi * 440 * time))
+    steady = {k: v[10:-5].mean(0) for k, v in heard.items()}
+    assert abs(float(steady["loudness"]) - (20 * np.log10(0.5 / np.sqrt(2)) + 40) / 20) < 0.01
+    assert abs(float(steady["pitch"][0]) - 1) < 0.01 and float(steady["pitch"][1]) == 1
+    assert int(steady["chroma"].argmax()) == 9 and float(steady["onset"]) < 0.02
+    assert float(heard["onset"].max()) > 20 * float(steady["onset"])
+    quiet = controls.listen(torch.zeros(RATE))
+    assert float(quiet["pitch"].abs().max()) == 0 and float(quiet["loudness"].max()) == -2
+    assert float((log_mel(magnitude(torch.zeros(1, SIZE))) - np.log(1e-4)).abs().max()) < 1e-5
+
+
+def test_controls_say_nothing_where_nothing_is_asked() -> None:
+    score = tunes.arrange("twinkle", 2)
+    asked = controls.describe(score, np.arange(8.0), 1.0, 3)
+    full = controls.vector(asked, 8)
+    assert float(controls.vector({}, 8).abs().max()) == 0
+    assert full.shape == (8, controls.WIDTH) and int((full[0, -len(controls.GROUPS) :]).sum()) == len(asked)
+    note = full[:, controls.AT["notes"]]
+    assert set(note.unique().tolist()) <= {-1.0, 0.5, 1.0} and float(note[0].max()) == 1.0
+    rng = np.random.default_rng(0)
+    some = controls.drop(full.repeat(64, 1, 1), rng, 0.5, 0.2, 4)
+    flags, kept = some[..., -len(controls.GROUPS) :], some[..., controls.AT["notes"]].abs().sum(-1) > 0
+    assert torch.equal(kept, flags[..., list(controls.GROUPS).index("notes")] > 0)
+    assert torch.equal(flags[:, 0], flags[:, 3]) and 0.1 < float(kept.float().mean()) < 0.4
+    assert torch.equal(controls.smooth(full[None], np.random.default_rng(1))[..., 3:], full[None][..., 3:])
+    with pytest.raises(UsageError, match="chroma"):
+        controls.vector({"croma": torch.zeros(12)}, 1)
+
+
+def test_a_key_is_found() -> None:
+    for name, key in (("joy", 0), ("twinkle", 0)):
+        notes = tunes.read_tune(tunes.TUNES[name])
+        score = Score(np.c_[notes[:, :2], notes[:, 2] + 60, np.ones(len(notes))])
+        assert controls.key_of(score) == key and controls.key_of(score.transpose(3)) == 3
+
+
+def test_real_scores(shared_data: Path) -> None:
+    root = str(shared_data / "music")
+    pieces = data.chorales(root, "test")
+    assert len(pieces) == 77 and all(p.beats > 8 for p in pieces)
+    with pytest.raises(DataError):
+        data.chorales("nowhere", "test")
