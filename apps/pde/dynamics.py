@@ -1,0 +1,169 @@
+"""A model of how fields move: known terms, network, boundary and time step on one mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from apps.pde.boundary import Padding, read_conditions
+from apps.pde.laplacian import LaplaceBlock
+from apps.pde.mesh import Mesh
+from apps.pde.model import ModelConfig
+from apps.pde.network import CorrectedOperators, Known, LearnedOperators, Phympgn, Plus, node_types
+from apps.pde.operators import Correction, Operators
+from apps.pde.stepping import Imex, explicit
+from apps.pde.systems import System
+from core.errors import UsageError
+
+__all__ = ["Dynamics"]
+
+
+class Dynamics(nn.Module):
+    """The learned solver on a mesh.
+
+    Args:
+        config: its shape.
+        system: the equations.
+        mesh: where.
+        dt: time between two states.
+        substeps: steps in between.
+    """
+
+    def __init__(self, config: ModelConfig, system: System, mesh: Mesh, dt: float, substeps: int = 1) -> None:
+        super().__init__()
+        self.config, self.system, self.mesh = config, system, mesh
+        self.dt, self.substeps, fields = dt / substeps, substeps, system.fields
+        names = tuple(system.parameters)
+        conditions = read_conditions(mesh, system.boundary if mesh.groups else {}, fields, names)
+        plain = Operators(mesh, config.operators, config.k, config.degree)  # type: ignore[arg-type]
+        slopes = plain.stencils if config.operators != "cotangent" else None
+        self.boundary = Padding(mesh, conditions, fields, slopes, system.parameters)
+        self.known = Known(self._told(), fields, names)
+        fixed = self.boundary.dirichlet.all(-1)
+        self.operators: nn.Module = plain
+        self.net: nn.Module | None = None
+        if config.kind == "phympgn":
+            if config.laplace == "block":
+                self.operators = LearnedOperators(mesh, plain, LaplaceBlock(mesh, len(fields), config.block))
+            held = fixed if config.padding else torch.zeros_like(fixed)
+            kinds = node_types(mesh, conditions)
+            self.net = Phympgn(mesh, len(fields), kinds, held, config.width, config.rounds, config.split)
+        elif config.kind == "plus":
+            if config.correct and plain.stencils is not None:
+                own = Correction(mesh, plain.stencils, ("dx", "dy", "lap"), max(2, plain.stencils.index.shape[1] // 16))
+                self.operators = CorrectedOperators(plain, own)
+            self.net = Plus(mesh, len(fields), config.width, config.rank, config.rounds, config.inputs)
+        self.register_buffer("points", torch.from_numpy(mesh.points), persistent=False)
+        self.imex = self._implicit(plain) if config.integrator == "imex" else None
+
+    points: Tensor
+
+    def _told(self) -> Mapping[str, Any]:
+        told = {"none": {}, "diffusion": self.system.known, "full": self.system.full}[self.config.knowledge]
+        return {**told, **self.config.terms}
+
+    def _implicit(self, operators: Operators) -> Imex:
+        """Make the implicit part: the constant diffusion of each field."""
+        s = self.system
+        coefficients = []
+        for name in s.fields:
+            term = self._told().get(name, "")
+            found = [v for v in s.parameters if str(term).startswith(f"{v}*lap({name})")]
+            if not found:
+                hint = "IMEX needs known terms that begin with PARAMETER*lap(FIELD)"
+                raise UsageError("has no constant diffusion", field=f"terms.{name}", value=term, hint=hint)
+            coefficients.append(s.parameters[found[0]])
+        rows = self.boundary.dirichlet.numpy().copy()
+        return Imex(operators.matrices["lap"], coefficients, self.dt, rows)
+
+    def pad(self, u: Tensor, t: Any = 0.0, parameters: Mapping[str, Any] | None = None) -> Tensor:
+        """Return the state with its boundary conditions met."""
+        return self.boundary(u, t, {**self.system.parameters, **(parameters or {})}) if self.config.padding else u
+
+    def parts(self, u: Tensor, t: Any, parameters: Mapping[str, Any] | None = None) -> tuple[Tensor, Tensor]:
+        """Return the known and the learned part of du/dt, [B, N, C] each."""
+        given = {**self.system.parameters, **(parameters or {})}
+        known, scene = self.known(u, t, self.points, given, self.operators)
+        if self.net is None:
+            return known, torch.zeros_like(u)
+        if isinstance(self.net, Phympgn):
+            return known, self.net(u)
+        each = [scene.derivatives(f, u[..., k], u.shape[:2]) for k, f in enumerate(self.system.fields)]
+        dx, dy, lap = (torch.stack(part, -1) for part in zip(*each, strict=True))
+        return known, self.net(u, (dx, dy, lap))
+
+    def rate(self, u: Tensor, t: Any, parameters: Mapping[str, Any] | None = None) -> Tensor:
+        """Return du/dt [B, N, C]."""
+        known, learned = self.parts(u, t, parameters)
+        return known + learned
+
+    def step(self, u: Tensor, t: Any, parameters: Mapping[str, Any] | None = None) -> Tensor:
+        """Return the state at t + dt * substeps."""
+
+        def pad(v: Tensor, s: Any) -> Tensor:
+            return self.pad(v, s, parameters)
+
+        for k in range(self.substeps):
+            s = t + k * self.dt
+            if self.imex is None:
+                u = explicit(lambda v, r: self.rate(v, r, parameters), pad, u, s, self.dt, self.config.integrator)
+            else:
+                u = self.imex(lambda v, r: self.rate(v, r, parameters) - self._stiff(v), pad, u, s)
+        return u
+
+    def _stiff(self, u: Tensor) -> Tensor:
+        from apps.pde.stepping import _Multiply
+
+        assert self.imex is not None
+        columns = [_Multiply.apply(u[..., k].T.contiguous(), L).T for k, L in enumerate(self.imex.matrices)]  # type: ignore[union-attr]
+        return torch.stack(columns, -1)
+
+    def forward(
+        self, u: Tensor, steps: int, t: Any = 0.0, parameters: Mapping[str, Any] | None = None, detach_first: bool = False
+    ) -> Tensor:
+        """Return the states after 1 ... `steps` steps, [B, steps, N, C].
+
+        Only the state of each step is kept for the gradient; what is inside is computed again (`checkpoint`).
+        `detach_first` cuts the gradient after the first step, as the paper's code does.
+        """
+        out = []
+        for k in range(steps):
+            at = t + k * self.dt * self.substeps
+            if torch.is_grad_enabled() and self.config.checkpoint and steps > 1:
+                u = checkpoint(self.step, u, at, parameters, use_reentrant=False)  # type: ignore[assignment]
+            else:
+                u = self.step(u, at, parameters)
+            out.append(u)
+            if k == 0 and detach_first:
+                u = u.detach()
+        return torch.stack(out, 1)
+
+    @torch.no_grad()
+    def calibrate(self, u: Tensor, dt: float, parameters: Mapping[str, Any] | None = None) -> None:
+        """Set the units of the network from states u [n, T, N, C] that are dt apart."""
+        if not isinstance(self.net, Plus):
+            return
+        stride = max(1, u.shape[1] // 8)
+        given = {k: v for k, v in (parameters or {}).items()}
+        spread, rests = [], []
+        for row in range(u.shape[0]):
+            now, after = u[row, :-1:stride], u[row, 1::stride]
+            own = {k: v[row : row + 1].expand(len(now))[:, None] for k, v in given.items()}
+            known, _ = self.parts(now, 0.0, own)
+            dx, dy, lap = self.operators(now)
+            size = [v.square().mean((0, 1)) for v in (now - now.mean((0, 1)), (dx**2 + dy**2).sqrt(), lap)]
+            spread.append(torch.stack(size))
+            rests.append(((after - now) / dt - known).square().mean((0, 1)))
+        self.net.scale.copy_(torch.stack(spread).mean(0).sqrt().clamp_min(1e-6))
+        self.net.out.copy_(torch.stack(rests).mean(0).sqrt().clamp_min(1e-6))
+
+
+def finite(u: Tensor | np.ndarray) -> bool:
+    """Tell whether a state is usable: finite and not absurdly large."""
+    value = torch.as_tensor(u)
+    return bool(torch.isfinite(value).all()) and float(value.abs().max()) < 1e6

@@ -1,0 +1,100 @@
+"""Recipes of the pde app: what is simulated, what the model is told, how it is trained.
+
+    u_t = known terms + network,      u^{k+1} = one padded Runge-Kutta step,      loss = MSE over M-step roll-outs.
+
+The networks stand in `network.py`, the model that joins them with operators and boundaries in `dynamics.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from core.run.config import LoggerConfig, OptimConfig, TrainerConfig, setting
+
+__all__ = ["DataConfig", "ModelConfig", "Recipe"]
+
+
+@dataclass
+class ModelConfig:
+    """Shape of the model.
+
+    `kind`: `plus` (PhyMPGN+), `phympgn` (the paper's), `operators` (no network: what the known terms alone can do).
+    `knowledge`: which terms are told, `none`, `diffusion` or `full`; `terms` adds or replaces some, field: expression.
+    `operators`, `k`, `degree`: family and size of stencils (0: the family's own). `correct` learns a change of stencils.
+    `integrator`: a tableau of the core's, or `imex`. `inputs`: highest derivative that the network sees.
+    `laplace`, `block`, `padding`, `split` belong to PhyMPGN; `padding` off leaves the boundary to the network.
+    """
+
+    kind: str = setting("plus", choices=("plus", "phympgn", "operators"))
+    knowledge: str = setting("diffusion", choices=("none", "diffusion", "full"))
+    terms: dict[str, str] = field(default_factory=dict)
+    operators: str = setting("rbf", choices=("rbf", "least_squares", "cotangent"))
+    k: int = setting(0, low=0)
+    degree: int = setting(0, low=0, high=8)
+    correct: bool = setting(False)
+    integrator: str = setting("heun", choices=("euler", "midpoint", "heun", "heun3", "rk4", "imex"))
+    width: int = setting(64, low=4)
+    rank: int = setting(16, low=1)
+    rounds: int = setting(0, low=0)
+    inputs: int = setting(2, low=0, high=2)
+    laplace: str = setting("block", choices=("block", "plain"))
+    block: int = setting(16, low=4)
+    padding: bool = setting(True)
+    split: bool = setting(True)
+    checkpoint: bool = setting(True)
+
+
+@dataclass
+class DataConfig:
+    """Which trajectories, and how they are made.
+
+    `file` is a data set written by `quintet pde simulate`; without one the trajectories are simulated from `seed` on
+    (and kept in `cache` where one is given): `train`, `valid` and `test` of them, of different initial states, or for
+    the cylinder one for each of the Reynolds numbers `reynolds`, `reynolds_valid`, `reynolds_test`.
+    `mesh` is a mesh file; without one a mesh of `shape` with about `nodes` nodes is made. `dt` is the time between
+    states, `steps` their number; `fine` the grid (spectral) or the number of refinements (finite elements) of the
+    truth and `truth_dt` its time step (0: chosen). `substeps` are the model's steps between two states.
+    """
+
+    system: str = setting("burgers")
+    shape: str = setting("")
+    nodes: int = setting(500, low=30)
+    mesh: str = setting("")
+    boundary: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, float] = field(default_factory=dict)
+    file: str = setting("")
+    cache: str = setting("")
+    train: int = setting(10, low=1)
+    valid: int = setting(2, low=1)
+    test: int = setting(10, low=1)
+    reynolds: list[float] = setting([], low=1)
+    reynolds_valid: list[float] = setting([], low=1)
+    reynolds_test: list[float] = setting([], low=1)
+    dt: float = setting(1e-3, low=0)
+    steps: int = setting(1600, low=1)
+    substeps: int = setting(1, low=1)
+    fine: int = setting(0, low=0)
+    truth_dt: float = setting(0.0, low=0)
+    warmup: float = setting(0.0, low=0)
+    modes: int = setting(6, low=1)
+
+
+@dataclass
+class Recipe:
+    """A training run: everything that `quintet pde train` can be told.
+
+    `window` is M, the states of a roll-out; `noise` the standard deviation, in units of each field's, that is added to
+    its first state afresh each time; `loss` `all` frames, or `ends` (first and last, the gradient cut after the first
+    step, as the paper's code does). `batch` windows make a step.
+    """
+
+    seed: int = setting(0, low=0)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    batch: int = setting(4, low=1)
+    window: int = setting(20, low=2)
+    noise: float = setting(0.03, low=0)
+    loss: str = setting("all", choices=("all", "ends"))
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
