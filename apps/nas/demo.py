@@ -46,8 +46,8 @@ def sections(folder: Path) -> list[Section]:
             Table(["search", "queries", "best"], rows),
         ]),
         Section("Architectures: what was found", [
-            Text(f"{cell}: {reward.name} {value:.3f}. Its stand-alone module (cell.py) trained for five epochs on digits "
-                 f"now reaches {trained:.1f} % on noisy validation images."),
+            Text(f"{cell}: {reward.name} {value:.3f}. Its stand-alone module (cell.py) trained for five epochs on "
+                 f"digits now reaches {trained:.1f} % on noisy validation images."),
             Picture(folder / "cell.png", "The cell."),
         ]),
     ]  # fmt: skip
