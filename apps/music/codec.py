@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apps.music.spectral import FLOOR, HOP, MELS, SIZE, Framer, log_mel, magnitude
@@ -165,8 +166,7 @@ class MelCodec(nn.Module):
 
 
 def _frames(audio: Tensor) -> Tensor:
-    framer = Framer()
-    return torch.cat([framer.push(audio), framer.flush(STACK)])
+    return Framer().push(F.pad(audio, (0, -len(audio) % (STACK * HOP))))
 
 
 class MelReader:

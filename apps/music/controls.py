@@ -149,6 +149,8 @@ def yin(frames: Tensor) -> Tensor:
     Reference: de Cheveigne and Kawahara, 2002, J. Acoust. Soc. Am. 111(4), steps 1 to 5.
     """
     half = SIZE // 2
+    if not len(frames):
+        return frames.new_zeros(0, 2)
     x = frames.double()
     spectrum, head = torch.fft.rfft(x, 2 * SIZE), torch.fft.rfft(x[:, :half], 2 * SIZE)
     product = torch.fft.irfft(spectrum * head.conj(), 2 * SIZE)[:, :half]

@@ -42,10 +42,12 @@ def chorales(root: str, split: str) -> list[Score]:
     """Return Bach's chorales, four voices on a grid of sixteenths; equal pitches in a row are one note."""
     path = _folder(root, "jsb") / "Jsb16thSeparated.json"
     try:
-        table = json.loads(path.read_text())[split]
-    except (OSError, ValueError, KeyError) as error:
+        table = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot be read ({error})", field="chorales", value=str(path)) from None
-    return [voices(np.asarray(piece, float)) for piece in table]
+    if split not in table:
+        raise DataError(f"{path.name} has no such split", field="split", value=split, choices=table)
+    return [voices(np.asarray(piece, float)) for piece in table[split]]
 
 
 def voices(pitch: np.ndarray, bpm: float = 90.0) -> Score:

@@ -93,11 +93,13 @@ def read_midi(path: Path | str) -> Score:
     hits: list[tuple[float, ...]] = []
     tempo: list[float] = []
     try:
-        at, end = 8 + int.from_bytes(data[4:8], "big"), 0.0
+        at = 8 + int.from_bytes(data[4:8], "big")
         while at + 8 <= len(data):
             size = int.from_bytes(data[at + 4 : at + 8], "big")
+            if at + 8 + size > len(data):
+                raise IndexError
             if data[at : at + 4] == b"MTrk":
-                end = max(end, _track(data[at + 8 : at + 8 + size], ppq, notes, hits, tempo))
+                _track(data[at + 8 : at + 8 + size], ppq, notes, hits, tempo)
             at += 8 + size
     except IndexError:
         raise DataError("ends in the middle of an event", field="midi", value=str(path)) from None
@@ -115,8 +117,8 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _track(data: bytes, ppq: int, notes: list, hits: list, tempo: list) -> float:
-    """Read a track's events into the lists; return its last beat."""
+def _track(data: bytes, ppq: int, notes: list, hits: list, tempo: list) -> None:
+    """Read a track's events into the lists."""
     at, time, status = 0, 0, 0
     sounding: dict[tuple[int, int], tuple[float, float]] = {}
     while at < len(data):
@@ -143,7 +145,6 @@ def _track(data: bytes, ppq: int, notes: list, hits: list, tempo: list) -> float
                 hits.append((beat, float(CLASSES.get(first, 8)), second / 127))
             else:
                 sounding[channel, first] = (beat, second / 127)
-    return time / ppq
 
 
 def write_midi(score: Score, path: Path | str, ppq: int = 480) -> None:

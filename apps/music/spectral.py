@@ -46,11 +46,10 @@ class Framer:
         frames, self.rest = frames.clone(), self.rest[n * self.hop :].clone()
         return frames
 
-    def flush(self, multiple: int = 1) -> Tensor:
+    def flush(self) -> Tensor:
         """Return the last frames [n, N], the missing samples being silence; the stream begins anew."""
         waiting = len(self.rest) - (self.size - self.hop)
-        unit = self.hop * multiple
-        frames = self.push(torch.zeros(-waiting % unit)) if waiting else self.push(torch.zeros(0))
+        frames = self.push(torch.zeros(-waiting % self.hop))
         self.__post_init__()
         return frames
 
@@ -63,6 +62,8 @@ def window(size: int = SIZE) -> Tensor:
 
 def magnitude(frames: Tensor) -> Tensor:
     """Return spectra's magnitudes [n, N / 2 + 1]; a sine of amplitude 1 reaches 1."""
+    if not len(frames):  # an empty transform is an error
+        return frames.new_zeros(0, frames.shape[-1] // 2 + 1)
     return torch.fft.rfft(frames * window(frames.shape[-1])).abs() * (4 / frames.shape[-1])
 
 

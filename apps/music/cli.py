@@ -1,0 +1,105 @@
+"""The command line of the music app: `quintet music VERB`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.run.cli import Json, Out, build, emit
+
+Model = Annotated[str, typer.Argument(help="A model that ships (toy), or the folder of a run.")]
+Pieces = Annotated[int, typer.Option("-n", help="Pieces.", min=1)]
+Seconds = Annotated[float, typer.Option("--seconds", help="Length of each.", min=0.1)]
+Bpm = Annotated[float, typer.Option("--bpm", help="Beats per minute.", min=20, max=400)]
+Key = Annotated[str, typer.Option("--key", help="C, C#, ... or Cm, C#m, ...; empty lets the model decide.")]
+Label = Annotated[str, typer.Option("--label", help="A style of the training data.")]
+Seed = Annotated[int, typer.Option("--seed", help="All randomness.", min=0)]
+Steps = Annotated[int | None, typer.Option("--steps", help="Solver steps per block.", min=1)]
+Guidance = Annotated[float | None, typer.Option("--guidance", help="Weight of what is asked; 1 obeys.", min=0)]
+File = Annotated[Path, typer.Argument(help="WAV, FLAC, Ogg or MIDI.")]
+Blocks = Annotated[int, typer.Option("--blocks", help="Stop after so many blocks; 0 goes on for ever.", min=0)]
+
+app = build("music", summary="Music that streams live: starts at once, follows controls, goes on for ever.")
+
+
+@app.command()
+def sample(
+    model: Model, n: Pieces = 1, seconds: Seconds = 10.0, bpm: Bpm = 120.0, key: Key = "", label: Label = "",
+    seed: Seed = 0, steps: Steps = None, guidance: Guidance = None, out: Out = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Make pieces; --out FILE writes .wav, .flac, .ogg or .mid."""
+    from apps.music import verbs
+
+    wishes = verbs.wishes(model, key=key, label=label)
+    settings = {"bpm": bpm, "steps": steps, "guidance": guidance}
+    emit(verbs.sample(model, wishes, n=n, seconds=seconds, seed=seed, settings=settings, out=out), json)
+
+
+@app.command("continue")
+def continue_(
+    model: Model, file: File, seconds: Seconds = 10.0, seed: Seed = 0, steps: Steps = None, out: Out = None,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Go on from a file: MIDI for models of scores, sound for models of sound."""
+    from apps.music import verbs
+
+    emit(verbs.go_on(model, file, seconds, seed, steps, out), json)
+
+
+@app.command()
+def sketch(
+    model: Model, file: File, seed: Seed = 0, steps: Steps = None, guidance: Guidance = None, out: Out = None,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Turn a sketch into music: the notes of a MIDI file, or what a recording does, are asked for."""
+    from apps.music import verbs
+
+    emit(verbs.sketch(model, file, seed, steps, guidance, out), json)
+
+
+@app.command()
+def jam(model: Model, file: File, seed: Seed = 0, steps: Steps = None, out: Out = None, json: Json = False) -> None:
+    """Accompany a recording, hearing it as it comes in: the answer is one block late."""
+    from apps.music import verbs
+
+    emit(verbs.jam(model, file, seed, steps, out), json)
+
+
+@app.command()
+def live(
+    model: Model, blocks: Blocks = 0, bpm: Bpm = 120.0, key: Key = "", label: Label = "", seed: Seed = 0,
+    steps: Steps = None, guidance: Guidance = None,
+    sound: Annotated[str, typer.Option("--format", help="s16 or f32: raw mono samples on stdout.")] = "s16",
+    play: Annotated[bool, typer.Option("--play", help="Play on the sound device instead.")] = False,
+) -> None:  # fmt: skip
+    """Play without end to a pipe: quintet music live toy | aplay -r 32000 -f S16_LE."""
+    from apps.music import verbs
+
+    settings = {"bpm": bpm, "steps": steps, "guidance": guidance}
+    verbs.live(model, verbs.wishes(model, key=key, label=label), blocks, seed, settings, sound, play)
+
+
+@app.command()
+def codec(model: Model, file: File, out: Out = None, json: Json = False) -> None:
+    """Encode a file and decode it again: what the codec keeps of it."""
+    from apps.music import verbs
+
+    emit(verbs.codec(model, file, out), json)
+
+
+@app.command()
+def bench(model: Model, blocks: Annotated[int, typer.Option("--blocks", min=2)] = 50, steps: Steps = None,
+          json: Json = False) -> None:  # fmt: skip
+    """Measure how long blocks take: mean, median, 95th and 99th percentile, and share of real time."""
+    from apps.music import verbs
+
+    emit(verbs.bench(model, blocks, steps), json)
+
+
+@app.command()
+def evaluate(model: Model, n: Annotated[int, typer.Option("-n", min=2)] = 16, seed: Seed = 0, out: Out = None,
+             json: Json = False) -> None:  # fmt: skip
+    """Judge a model on held-out music: distance beside its floor, drift, context, copies (--out FILE.html)."""
+    from apps.music import verbs
+
+    emit(verbs.evaluate(model, n, seed, out), json)

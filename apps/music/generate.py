@@ -1,0 +1,212 @@
+"""The model that a user holds: music by the piece or without end.
+
+from apps import music
+model = music.load("toy")
+model.sample(n=4, seconds=20, seed=0).write("out")
+for block in model.live(bpm=110): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apps.music import audio, controls
+from apps.music.live import LiveSession
+from apps.music.model import MusicNet, Recipe
+from apps.music.roll import RollCodec
+from apps.music.score import Score, write_midi
+from core.blocks import vector_blocks
+from core.errors import CheckpointError, UsageError
+from core.nn.flow_context import FlowContext
+from core.noise import Stream
+from core.plan import Table
+from core.solvers import grid
+from core.solvers.presets import solver
+
+__all__ = ["Music", "MusicModel", "restore"]
+
+
+@dataclass(frozen=True, eq=False)
+class Music:
+    """Pieces that a model made.
+
+    Args:
+        frames: [n, F, dim].
+        model: what made them.
+        bpm: tempo of scores.
+    """
+
+    frames: Tensor
+    model: MusicModel
+    bpm: float = 120.0
+
+    def __len__(self) -> int:
+        """Return the number of pieces."""
+        return len(self.frames)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the sound of each piece, samples [m]."""
+        return (self.sound(k) for k in range(len(self)))
+
+    def sound(self, k: int) -> Tensor:
+        """Return the samples [m] of piece k."""
+        player = self.model.net.codec.player()
+        if isinstance(self.model.net.codec, RollCodec):
+            player.bpm = self.bpm  # type: ignore[union-attr]
+        return torch.cat([player.push(self.frames[k]), player.flush()])
+
+    def score(self, k: int) -> Score:
+        """Return the score of piece k.
+
+        Raises:
+            UsageError: the codec knows no notes.
+        """
+        codec = self.model.net.codec
+        if not isinstance(codec, RollCodec):
+            raise UsageError("frames of sound have no score", field="codec.kind", value="mel")
+        return codec.score(self.frames[k], self.bpm)
+
+    def write(self, path: Path | str) -> list[Path]:
+        """Write each piece: FILE.wav, .flac, .ogg or .mid; several get a number."""
+        path, out = Path(path), []
+        for k in range(len(self)):
+            target = path if len(self) == 1 else path.with_name(f"{path.stem}-{k:03d}{path.suffix}")
+            if target.suffix.lower() in {".mid", ".midi"}:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_midi(self.score(k), target)
+            else:
+                audio.write(target, self.sound(k))
+            out.append(target)
+        return out
+
+
+@dataclass(eq=False)
+class MusicModel:
+    """A trained model.
+
+    Args:
+        net: codec and flow.
+        recipe: the run that trained it (defaults of playing).
+    """
+
+    net: MusicNet
+    recipe: Recipe
+
+    def __post_init__(self) -> None:
+        """Prepare to play only."""
+        self.net.eval().requires_grad_(False)
+        self._tables: dict[int, Table] = {}
+
+    def set(self, **changes: Any) -> MusicModel:
+        """Return the model with other defaults of playing (steps, solver, guidance)."""
+        return MusicModel(self.net, replace(self.recipe, sample=replace(self.recipe.sample, **changes)))
+
+    def table(self, steps: int) -> Table:
+        """Return the solver's table of so many steps."""
+        if steps not in self._tables:
+            process = self.net.flow.process
+            times = grid.angle(process, steps)
+            self._tables[steps] = solver(self.recipe.sample.solver, process, times)
+        return self._tables[steps]
+
+    def frames_of(self, seconds: float, bpm: float) -> int:
+        """Return the frames, whole blocks, that last at least so long."""
+        codec, block = self.net.codec, self.net.flow.config.block
+        rate = bpm / 60 * 4 / codec.ticks if isinstance(codec, RollCodec) else codec.frame_rate
+        return max(1, -(-int(seconds * rate + 0.999) // block)) * block
+
+    @torch.inference_mode()
+    def sample(
+        self, n: int = 1, *, seconds: float = 10.0, frames: int = 0, asked: Mapping[str, Tensor] | None = None,
+        past: Tensor | None = None, past_control: Tensor | None = None, bpm: float = 120.0, seed: int = 0,
+        index: Tensor | None = None, steps: int | None = None, guidance: float | None = None,
+    ) -> Music:  # fmt: skip
+        """Make pieces.
+
+        Args:
+            n: how many.
+            seconds: how long at least; or `frames`, how many.
+            asked: controls by group, [width] or [F, width].
+            past: frames [P, dim], whole blocks, to go on from; they are not returned.
+            past_control: what was asked of them, [P, WIDTH].
+            bpm: tempo of scores.
+            seed: of all noise.
+            index: stream numbers [n]: piece i is a function of (seed, index[i]), whatever the batch.
+            steps, guidance: other than the recipe's.
+        """
+        flow, cfg = self.net.flow, self.recipe.sample
+        length, total = flow.config.block, frames or self.frames_of(seconds, bpm)
+        samples = torch.arange(n) if index is None else torch.as_tensor(index)
+        context = FlowContext(flow, len(samples), cfg.guidance if guidance is None else guidance)
+        for k, block in enumerate(() if past is None else past.split(length)):
+            context.control = None if past_control is None else self._rows(past_control[k * length :][:length], samples)
+            context.commit(block.expand(len(samples), -1, -1))
+        told = controls.vector(self._asked(dict(asked or {}), total, bpm, context.number), total)
+        out, table = [], self.table(steps or cfg.steps)
+        for number in range(-(-total // length)):
+            part = told[number * length : (number + 1) * length]
+            context.control = self._rows(torch.nn.functional.pad(part, (0, 0, 0, length - len(part))), samples)
+            stream = Stream(seed, samples)
+            made = next(vector_blocks(context, flow.process, table, stream, (length, flow.config.latent),
+                                      first=context.number))  # fmt: skip
+            context.commit(made)
+            out.append(made)
+        return Music(torch.cat(out, 1)[:, :total], self, bpm)
+
+    def _rows(self, control: Tensor, samples: Tensor) -> Tensor:
+        return control.expand(len(samples), -1, -1)
+
+    def _asked(self, asked: dict[str, Tensor], frames: int, bpm: float, blocks: int) -> dict[str, Tensor]:
+        """Return what is asked, with the beat and the tempo where frames are counted in beats."""
+        codec = self.net.codec
+        if not isinstance(codec, RollCodec):
+            return asked
+        start = blocks * self.net.flow.config.block
+        phase = 2 * torch.pi * ((torch.arange(start, start + frames) * codec.ticks / 4) % 1.0)
+        tempo = torch.log2(torch.tensor([bpm / 120]))
+        return {"beat": torch.stack([phase.sin(), phase.cos()], 1), "tempo": tempo} | asked
+
+    def live(self, seed: int = 0, **options: Any) -> LiveSession:
+        """Return a session that goes on for ever (options of `LiveSession`)."""
+        cfg = self.recipe.sample
+        return LiveSession(self, seed, **{"steps": cfg.steps, "guidance": cfg.guidance} | options)
+
+    def take(self, blocks: int, seed: int = 0, **options: Any) -> Tensor:
+        """Return the frames [blocks L, dim] of the beginning of a session."""
+        return torch.cat([b.frames for b in islice(self.live(seed, **options), blocks)])
+
+
+def restore(name: str | Path, device: str = "cpu") -> MusicModel:
+    """Load a model that ships with the package, a run's folder or a checkpoint's.
+
+    Raises:
+        CheckpointError: no such model, damaged, or of another app.
+    """
+    from omegaconf import OmegaConf
+
+    from core.run import checkpoint
+    from core.run.config import instance
+    from core.run.fetch import data_root
+
+    models = data_root() / "models"
+    folder = models / f"music-{name}"
+    if not folder.is_dir() and not Path(name).is_dir():
+        known = [p.name.removeprefix("music-") for p in sorted(models.glob("music-*"))]
+        hint = "give the folder of a run or a checkpoint; `quintet music train` makes one"
+        raise CheckpointError("no such model", field="model", value=str(name), choices=known or None, hint=hint)
+    saved = checkpoint.load(folder if folder.is_dir() else Path(name), app="music")
+    recipe: Recipe = instance(OmegaConf.create(saved.config), Recipe)
+    net = MusicNet(recipe)
+    try:
+        net.load_state_dict(saved.inference)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"its weights do not fit the network ({reason})", field=str(name)) from None
+    return MusicModel(net.to(device), recipe)

@@ -1,0 +1,179 @@
+"""The network of the music app and the schema of its recipes.
+
+A `MusicNet` is a codec (what is heard <-> frames of a few numbers) and a block-wise flow over its frames. Three tasks
+train it in turn: `codec` (the decoder of the mel codec), `flow` (the next block, given the past and what is asked) and
+`arc` (few steps, and no drift: `core/finetune/arc.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from apps.music.codec import MelCodec
+from apps.music.controls import WIDTH
+from apps.music.data import KINDS
+from apps.music.roll import RollCodec
+from core.finetune.arc import Critic
+from core.nn.block_flow import MODES, BlockFlow, BlockFlowConfig
+from core.nn.transformer import TransformerConfig
+from core.noise import Stream
+from core.objective.flow import flow_loss, logit_normal
+from core.run.config import LoggerConfig, OptimConfig, TrainerConfig, setting
+from core.solvers.presets import SOLVERS
+
+__all__ = ["ArcConfig", "CodecConfig", "DataConfig", "ModelConfig", "MusicNet", "Recipe", "SampleConfig", "make_codec"]
+
+
+@dataclass
+class CodecConfig:
+    """Frames.
+
+    `roll`: scores, `ticks` sixteenths a frame, with or without drums, pitches low ... high - 1. `mel`: sound, 15.6
+    frames a second, a decoder of `width` channels. `dim` numbers a frame.
+    """
+
+    kind: str = setting("roll", choices=("roll", "mel"))
+    dim: int = setting(48, low=2)
+    ticks: int = setting(4, low=1)
+    drums: bool = setting(True)
+    low: int = setting(36, low=0, high=128)
+    high: int = setting(84, low=0, high=128)
+    width: int = setting(256, low=8)
+
+
+@dataclass
+class ModelConfig:
+    """The flow: the trunk's shape, frames in a block, blocks that it remembers, and what clean frames see."""
+
+    dim: int = setting(192, low=8)
+    depth: int = setting(6, low=1)
+    heads: int = setting(4, low=1)
+    mlp: int = setting(4, low=1)
+    dropout: float = setting(0.0, low=0, high=0.9)
+    block: int = setting(8, low=1)
+    window: int = setting(4, low=1)
+    mode: str = setting("diagonal", choices=MODES)
+
+
+@dataclass
+class DataConfig:
+    """What is learned from.
+
+    `kind` is one of tunes (embedded), chorales, groove, recordings; `root` the folder of the real data; `count` how
+    many arrangements of the tunes. Scores are moved by up to `transpose` semitones. `each` and `everything` are the
+    probabilities that one group of controls, and all of them, are not asked for; `heard` renders scores, so that they
+    can be asked for by ear. Sequences are `batch` at a time.
+    """
+
+    kind: str = setting("tunes", choices=KINDS)
+    root: str = setting("../shared/data/music")
+    count: int = setting(84, low=7)
+    transpose: int = setting(0, low=0, high=11)
+    batch: int = setting(32, low=1)
+    each: float = setting(0.3, low=0, high=1)
+    everything: float = setting(0.2, low=0, high=1)
+    heard: bool = setting(False)
+
+
+@dataclass
+class SampleConfig:
+    """Defaults of playing: steps per block, the solver, and the weight of guidance (1 obeys)."""
+
+    steps: int = setting(8, low=1)
+    solver: str = setting("adams", choices=tuple(SOLVERS))
+    guidance: float = setting(1.0, low=0)
+
+
+@dataclass
+class ArcConfig:
+    """Adversarial post-training: blocks rolled out, most steps of each, layers that the critic reads, contrast."""
+
+    blocks: int = setting(6, low=1)
+    most: int = setting(5, low=1)
+    depth: int = setting(4, low=1)
+    width: int = setting(64, low=4)
+    contrast: float = setting(1.0, low=0)
+    alone: float = setting(0.25, low=0, high=1)
+
+
+@dataclass
+class Recipe:
+    """A training run: everything that `quintet music train` can be told.
+
+    `task` is what is trained; `start` a run or checkpoint to take finished parts from: the codec for `flow`, codec and
+    flow for `arc`.
+    """
+
+    seed: int = setting(0, low=0)
+    task: str = setting("flow", choices=("codec", "flow", "arc"))
+    start: str = setting("")
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    arc: ArcConfig = field(default_factory=ArcConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+def make_codec(config: CodecConfig) -> RollCodec | MelCodec:
+    """Build the codec of a recipe."""
+    if config.kind == "mel":
+        return MelCodec(config.dim, config.width)
+    return RollCodec(config.dim, config.ticks, config.drums, config.low, max(config.low, config.high))
+
+
+class MusicNet(nn.Module):
+    """Codec and flow, and the critic while there is one.
+
+    Args:
+        recipe: their shapes.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        m = recipe.model
+        trunk = TransformerConfig(m.dim, m.depth, m.heads, m.mlp, m.dropout, time=True)
+        self.codec = make_codec(recipe.codec)
+        self.flow = BlockFlow(BlockFlowConfig(recipe.codec.dim, WIDTH, m.block, m.window, m.mode, trunk))
+        self.critic: Critic | None = None
+        if recipe.task == "arc":
+            self.critic = Critic(self.flow, min(recipe.arc.depth, m.depth), recipe.arc.width, m.window * m.block)
+        trained = {"codec": self.codec, "flow": self.flow, "arc": self}[recipe.task]
+        self.requires_grad_(False)
+        trained.requires_grad_(True)
+        if recipe.task == "arc":
+            self.codec.requires_grad_(False)
+
+    def forward(self, x: Tensor, control: Tensor | None, stream: Stream) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the flow-matching loss of frames [B, N L, dim] under controls [B, N L, WIDTH], with its metrics.
+
+        Every target block has its own time, logit-normal.
+        """
+        flow, length = self.flow, self.flow.config.block
+        denoiser, target = flow.trainer(x, control)
+        u = stream.fold(7).uniform(target.shape[1] // length)
+        t = logit_normal()(u).clamp(1e-4, 1).repeat_interleave(length, 1).to(x.device)
+        return flow_loss(denoiser, flow.process, target, stream, kind="velocity", times=t)
+
+    def extra_repr(self) -> str:
+        """Tell how large it is."""
+        return f"{sum(p.numel() for p in self.flow.parameters()) / 1e6:.1f} M parameters in the flow"
+
+
+def adopt(net: MusicNet, state: dict[str, Tensor], parts: tuple[str, ...]) -> None:
+    """Copy the parameters of some parts (`codec`, `flow`) from the state of another run."""
+    for part in parts:
+        own: dict[str, Tensor] = getattr(net, part).state_dict()
+        found = {k: state[f"{part}.{k}"] for k in own if f"{part}.{k}" in state}
+        getattr(net, part).load_state_dict(found, strict=True)
+    if net.critic is not None and "flow" in parts:
+        with torch.no_grad():
+            theirs = dict(net.flow.named_parameters())
+            for name, p in net.critic.body.named_parameters():
+                if name in theirs and theirs[name].shape == p.shape:
+                    p.copy_(theirs[name])

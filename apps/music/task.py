@@ -1,0 +1,241 @@
+"""The training tasks: which frames, at which step, and what is to be minimised.
+
+A batch is a pure function of (seed, step, rank). Where clean frames do not depend on the target every block of a window
+is one, so short pasts are seen too; elsewhere the number of past blocks is drawn, half the time the whole window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from apps.music import controls, data
+from apps.music.codec import MelCodec
+from apps.music.corpus import Corpus, corpus, fit
+from apps.music.model import MusicNet, Recipe, adopt, make_codec
+from apps.music.spectral import HOP
+from apps.music.vocoder import spectral_loss
+from core.errors import UsageError
+from core.finetune import arc
+from core.nn.flow_context import FlowContext
+from core.noise import Stream
+from core.run import checkpoint
+from core.solvers import grid
+from core.solvers.sde import ping_pong
+
+__all__ = ["ArcTask", "CodecTask", "FlowTask", "make"]
+
+SEGMENT = 64
+"""Hops in a training segment of the codec, one second."""
+
+
+def _started(recipe: Recipe) -> dict[str, Tensor]:
+    """Return the weights that the recipe starts from, {} for none."""
+    if not recipe.start:
+        return {}
+    return checkpoint.load(Path(recipe.start), app="music").inference
+
+
+@dataclass(eq=False)
+class FlowTask:
+    """Flow matching of the next block.
+
+    Args:
+        recipe: the run.
+    """
+
+    recipe: Recipe
+
+    def __post_init__(self) -> None:
+        """Fit or adopt the codec and cut the data into frames."""
+        self.state = _started(self.recipe)
+        self.codec = make_codec(self.recipe.codec)
+        if self.state:
+            own = self.codec.state_dict()
+            self.codec.load_state_dict({k: self.state[f"codec.{k}"] for k in own})
+        else:
+            fit(self.codec, self.recipe)
+        self.data: Corpus = corpus(self.codec, self.recipe, "train")
+        self.held: Corpus = corpus(self.codec, self.recipe, "valid")
+
+    def module(self) -> MusicNet:
+        """Build the network around the codec."""
+        net = MusicNet(self.recipe)
+        net.codec.load_state_dict(self.codec.state_dict())
+        return net
+
+    def _blocks(self, rng: np.random.Generator) -> int:
+        m = self.recipe.model
+        if m.mode in {"diagonal", "block-causal"} or rng.random() < 0.5:
+            return m.window + 1
+        return 1 + int(rng.integers(m.window + 1))
+
+    def batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+        """Return frames and controls of one step, some of what is asked dropped or smoothed."""
+        r, d = self.recipe, self.recipe.data
+        rng = np.random.default_rng([r.seed, step, rank])
+        x, control = self.data.cut(d.batch, self._blocks(rng) * r.model.block, rng, d.transpose)
+        control = controls.drop(controls.smooth(control, rng), rng, d.each, d.everything, r.model.block)
+        return {"x": x, "control": control}
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Any]]:
+        """Return the flow-matching loss."""
+        stream = Stream.of(self.recipe.seed, len(batch["x"])).fold(step).to(batch["x"].device)
+        return module(batch["x"], batch["control"], stream)
+
+    def validate(self, module: nn.Module, step: int) -> dict[str, float]:
+        """Return the loss on held-out windows, and with the past of another piece: a past that is used matters."""
+        r, net = self.recipe, getattr(module, "module", module)
+        device = next(net.parameters()).device
+        length = (r.model.window + 1) * r.model.block
+        totals = {"loss": 0.0, "shuffled": 0.0}
+        for part in range(2):
+            rng = np.random.default_rng([r.seed, part, 99])
+            x, control = (v.to(device) for v in self.held.cut(64, length, rng))
+            stream = Stream.of(1, len(x)).fold(part).to(device)
+            for name, past in (("loss", x), ("shuffled", x.roll(1, 0))):
+                totals[name] += self._last(net, past, x, control, stream) / 2
+        return totals
+
+    def _last(self, net: MusicNet, past: Tensor, x: Tensor, control: Tensor, stream: Stream) -> float:
+        """Return the loss of the last block of `x` after the blocks of `past`, averaged over four times."""
+        length = self.recipe.model.block
+        context, flow = FlowContext(net.flow, len(x)), net.flow
+        blank = torch.zeros_like(control[:, :length])
+        for block in past[:, :-length].split(length, 1):
+            context.control = blank
+            context.commit(block)
+        context.control = blank
+        target, total = x[:, -length:], 0.0
+        for k in range(4):
+            t = torch.tensor((k + 0.5) / 4, dtype=torch.float64)
+            noise = stream.fold(k).normal(*target.shape[1:]).to(target)
+            x_t = flow.process.corrupt(target, t, noise)
+            weight = float(flow.process.gain("velocity", t)) ** 2
+            total += weight * float((context.predict(x_t, t).mean - target).square().mean()) / 4
+        return total
+
+
+@dataclass(eq=False)
+class ArcTask(FlowTask):
+    """ARC-Forcing: generator and critic in turn, on the generator's own roll-outs."""
+
+    def module(self) -> MusicNet:
+        """Build the network with its critic, both starting from the flow."""
+        if not self.state:
+            raise UsageError("names the flow to start from", field="start", value="", hint="start=runs/music/NAME")
+        net = MusicNet(self.recipe)
+        adopt(net, self.state, ("codec", "flow"))
+        return net
+
+    def batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+        """Return frames and controls of whole sequences."""
+        r, d = self.recipe, self.recipe.data
+        rng = np.random.default_rng([r.seed, step, rank])
+        length = (r.model.window + r.arc.blocks) * r.model.block
+        x, control = self.data.cut(d.batch, length, rng, d.transpose)
+        return {"x": x, "control": controls.drop(control, rng, d.each, d.everything, r.model.block)}
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Any]]:
+        """Return the loss of the player whose turn it is."""
+        net: MusicNet = getattr(module, "module", module)  # type: ignore[assignment]
+        r, whose, real = self.recipe, arc.turn(step), batch["x"]
+        assert net.critic is not None
+        stream = Stream.of(r.seed, len(real)).fold(step).to(real.device)
+        if whose == "critic":
+            with torch.no_grad():
+                made = self._roll(net, batch, stream.fold(0))
+            loss, figures = arc.critic_loss(net.critic, net.flow.process, real, made, stream.fold(1), batch["control"],
+                                            r.arc.contrast)  # fmt: skip
+        else:
+            made = self._roll(net, batch, stream.fold(0))
+            with arc.frozen(net.critic):
+                loss, figures = arc.generator_loss(net.critic, net.flow.process, real, made, stream.fold(1),
+                                                   batch["control"])  # fmt: skip
+        return loss, {f"{whose}_{k}": v for k, v in figures.items()}
+
+    def _roll(self, net: MusicNet, batch: dict[str, Tensor], stream: Stream) -> Tensor:
+        """Return the real beginning and what the generator makes of it."""
+        r, length = self.recipe, self.recipe.model.block
+        start = r.model.window * length
+        asked = batch["control"].split(length, 1)
+        context = FlowContext(net.flow, len(batch["x"]))
+        if float(stream.fold(5).uniform(1)[0, 0]) >= r.arc.alone:
+            for n, block in enumerate(batch["x"][:, :start].split(length, 1)):
+                context.control = asked[n]
+                context.commit(block)
+        else:
+            context.number = r.model.window
+
+        def before(number: int) -> None:
+            context.control = asked[number]
+
+        process = net.flow.process
+        made = arc.rollout(
+            context, process, lambda k: ping_pong(process, grid.uniform(process, k)),
+            (length, batch["x"].shape[2]), r.arc.blocks, stream, most=r.arc.most, before=before, first=r.model.window,
+        )  # fmt: skip
+        return torch.cat([batch["x"][:, :start], made], 1)
+
+
+@dataclass(eq=False)
+class CodecTask:
+    """The decoder of the mel codec: spectra of one-second segments."""
+
+    recipe: Recipe
+
+    def __post_init__(self) -> None:
+        """Fit the components."""
+        self.codec = make_codec(self.recipe.codec)
+        if not isinstance(self.codec, MelCodec):
+            raise UsageError("only mel has a decoder to train", field="codec.kind", value=self.recipe.codec.kind)
+        root = self.recipe.data.root
+        self.train, self.held = data.recordings(root, "train"), data.recordings(root, "valid")
+        self.codec.fit(self.train)
+
+    def module(self) -> MusicNet:
+        """Build the network around the codec."""
+        net = MusicNet(self.recipe)
+        net.codec.pca.load_state_dict(self.codec.pca.state_dict())
+        return net
+
+    def batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+        """Return segments of the training parts, each second equally likely."""
+        rng = np.random.default_rng([self.recipe.seed, step, rank])
+        size = np.array([len(a) - SEGMENT * HOP for a in self.train])
+        rows = []
+        for k in rng.choice(len(size), self.recipe.data.batch, p=size / size.sum()):
+            at = int(rng.integers(size[k]))
+            rows.append(self.train[k][at : at + SEGMENT * HOP])
+        sound = torch.stack(rows)
+        return {"sound": sound, "z": torch.stack([self.codec.encode(s) for s in sound])}
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Any]]:
+        """Return the spectral distance; the first tenth, which has no past, does not count."""
+        net: MusicNet = getattr(module, "module", module)  # type: ignore[assignment]
+        made = net.codec.vocoder(net.codec.mels(batch["z"]))  # type: ignore[union-attr, operator]
+        skip = SEGMENT * HOP // 10
+        return spectral_loss(made[:, skip:], batch["sound"][:, skip:]), {}
+
+    def validate(self, module: nn.Module, step: int) -> dict[str, float]:
+        """Return the distance on the held-out parts."""
+        net: MusicNet = getattr(module, "module", module)  # type: ignore[assignment]
+        losses = []
+        for audio in self.held:
+            part = audio[: 20 * SEGMENT * HOP]
+            made = net.codec.decode(net.codec.encode(part))[: len(part)]  # type: ignore[arg-type, operator]
+            losses.append(float(spectral_loss(made[None], part[None])))
+        return {"loss": sum(losses) / len(losses)}
+
+
+TASKS = {"flow": FlowTask, "arc": ArcTask, "codec": CodecTask}
+
+
+def make(recipe: Recipe) -> FlowTask | CodecTask:
+    """Return the task of a recipe."""
+    return TASKS[recipe.task](recipe)

@@ -1,0 +1,256 @@
+"""What the commands do: load, ask, play, write. Results are returned, progress goes to stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apps.music import audio, controls, data
+from apps.music.codec import MelCodec
+from apps.music.controls import KEYS
+from apps.music.corpus import told
+from apps.music.generate import MusicModel, restore
+from apps.music.roll import RollCodec
+from apps.music.score import Score, read_midi, write_midi
+from apps.music.synth import RATE
+from core.errors import UsageError
+
+__all__ = ["bench", "codec", "evaluate", "go_on", "jam", "live", "sample", "sketch", "wishes"]
+
+MIDI = (".mid", ".midi")
+
+
+def say(line: str) -> None:
+    """Tell the user how far it is."""
+    print(line, file=sys.stderr)
+
+
+def load(name: str, steps: int | None = None) -> MusicModel:
+    """Load a model; blocks are small, so one thread unless OMP_NUM_THREADS says otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    model = restore(name)
+    return model if steps is None else model.set(steps=steps)
+
+
+def wishes(name: str, *, key: str = "", label: str = "") -> dict[str, Tensor]:
+    """Return the controls that the words of the command line ask for.
+
+    Raises:
+        UsageError: no such key or style.
+    """
+    asked: dict[str, Tensor] = {}
+    if key:
+        if key not in KEYS:
+            raise UsageError("no such key", field="key", value=key, choices=KEYS)
+        asked["key"] = torch.eye(24)[KEYS.index(key)]
+    if label:
+        config = restore(name).recipe.data
+        known = data.labels(config.kind, config.root) if config.kind != "recordings" else []
+        if label not in known:
+            raise UsageError("no such style in the training data", field="label", value=label, choices=known)
+        asked["label"] = torch.eye(16)[known.index(label)]
+    return asked
+
+
+def _checked(model: MusicModel, out: Path | None) -> None:
+    """Refuse a file that cannot be written before anything is made."""
+    if out is None or out.suffix.lower() in MIDI and isinstance(model.net.codec, RollCodec):
+        return
+    audio.check_format(out)
+
+
+def _level(sound: Tensor) -> float:
+    return round(20 * float(torch.log10(sound.square().mean().sqrt().clamp(min=1e-6))), 2)
+
+
+def sample(
+    name: str, asked: Mapping[str, Tensor], *, n: int, seconds: float, seed: int, settings: Mapping[str, Any],
+    out: Path | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Make pieces, write them and tell what they are."""
+    model = load(name)
+    _checked(model, out)
+    music = model.sample(n, seconds=seconds, asked=asked, seed=seed, **settings)
+    written = music.write(out) if out is not None else []
+    sounds = list(music)
+    result: dict[str, Any] = {"pieces": n, "seconds": round(len(sounds[0]) / RATE, 3)}
+    result["level_db"] = [_level(s) for s in sounds]
+    if isinstance(model.net.codec, RollCodec):
+        scores = [music.score(k) for k in range(n)]
+        result |= {"notes": [len(s.notes) for s in scores], "hits": [len(s.hits) for s in scores]}
+    return result | ({"out": [str(p) for p in written]} if written else {})
+
+
+def _read(model: MusicModel, file: Path) -> Score | Tensor:
+    """Read what the model's codec can encode, or refuse it."""
+    if isinstance(model.net.codec, RollCodec):
+        if file.suffix.lower() not in MIDI:
+            raise UsageError("a model of scores reads MIDI", field="file", value=str(file))
+        return read_midi(file)
+    if file.suffix.lower() in MIDI:
+        raise UsageError("a model of sound reads WAV, FLAC or Ogg", field="file", value=str(file))
+    return audio.read(file)
+
+
+def _whole(model: MusicModel, frames: Tensor) -> Tensor:
+    """Return the last whole blocks, no more than the window."""
+    m = model.recipe.model
+    count = min(len(frames) // m.block, m.window) * m.block
+    if not count:
+        raise UsageError("is shorter than a block", field="file", hint=f"{m.block} frames are needed")
+    return frames[len(frames) - count :]
+
+
+def go_on(name: str, file: Path, seconds: float, seed: int, steps: int | None, out: Path | None) -> dict[str, Any]:
+    """Continue a file; what is written is the file's end, as the codec keeps it, and what follows."""
+    model = load(name, steps)
+    _checked(model, out)
+    given = _read(model, file)
+    bpm = given.bpm if isinstance(given, Score) else 120.0
+    frames = model.net.codec.encode(given)  # type: ignore[arg-type]
+    past = _whole(model, frames)
+    made = model.sample(1, seconds=seconds, past=past, bpm=bpm, seed=seed)
+    joined = type(made)(torch.cat([past[None], made.frames], 1), model, bpm)
+    written = joined.write(out) if out is not None else []
+    return {"past_frames": len(past), "new_frames": made.frames.shape[1], "out": [str(p) for p in written]}
+
+
+def sketch(
+    name: str, file: Path, seed: int, steps: int | None, guidance: float | None, out: Path | None
+) -> dict[str, Any]:
+    """Make music that does what a sketch does."""
+    model = load(name, steps)
+    _checked(model, out)
+    codec_, bpm = model.net.codec, 120.0
+    if file.suffix.lower() in MIDI:
+        score = read_midi(file)
+        if not isinstance(codec_, RollCodec):
+            raise UsageError("a model of sound takes its sketch as sound", field="file", value=str(file))
+        bpm = score.bpm
+        asked = _groups(told(score, codec_))
+    else:
+        sound = audio.read(file)
+        count = max(1, round(len(sound) / RATE * _rate(model, bpm)))
+        edges = torch.linspace(0, len(sound), count + 1)
+        asked = controls.pool(controls.listen(sound), edges)
+    frames = len(next(iter(asked.values())))
+    made = model.sample(1, frames=frames, asked=asked, bpm=bpm, seed=seed, guidance=guidance)
+    written = made.write(out) if out is not None else []
+    return {"asked": sorted(asked), "frames": frames, "bpm": bpm, "out": [str(p) for p in written]}
+
+
+def _groups(told_: Tensor) -> dict[str, Tensor]:
+    """Return the groups that a control [F, WIDTH] asks for."""
+    flags = told_[0, -len(controls.GROUPS) :]
+    return {name: told_[:, controls.AT[name]] for k, name in enumerate(controls.GROUPS) if flags[k]}
+
+
+def _rate(model: MusicModel, bpm: float) -> float:
+    codec_ = model.net.codec
+    return bpm / 60 * 4 / codec_.ticks if isinstance(codec_, RollCodec) else codec_.frame_rate
+
+
+def jam(name: str, file: Path, seed: int, steps: int | None, out: Path | None) -> dict[str, Any]:
+    """Accompany a recording block by block; write both together."""
+    model = load(name, steps)
+    if out is not None:
+        audio.check_format(out)
+    heard = audio.read(file)
+    session = model.live(seed)
+    session.warmup()
+    lasts, parts = round(session.frames * session.hop), []
+    for part in heard.split(lasts):
+        session.push_audio(part)
+        parts.append(session.block().audio)
+    mine = torch.cat(parts)
+    both = torch.zeros(max(len(heard), len(mine) + lasts))
+    both[: len(heard)] += heard
+    both[lasts : lasts + len(mine)] += mine  # a block is heard after the one it answers
+    if out is not None:
+        audio.write(out, both * 0.7)
+    return {"blocks": len(parts), "delay_s": round(lasts / RATE, 3), "late_blocks": session.late,
+            "level_db": _level(mine)} | ({"out": str(out)} if out else {})  # fmt: skip
+
+
+def live(
+    name: str, asked: Mapping[str, Tensor], blocks: int, seed: int, settings: Mapping[str, Any], sound: str, play: bool
+) -> None:
+    """Play to a pipe or to the sound device until the listener leaves."""
+    from apps.music.pipe import device, stream
+
+    audio.pcm(torch.zeros(1), sound)  # refuses a wrong format before anything is loaded
+    model = load(name)
+    session = model.live(seed, risk=0.6, **{k: v for k, v in settings.items() if v is not None})
+    session.ask(**asked)
+    say(f"warm-up {session.warmup():.0f} ms")
+    out = sys.stdout.buffer
+
+    def write(part: Tensor) -> None:
+        out.write(audio.pcm(part, sound))
+        out.flush()
+
+    report = stream(session, device(RATE) if play else write, blocks=blocks)
+    say(f"{report.blocks} blocks, {report.samples / RATE:.1f} s, slowest {report.slowest_ms:.0f} ms, "
+        f"late {session.late}, saved {session.saved}")  # fmt: skip
+
+
+def codec(name: str, file: Path, out: Path | None) -> dict[str, Any]:
+    """Encode and decode a file."""
+    from apps.music.metrics import log_spectral_distance, mel_distance
+
+    model = load(name)
+    _checked(model, out)
+    given, codec_ = _read(model, file), model.net.codec
+    frames = codec_.encode(given)  # type: ignore[arg-type]
+    figures: dict[str, Any] = {"frames": len(frames), "dim": codec_.dim, "latency_samples": codec_.latency_samples}
+    if isinstance(given, Score) and isinstance(codec_, RollCodec):
+        back = codec_.score(frames, given.bpm)
+        figures |= {"notes": len(given.notes), "notes_back": len(back.notes), "hits": len(given.hits),
+                    "hits_back": len(back.hits)}  # fmt: skip
+        if out is not None and out.suffix.lower() in MIDI:
+            write_midi(back, out)
+            return figures | {"out": str(out)}
+    sound = codec_.decode(frames)
+    if isinstance(codec_, MelCodec) and isinstance(given, Tensor):
+        cut = sound[: len(given)]
+        figures |= {"mel_db": mel_distance(given, cut), "log_spectral_db": log_spectral_distance(given, cut)}
+    if out is not None:
+        audio.write(out, sound)
+        figures["out"] = str(out)
+    return figures
+
+
+def bench(name: str, blocks: int, steps: int | None) -> dict[str, Any]:
+    """Time the blocks of a session."""
+    model = load(name, steps)
+    session = model.live(0)
+    session.warmup()
+    made = list(islice(session, blocks))
+    spent, lasts = np.array([b.compute_ms for b in made]), made[0].deadline_ms
+    quantiles = {f"p{q}_ms": float(np.percentile(spent, q)) for q in (50, 95, 99)}
+    return {"blocks": blocks, "steps": made[0].steps, "block_ms": lasts, "mean_ms": float(spent.mean()), **quantiles,
+            "share_of_real_time": float(spent.mean() / lasts), "late": session.late}  # fmt: skip
+
+
+def evaluate(name: str, n: int, seed: int, out: Path | None) -> dict[str, Any]:
+    """Judge a model on held-out music."""
+    from apps.music.judge import judge
+
+    if out is not None and out.suffix != ".html":
+        raise UsageError("the report is a page", field="out", value=str(out), hint="name it FILE.html")
+    figures = judge(load(name), n, seed)
+    if out is not None:
+        from core.run.report import Section, Table, write
+
+        write(out, name, [Section("Music", [Table(["figure", "value"], [[k, v] for k, v in figures.items()])])])
+        say(f"wrote {out}")
+    return figures
