@@ -94,7 +94,9 @@ class RollCodec(nn.Module):
     @torch.no_grad()
     def rows(self, z: Tensor) -> np.ndarray:
         """Return the rows [F ticks, width] that frames [F, dim] stand for."""
-        return self.pca.inverse(z).reshape(-1, self.width).double().cpu().numpy()
+        pca = self.pca  # in float64: what is heard must not depend on how many frames are multiplied together
+        whole = (z.double() * pca.scale.double()) @ pca.basis.double().T + pca.mean.double()
+        return whole.reshape(-1, self.width).cpu().numpy()
 
     def score(self, z: Tensor, bpm: float | None = None) -> Score:
         """Return the score that frames [F, dim] stand for."""

@@ -100,7 +100,7 @@ def test_the_codec_gives_the_same_in_pieces(sound: Tensor, mel: MelCodec, seed: 
     pieces = [player.push(z[s]) for s in cuts(len(z), seed, 9)] + [player.flush()]
     assert len(whole) == len(z) * mel.hop
     assert float((torch.cat(pieces) - whole).abs().max()) <= 1e-6 and float(whole.abs().max()) > 1e-3
-    assert float((mel.vocoder(mel.mels(z)[None])[0] - whole).abs().max()) <= 1e-6
+    assert float((mel.vocoder(mel.mels(z)[None])[0] - whole).detach().abs().max()) <= 1e-6
 
 
 def test_the_codec_looks_only_back(mel: MelCodec) -> None:
@@ -125,7 +125,8 @@ def test_a_roll_keeps_the_score(bpm: float) -> None:
     assert torch.equal(codec.roll(back)[:, codec.hits :], codec.roll(score)[:, codec.hits :])
     whole, player = codec.decode(z), codec.player()
     parts = [player.push(z[s]) for s in cuts(len(z), 1, 5)] + [player.flush()]
-    assert abs(len(whole) - len(z) * codec.hop) <= len(z) and torch.equal(torch.cat(parts), whole)
+    assert abs(len(whole) - len(z) * codec.hop) <= len(z)
+    assert float((torch.cat(parts) - whole).abs().max()) <= 1e-6
     due = Score(score.notes, score.hits, bpm, beats=score.beats)
     truth = render(due, len(whole) / RATE)
     assert np.corrcoef(whole.numpy()[:60000], truth[:60000])[0, 1] > 0.6

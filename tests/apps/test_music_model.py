@@ -1,0 +1,247 @@
+"""The model: it learns, it goes on for ever in any portions, it can be steered, saved and driven from a shell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from apps import music
+from apps.music import metrics, pipe, tunes
+from apps.music.cli import app
+from apps.music.corpus import corpus, moved, told
+from apps.music.generate import MusicModel
+from apps.music.model import MusicNet, Recipe
+from apps.music.roll import RollCodec
+from apps.music.score import Score, read_midi, write_midi
+from apps.music.synth import RATE
+from apps.music.task import make
+from core.errors import UsageError
+from core.run.config import load_recipe, recipes
+from core.run.launch import run
+
+SMALL = ["data.count=14", "data.batch=8", "model.dim=16", "model.depth=1", "model.heads=2", "codec.dim=12",
+         "trainer.validate_every=0", "trainer.log_every=1", "trainer.threads=1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("music") / "run"
+    run("music", load_recipe("music", "toy", [*SMALL, "trainer.steps=40", "optim.warmup=5"]), out, None)
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> MusicModel:
+    return music.load(folder)
+
+
+def test_it_learns(folder: Path) -> None:
+    import csv
+
+    loss = [float(row["loss"]) for row in csv.DictReader((folder / "log.csv").open())]
+    assert np.mean(loss[-8:]) < 0.9 * np.mean(loss[:4])
+
+
+def test_any_portions_give_the_same_samples(model: MusicModel) -> None:
+    sessions = [model.live(3, bpm=133.0, steps=2) for _ in range(3)]
+    whole = sessions[0].read(200_000)
+    rng, parts, left = np.random.default_rng(0), [], 200_000
+    while left:
+        n = min(left, int(rng.integers(0, 30_000)))
+        parts.append(sessions[1].read(n))
+        left -= n
+    assert torch.equal(torch.cat(parts), whole) and float(whole.abs().max()) > 0.01
+    blocks = [b for b, _ in zip(sessions[2], range(4), strict=False)]
+    assert [b.start_sample for b in blocks] == np.cumsum([0, *(len(b.audio) for b in blocks[:-1])]).tolist()
+    sound = torch.cat([b.audio for b in blocks])[:200_000]
+    assert torch.equal(sound, whole[: len(sound)])
+
+
+def test_a_snapshot_is_gone_back_to(model: MusicModel) -> None:
+    session = model.live(1, steps=2)
+    assert session.warmup() > 0 and session.number == 0
+    session.block()
+    state = session.snapshot()
+    first = torch.cat([session.block().audio for _ in range(2)])
+    session.ask(key=torch.eye(24)[5])
+    session.block()
+    session.restore(state)
+    assert "key" not in session.asked
+    assert torch.equal(torch.cat([session.block().audio for _ in range(2)]), first)
+
+
+def test_what_is_asked_takes_effect_with_the_next_block(model: MusicModel) -> None:
+    same, other = (model.live(1, steps=2) for _ in range(2))
+    a, b = same.block(), other.block()
+    other.ask(key=torch.eye(24)[7], loudness=[1.0])
+    assert torch.equal(a.frames, b.frames) and "key" not in b.controls
+    c, d = same.block(), other.block()
+    assert "key" in d.controls and not torch.equal(c.frames, d.frames)
+    other.ask(key=None)
+    assert "key" not in other.block().controls
+    with pytest.raises(UsageError, match="chroma"):
+        other.ask(chrome=torch.zeros(12))
+    with pytest.raises(UsageError):
+        other.ask(bpm=7.0)
+    other.ask(bpm=60.0)
+    assert other.block().deadline_ms == 2 * a.deadline_ms
+
+
+def test_a_piece_does_not_depend_on_its_batch(model: MusicModel) -> None:
+    many = model.sample(3, frames=12, seed=4, steps=2)
+    one = model.sample(1, frames=12, seed=4, steps=2, index=torch.tensor([2]))
+    assert float((many.frames[2] - one.frames[0]).abs().max()) <= 1e-4
+    live = model.take(3, seed=4, steps=2)
+    assert live.shape == (12, 12)
+    assert float((live - model.sample(1, frames=12, seed=4, steps=2).frames[0]).abs().max()) <= 1e-4
+
+
+class Clock:
+    """Every block takes as long as it is told."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        self.seconds, self.now, self.odd = seconds, 0.0, False
+
+    def __call__(self) -> float:
+        if self.odd and self.seconds:
+            self.now += self.seconds.pop(0)
+        self.odd = not self.odd
+        return self.now
+
+
+def test_steps_are_saved_before_a_deadline_is_missed(model: MusicModel) -> None:
+    clock = Clock([0.1, 1.5, 0.9, 0.1, 0.1, 9.0])
+    session = model.live(0, steps=4, bpm=480 / 4, risk=0.5, clock=clock)  # a block lasts 2 s
+    steps = [session.block().steps for _ in range(6)]
+    assert steps == [4, 4, 2, 2, 4, 4][:2] + steps[2:] and steps[2] == 2 and steps[4] == 4
+    assert session.late == 1 and session.saved == sum(s < 4 for s in steps)
+
+
+def test_a_slow_listener_holds_the_producer_back(model: MusicModel) -> None:
+    import time
+
+    session, heard, depth = model.live(0, steps=1), [], []
+
+    def sink(sound: torch.Tensor) -> None:
+        heard.append(sound)
+        time.sleep(0.02)
+        depth.append(session.number - len(heard))
+
+    report = pipe.stream(session, sink, blocks=6, ahead=2)
+    assert report.blocks == 6 and report.samples == sum(map(len, heard)) and max(depth) <= 4
+    assert torch.equal(torch.cat(heard), torch.cat([b.audio for b, _ in zip(model.live(0, steps=1), range(6),
+                                                                             strict=False)]))  # fmt: skip
+
+    def leaves(sound: torch.Tensor) -> None:
+        raise BrokenPipeError
+
+    assert pipe.stream(model.live(0, steps=1), leaves).blocks == 1
+
+
+def test_playing_along_is_one_block_late(model: MusicModel) -> None:
+    session = model.live(0, steps=1)
+    lasts = round(session.frames * session.hop)
+    sound = torch.sin(torch.arange(lasts) * (2 * torch.pi * 330 / RATE)) * 0.5
+    assert "chroma" not in session.block().controls
+    session.push_audio(sound)
+    heard = session.block().controls
+    assert heard["chroma"].shape == (session.frames, 12) and int(heard["chroma"][-1].argmax()) == 4
+
+
+def test_a_key_moves_with_its_notes() -> None:
+    codec = RollCodec(dim=12)
+    score = tunes.arrange("joy", 1)
+    score = Score(score.notes, score.hits, 120.0)
+    up = told(score.transpose(2), codec)
+    assert float((moved(told(score, codec), 2) - up).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("name", [r for r in recipes("music")])
+def test_recipes_fit_the_network(name: str) -> None:
+    recipe: Recipe = load_recipe("music", name)
+    with torch.device("meta"):
+        net = MusicNet(recipe)
+    size = sum(p.numel() for p in net.flow.parameters())
+    if name == "jamendo":
+        assert 3.2e8 < size < 3.7e8
+    if name == "recordings":
+        assert size > 9e6
+
+
+def test_arc_starts_from_a_flow_and_moves_one_player_at_a_time(folder: Path, tmp_path: Path) -> None:
+    short = [*SMALL, "task=arc", "arc.blocks=2", "arc.most=2", "arc.depth=1", "arc.width=8", "trainer.steps=2"]
+    with pytest.raises(UsageError, match="start"):
+        make(load_recipe("music", "toy", short)).module()
+    recipe = load_recipe("music", "toy", [*short, f"start={folder}"])
+    task = make(recipe)
+    net = task.module()
+    flow = music.load(folder).net.flow
+    assert all(torch.equal(a, b) for a, b in zip(net.flow.parameters(), flow.parameters(), strict=True))
+    for step, learns in ((0, "critic"), (1, "flow")):
+        net.zero_grad(set_to_none=True)
+        task.loss(net, task.batch(step, 0, 1), step)[0].backward()
+        touched = {n.split(".")[0] for n, p in net.named_parameters() if p.grad is not None}
+        assert touched == {learns}
+    run("music", recipe, tmp_path / "arc", None)
+    assert music.load(tmp_path / "arc").sample(1, frames=4, steps=1).frames.isfinite().all()
+
+
+def test_held_out_music_is_other_music(model: MusicModel) -> None:
+    train, held = (corpus(model.net.codec, model.recipe, s) for s in ("train", "valid"))
+    known = {p.rows.numpy().tobytes() for p in train.pieces}
+    assert held.pieces and not any(p.rows.numpy().tobytes() in known for p in held.pieces)
+
+
+def test_distances() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((4000, 3)), rng.standard_normal((4000, 3)) * 2 + 1
+    assert abs(metrics.frechet(a, b) - (3 + 3 * (1 - 2) ** 2)) < 0.4 and metrics.frechet(a, a) < 1e-9
+    assert metrics.f1(np.array([0.0, 1.0, 2.0]), np.array([0.02, 1.2, 2.04])) == pytest.approx(2 / 3)
+    noise = torch.randn(64, 4)
+    assert metrics.loop(noise[:8].repeat(8, 1), 8) > 0.99 > 0.5 > metrics.loop(noise, 8)
+    sound = torch.randn(RATE) * 0.1
+    assert metrics.mel_distance(sound, sound) == 0
+    assert metrics.mel_distance(sound, sound / 2) == pytest.approx(6.02, abs=0.05)
+
+
+def test_joins_are_heard_where_there_are_some() -> None:
+    time = torch.arange(8 * RATE) / RATE
+    smooth = 0.3 * torch.sin(2 * torch.pi * 220 * time) * (1 + 0.1 * torch.sin(time * 3)) + 0.01 * torch.randn(8 * RATE)
+    at = np.arange(8000, 8 * RATE - 8000, 8000)
+    good = metrics.joins(smooth, at, 1000)
+    broken = smooth.clone()
+    for k, a in enumerate(at):
+        broken[a:] = broken[a:] * (0.5 if k % 2 else 2.0)
+    bad = metrics.joins(broken, at, 1000)
+    assert abs(good["step_z"]) < 0.5 and abs(good["flux_z"]) < 0.7
+    assert bad["step_z"] > 2 and bad["loudness_p95_db"] > 3
+
+
+def test_the_command_line(folder: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    def call(*words: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, [*words], standalone_mode=True)
+        assert done.exit_code == code, done.output
+        return done.output
+
+    name = str(folder)
+    found = json.loads(call("sample", name, "--seconds", "4", "--key", "C", "--steps", "1", "--out",
+                            str(tmp_path / "a.wav"), "--json"))  # fmt: skip
+    assert found["seconds"] >= 4 and (tmp_path / "a.wav").is_file()
+    call("sample", name, "--seconds", "4", "--steps", "1", "--out", str(tmp_path / "a.mp3"), code=2)
+    call("sample", name, "--key", "H", code=2)
+    write_midi(tunes.arrange("joy", 2), tmp_path / "joy.mid")
+    call("sketch", name, str(tmp_path / "joy.mid"), "--steps", "1", "--out", str(tmp_path / "b.mid"))
+    assert read_midi(tmp_path / "b.mid").beats > 0
+    call("continue", name, str(tmp_path / "joy.mid"), "--seconds", "2", "--steps", "1", "--out",
+         str(tmp_path / "c.flac"))  # fmt: skip
+    assert json.loads(call("jam", name, str(tmp_path / "a.wav"), "--steps", "1", "--json"))["blocks"] >= 2
+    assert json.loads(call("codec", name, str(tmp_path / "joy.mid"), "--json"))["dim"] == 12
+    assert json.loads(call("bench", name, "--blocks", "3", "--steps", "1", "--json"))["late"] == 0
+    call("continue", name, str(tmp_path / "a.wav"), code=2)
