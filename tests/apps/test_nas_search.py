@@ -1,0 +1,171 @@
+"""Models, rewards, searches and fronts on small spaces."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from apps.nas.baselines import BASELINES, Field
+from apps.nas.constraints import Forbid, Limit, Require
+from apps.nas.generate import CellModel, untrained
+from apps.nas.model import Recipe, TuneConfig
+from apps.nas.pareto import Front, gain, search
+from apps.nas.rewards import Negated, Queries, Target, columns, load
+from apps.nas.search import Policy, Tuner, method
+from apps.nas.space import Space
+from apps.nas.space import load as load_space
+from apps.nas.task import make
+from core.errors import DataError, UsageError
+from core.finetune.reward import hypervolume
+from core.run.config import load_recipe
+
+NB201 = load_space("nb201")
+WISHES = [Limit("params", 0.4e6), Forbid("avg_pool_3x3"), Require("skip_connect")]
+
+
+def model(*changes: str) -> CellModel:
+    return untrained(load_recipe("nas", "toy", list(changes)))
+
+
+@pytest.mark.parametrize("changes", [
+    (), ("data.space=nb101",), ("data.space=nb101-5", "model.noise=marginal", "model.directed=false"),
+])  # fmt: skip
+def test_samples_are_valid_and_do_not_depend_on_their_batch(changes: tuple[str, ...]) -> None:
+    m = model(*changes)
+    cells = m.sample(24, seed=5)
+    assert not any(cells.check())
+    assert (m.sample(24, seed=5, batch=7).x == cells.x).all()
+    assert cells.unique() > 12
+
+
+def test_limits_hold_in_every_sample() -> None:
+    assert not any(model().sample(64, constraints=WISHES, seed=1).check(WISHES))
+    assert not any(model("model.noise=marginal").sample(64, constraints=WISHES, seed=1).check(WISHES))
+
+
+@pytest.mark.parametrize("recipe, changes", [("toy", []), ("dgpo", ["model.dim=32", "model.layers=2"])])
+def test_pretraining_learns(recipe: str, changes: list[str]) -> None:
+    task = make(load_recipe("nas", recipe, [*changes, "data.batch=64"]))
+    net = task.module()
+    adam = torch.optim.Adam(net.parameters(), 3e-3)
+    losses = []
+    for _ in range(25):
+        loss, _metrics = task.loss(net, task.batch(0, 0, 1), 0)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] - 0.02 * abs(losses[0])
+
+
+def test_training_data_below_a_threshold_hold_nothing_above_it() -> None:
+    recipe = load_recipe("nas", "toy", ["data.reward=params", "data.below=0.3"])
+    task = make(recipe)
+    assert task.cells is not None
+    assert float(load("params", NB201).score(task.cells).max()) < 0.3
+    with pytest.raises(UsageError):
+        make(load_recipe("nas", "toy", ["data.reward=params", "data.below=0.01"]))
+
+
+class Hidden:
+    """Counts how far a cell is from a hidden one."""
+
+    name = "hidden"
+
+    def __init__(self, space: Space = NB201) -> None:
+        self.goal = torch.tensor([3, 3, 1, 3, 2, 3])
+
+    def score(self, x: torch.Tensor) -> torch.Tensor:
+        return (x == self.goal).double().sum(-1)
+
+
+def test_queries_are_counted_once() -> None:
+    q = Queries(Hidden())
+    x = torch.tensor([[3, 3, 1, 3, 2, 3], [0, 0, 0, 1, 1, 1], [3, 3, 1, 3, 2, 3]])
+    assert q.score(x).tolist() == [6, 0, 6]
+    q.score(x)
+    assert (q.unique, q.asked, q.reached(6.0), q.reached(7.0)) == (2, 6, 1, None)
+    assert q.curve().tolist() == [6, 6]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_spend_their_budget_within_limits(name: str) -> None:
+    q, field = Queries(Hidden()), Field(NB201, WISHES, seed=2)
+    method(name)(q, field, 40)
+    assert q.unique == 40
+    x = np.array([row for row, _ in q.history])
+    assert field.layers.accepts(x).all()
+
+
+def test_guided_search_finds_the_optimum_and_random_does_not() -> None:
+    quick = "tune.inner=1"
+    found = Queries(Hidden())
+    method("guided", model(quick))(found, Field(NB201, seed=0), 100)
+    assert found.reached(6.0) is not None
+    assert len({row for row, _ in found.history}) == found.unique <= 100
+
+
+def test_policy_gradient_raises_the_reward_and_keeps_variety() -> None:
+    config = TuneConfig(queries=16, inner=8, lr=3e-3, floor=0.2)
+    q = Queries(Hidden())
+    tuner = Policy(model(), config)(q, Field(NB201, seed=0), 160)
+    x = tuner.sample(64)
+    assert float(Hidden().score(x).mean()) > 6 / 5 + 1.0
+    assert len(x.unique(dim=0)) >= 13
+    stepwise = Queries(Hidden())
+    Policy(model(), TuneConfig(form="step", queries=8, lr=1e-3))(stepwise, Field(NB201, seed=0), 24)
+    assert stepwise.unique == 24
+
+
+def test_kl_and_frozen_layers_hold_the_policy() -> None:
+    tuner = Tuner(model("tune.frozen=0.5"), TuneConfig(frozen=0.5), Field(NB201))
+    before = {k: v.clone() for k, v in tuner.model.net.state_dict().items()}
+    tuner.learn(tuner.sample(8), torch.arange(8.0))
+    after = tuner.model.net.state_dict()
+    moved = {k for k in before if not torch.equal(before[k], after[k])}
+    assert moved and not any(k.startswith("graph.layers.0.") for k in moved)
+
+
+def test_gain_is_the_difference_of_hypervolumes() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        front, more = rng.random((6, 2)), rng.random((5, 2)) * 1.3 - 0.1
+        reference = np.array([0.05, 0.1])
+        values = torch.from_numpy(front)
+        keep = Front.of(torch.arange(6)[:, None], values).values
+        before = hypervolume(values, torch.from_numpy(reference))
+        for row, extra in zip(more, gain(more, keep.numpy(), reference), strict=True):
+            after = hypervolume(torch.cat([values, torch.from_numpy(row[None])]), torch.from_numpy(reference))
+            assert extra == pytest.approx(after - before, abs=1e-12)
+
+
+def test_front_search_beats_nothing_but_itself() -> None:
+    q = Queries(Hidden())
+    front = search(model("tune.inner=1"), q, load("flops", NB201), Field(NB201, seed=0), 40, pool=64)
+    assert q.unique == 40
+    assert (front.values[:-1, 0] >= front.values[1:, 0]).all() and (front.values[:-1, 1] <= front.values[1:, 1]).all()
+
+
+def test_rewards_by_name() -> None:
+    x = torch.tensor([[3, 3, 3, 3, 3, 3]])
+    assert float(load("-params", NB201).score(x)[0]) == pytest.approx(-1.531546)
+    assert isinstance(load("-flops", NB201), Negated)
+    assert float(Target(load("params", NB201), 1.5).score(x)[0]) == pytest.approx(-0.031546)
+    for name in ("nb201:nothing", "accuracy", "train:x", "digits:colour"):
+        with pytest.raises((UsageError, DataError)):
+            load(name, NB201)
+
+
+@pytest.mark.skipif(not Path("../shared/data/nas").is_dir(), reason="the real NAS-Bench-201 files are not here")
+def test_real_table_has_its_known_optima() -> None:
+    for column, best in (("c10_test_200", 94.3733), ("c100_test_200", 73.5133), ("in16_test_200", 47.3111)):
+        table = load(f"nb201:{column}", NB201)
+        assert table.best() == pytest.approx(best, abs=1e-3)  # type: ignore[attr-defined]
+    assert len(columns("hw")) == 15625
+
+
+def test_recipes_compose() -> None:
+    for name in ("toy", "nb201", "nb101", "digits201", "digits101", "dgpo"):
+        assert isinstance(load_recipe("nas", name), Recipe)
+    assert load_recipe("nas", "dgpo").sample.steps == 800
