@@ -64,14 +64,14 @@ def ORACLE() -> dict[str, list[Constraint]]:  # noqa: N802
         "none": [],
         "FLOPs <= 20 M": [Limit("flops", 20e6)],
         "params <= 0.4 M": [Limit("params", 0.4e6)],
-        "edge GPU <= 4 ms": [hardware("edgegpu_latency", 4)],
-        "Raspi4 <= 20 ms": [hardware("raspi4_latency", 20)],
-        "FPGA <= 3 ms": [hardware("fpga_latency", 3)],
+        "edge GPU <= 4 ms": [hardware("c10_edgegpu_latency", 4)],
+        "Raspi4 <= 20 ms": [hardware("c10_raspi4_latency", 20)],
+        "FPGA <= 3 ms": [hardware("c10_fpga_latency", 3)],
         "no conv3x3": [Forbid("nor_conv_3x3")],
         "must contain avgpool": [Require("avg_pool_3x3")],
         "conv depth exactly 3": [Depth(3, 3, CONVS)],
         "FLOPs <= 40 M, edge GPU <= 5 ms, a pool": [
-            Limit("flops", 40e6), hardware("edgegpu_latency", 5), Require("avg_pool_3x3"),
+            Limit("flops", 40e6), hardware("c10_edgegpu_latency", 5), Require("avg_pool_3x3"),
         ],
     }  # fmt: skip
 

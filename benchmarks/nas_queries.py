@@ -35,7 +35,8 @@ def run(full: bool) -> Result:
             seeds = range(SEEDS if full or name != "policy" else 3)
             runs = many(name, reward, NB201, BUDGET[name], seeds, model)
             reached = [q.reached(reward.best()) or BUDGET[name] + 1 for q in runs]
-            found = {"median queries": float(np.median(reached)), "solved": float(np.mean(np.array(reached) <= BUDGET[name])),
+            found = {"median queries": float(np.median(reached)),
+                     "solved": float(np.mean(np.array(reached) <= BUDGET[name])),
                      "best at 50": float(np.mean([q.curve()[min(49, q.unique - 1)] for q in runs])),
                      "best at 100": float(np.mean([q.curve()[min(99, q.unique - 1)] for q in runs]))}  # fmt: skip
             (figures if name == "guided" else peers)[f"{key} {name}"] = found
