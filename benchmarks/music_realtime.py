@@ -11,7 +11,6 @@ import time
 from itertools import islice
 
 import numpy as np
-import torch
 
 from benchmarks.harness import Bar, Result
 from benchmarks.music_stream import untrained
@@ -52,5 +51,8 @@ def run(full: bool) -> Result:
               "control_to_sound_s": ("<=", 1.0)}  # fmt: skip
     names = {"late_blocks": "underruns", "memory_growth_mb": "memory growth, MB"}
     bars = [Bar(names.get(k, k.replace("_", " ")), figures[k], op, v) for k, (op, v) in limits.items()]  # type: ignore[arg-type]
-    notes = "8 frames of 64 ms a block, window 8, 8 steps; control to sound: half done block, next block, codec delay."
+    notes = (
+        "8 frames of 64 ms a block, window 8, 8 steps; control to sound: a block that has just begun, computing the "
+        "next, the codec's delay."
+    )
     return Result(figures, bars, {"first_audio_s": "s after warm-up"}, notes=notes)

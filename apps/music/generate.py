@@ -8,8 +8,10 @@ for block in model.live(bpm=110): ...
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from apps.music import audio, controls
+from apps.music.constraints import Rule, columns, project
 from apps.music.live import LiveSession
 from apps.music.model import MusicNet, Recipe
 from apps.music.roll import RollCodec
@@ -103,10 +106,32 @@ class MusicModel:
         """Prepare to play only."""
         self.net.eval().requires_grad_(False)
         self._tables: dict[int, Table] = {}
+        self.project: Callable[[Tensor], Tensor] | None = None
 
     def set(self, **changes: Any) -> MusicModel:
         """Return the model with other defaults of playing (steps, solver, guidance)."""
-        return MusicModel(self.net, replace(self.recipe, sample=replace(self.recipe.sample, **changes)))
+        out = MusicModel(self.net, replace(self.recipe, sample=replace(self.recipe.sample, **changes)))
+        out.project = self.project
+        return out
+
+    def obeying(self, *rules: Rule) -> MusicModel:
+        """Return the model under rules that all its music keeps.
+
+        Raises:
+            InfeasibleError: they leave nothing to play.
+            UsageError: the codec knows no notes.
+        """
+        codec = self.net.codec
+        if not isinstance(codec, RollCodec):
+            raise UsageError("rules are for scores", field="constraints", value="mel")
+        quiet = columns(codec, rules)
+        net = copy.copy(self.net)
+        net._modules = dict(self.net._modules)
+        net.codec = copy.copy(codec)
+        net.codec.silent = quiet
+        out = MusicModel(net, self.recipe)
+        out.project = partial(project, codec, quiet)
+        return out
 
     def table(self, steps: int) -> Table:
         """Return the solver's table of so many steps."""
@@ -127,6 +152,7 @@ class MusicModel:
         self, n: int = 1, *, seconds: float = 10.0, frames: int = 0, asked: Mapping[str, Tensor] | None = None,
         past: Tensor | None = None, past_control: Tensor | None = None, bpm: float = 120.0, seed: int = 0,
         index: Tensor | None = None, steps: int | None = None, guidance: float | None = None,
+        constraints: Sequence[Rule] = (),
     ) -> Music:  # fmt: skip
         """Make pieces.
 
@@ -140,11 +166,21 @@ class MusicModel:
             seed: of all noise.
             index: stream numbers [n]: piece i is a function of (seed, index[i]), whatever the batch.
             steps, guidance: other than the recipe's.
+            constraints: rules that every piece keeps (`constraints.py`).
+
+        Raises:
+            InfeasibleError: the rules leave nothing to play.
+            UsageError: rules for a codec that knows no notes.
         """
+        if constraints:
+            return self.obeying(*constraints).sample(
+                n, seconds=seconds, frames=frames, asked=asked, past=past, past_control=past_control, bpm=bpm,
+                seed=seed, index=index, steps=steps, guidance=guidance,
+            )  # fmt: skip
         flow, cfg = self.net.flow, self.recipe.sample
         length, total = flow.config.block, frames or self.frames_of(seconds, bpm)
         samples = torch.arange(n) if index is None else torch.as_tensor(index)
-        context = FlowContext(flow, len(samples), cfg.guidance if guidance is None else guidance)
+        context = FlowContext(flow, len(samples), cfg.guidance if guidance is None else guidance, project=self.project)
         for k, block in enumerate(() if past is None else past.split(length)):
             context.control = None if past_control is None else self._rows(past_control[k * length :][:length], samples)
             context.commit(block.expand(len(samples), -1, -1))

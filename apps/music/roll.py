@@ -44,6 +44,8 @@ class RollCodec(nn.Module):
         self.hits = 3 * len(DRUMS) if drums else 0
         self.width = self.hits + 2 * (high - low)
         self.pca = Pca(self.width * ticks, dim)
+        self.silent: np.ndarray | None = None
+        """Columns that must not sound, bool [width]; decoding keeps them silent (`constraints.py`)."""
 
     @property
     def hop(self) -> int:
@@ -96,11 +98,17 @@ class RollCodec(nn.Module):
         """Return the rows [F ticks, width] that frames [F, dim] stand for."""
         pca = self.pca  # in float64: what is heard must not depend on how many frames are multiplied together
         whole = (z.double() * pca.scale.double()) @ pca.basis.double().T + pca.mean.double()
-        return whole.reshape(-1, self.width).cpu().numpy()
+        rows = whole.reshape(-1, self.width).cpu().numpy()
+        if self.silent is not None:
+            rows[:, self.silent] = -1.0
+        return rows
 
     def score(self, z: Tensor, bpm: float | None = None) -> Score:
         """Return the score that frames [F, dim] stand for."""
-        rows = self.rows(z)
+        return self.read(self.rows(z), bpm)
+
+    def read(self, rows: np.ndarray, bpm: float | None = None) -> Score:
+        """Return the score of rows [T, width]."""
         hits = [(max(t / TICKS + o / TICKS, 0.0), k, v) for t, row in enumerate(rows) for k, v, o in _hits(row, self)]
         notes: list[tuple[float, float, int, float]] = []
         open_: dict[int, int] = {}

@@ -14,6 +14,7 @@ on one shared memory: the controls of earlier blocks are part of what was played
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -34,12 +35,14 @@ class FlowContext:
         rows: streams B that are played side by side.
         guidance: w; 1 obeys the control, 0 ignores it, more exaggerates it.
         cached: whether to remember keys and values.
+        project: onto the admissible blocks [B, L, d], applied to every prediction.
     """
 
     net: BlockFlow
     rows: int = 1
     guidance: float = 1.0
     cached: bool = True
+    project: Callable[[Tensor], Tensor] | None = None
     control: Tensor | None = None
     """Asked of the next block, [B, L, c]; may change until its first prediction."""
     number: int = 0
@@ -61,11 +64,11 @@ class FlowContext:
         if self.cached and not self.fresh and self.net.config.mode == "encoder-decoder":
             self._encode()
         x_t = x_t.to(self.weight.dtype)
-        found = self._predict(x_t, t, self.control)
-        if self.guidance == 1.0 or self.control is None:
-            return found
-        free = self._predict(x_t, t, torch.zeros_like(self.control)).mean
-        return GaussianPrediction(free + self.guidance * (found.mean - free))
+        mean = self._predict(x_t, t, self.control).mean
+        if self.guidance != 1.0 and self.control is not None:
+            free = self._predict(x_t, t, torch.zeros_like(self.control)).mean
+            mean = free + self.guidance * (mean - free)
+        return GaussianPrediction(mean if self.project is None else self.project(mean))
 
     def commit(self, x_0: Tensor) -> None:
         """Append the clean block [B, L, d], and the control it was made under, to the memory."""

@@ -211,7 +211,7 @@ def test_distances() -> None:
 
 def test_joins_are_heard_where_there_are_some() -> None:
     time = torch.arange(8 * RATE) / RATE
-    smooth = 0.3 * torch.sin(2 * torch.pi * 220 * time) * (1 + 0.1 * torch.sin(time * 3)) + 0.01 * torch.randn(8 * RATE)
+    smooth = 0.3 * torch.sin(2 * torch.pi * 221.7 * time) * (1 + 0.1 * torch.sin(time * 3)) + 0.01 * torch.randn(8 * RATE)
     at = np.arange(8000, 8 * RATE - 8000, 8000)
     good = metrics.joins(smooth, at, 1000)
     broken = smooth.clone()
