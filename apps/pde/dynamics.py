@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from apps.pde.boundary import Padding, read_conditions
 from apps.pde.laplacian import LaplaceBlock
@@ -73,9 +72,9 @@ class Dynamics(nn.Module):
         coefficients = []
         for name in s.fields:
             term = self._told().get(name, "")
-            found = [v for v in s.parameters if str(term).startswith(f"{v}*lap({name})")]
+            found = [v for v in s.parameters if f"{v}*lap({name})" in str(term).replace(" ", "")]
             if not found:
-                hint = "IMEX needs known terms that begin with PARAMETER*lap(FIELD)"
+                hint = "IMEX needs a known term PARAMETER*lap(FIELD)"
                 raise UsageError("has no constant diffusion", field=f"terms.{name}", value=term, hint=hint)
             coefficients.append(s.parameters[found[0]])
         rows = self.boundary.dirichlet.numpy().copy()
@@ -128,14 +127,14 @@ class Dynamics(nn.Module):
     ) -> Tensor:
         """Return the states after 1 ... `steps` steps, [B, steps, N, C].
 
-        Only the state of each step is kept for the gradient; what is inside is computed again (`checkpoint`).
+        Only the state of each step is kept for the gradient; what is inside is computed again.
         `detach_first` cuts the gradient after the first step, as the paper's code does.
         """
         out = []
         for k in range(steps):
             at = t + k * self.dt * self.substeps
             if torch.is_grad_enabled() and self.config.checkpoint and steps > 1:
-                u = checkpoint(self.step, u, at, parameters, use_reentrant=False)  # type: ignore[assignment]
+                u = _Again.apply(lambda v, r=at: self.step(v, r, parameters), u, *self.parameters())  # type: ignore[assignment]
             else:
                 u = self.step(u, at, parameters)
             out.append(u)
@@ -161,6 +160,26 @@ class Dynamics(nn.Module):
             rests.append(((after - now) / dt - known).square().mean((0, 1)))
         self.net.scale.copy_(torch.stack(spread).mean(0).sqrt().clamp_min(1e-6))
         self.net.out.copy_(torch.stack(rests).mean(0).sqrt().clamp_min(1e-6))
+
+
+class _Again(torch.autograd.Function):
+    """A step whose inside is not kept but computed again for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, step: Callable[[Tensor], Tensor], u: Tensor, *weights: Tensor) -> Tensor:
+        ctx.step = step
+        ctx.save_for_backward(u, *weights)
+        return step(u)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        u, *weights = ctx.saved_tensors
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            wanted = [u, *(w for w in weights if w.requires_grad)]
+            found = iter(torch.autograd.grad(ctx.step(u), wanted, grad[0], allow_unused=True))
+        first = next(found)
+        return None, first, *(next(found) if w.requires_grad else None for w in weights)
 
 
 def finite(u: Tensor | np.ndarray) -> bool:

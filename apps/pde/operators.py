@@ -14,6 +14,7 @@ rounding, whatever the network learns.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -64,7 +65,9 @@ class SparseMap(nn.Module):
             made = []
             for name, shape in (("a", self.shape), ("t", self.shape[::-1])):
                 row, col, val = (getattr(self, f"{name}_{part}") for part in ("row", "col", "val"))
-                made.append(torch.sparse_csr_tensor(row, col, val.to(like), shape, check_invariants=False))
+                with warnings.catch_warnings():  # each first use says that the layout is in beta state
+                    warnings.simplefilter("ignore", UserWarning)
+                    made.append(torch.sparse_csr_tensor(row, col, val.to(like), shape, check_invariants=False))
             self.ready[like.dtype] = (made[0].to(like.device), made[1].to(like.device))
         return self.ready[like.dtype]
 

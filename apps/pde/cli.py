@@ -1,0 +1,72 @@
+"""The command line of the pde app: `quintet pde VERB`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.run.cli import Json, Out, build, emit
+
+Model = Annotated[str, typer.Argument(help="The folder of a run or of a checkpoint, or a model that ships.")]
+Seed = Annotated[int, typer.Option("--seed", help="All randomness.", min=0)]
+Steps = Annotated[int, typer.Option("--steps", help="Steps of the model.", min=1)]
+Every = Annotated[int, typer.Option("--every", help="Keep every so many.", min=1)]
+MeshFile = Annotated[str, typer.Option("--mesh", help="Another mesh than that of the training: a file.")]
+
+app = build("pde", summary="Fields on irregular meshes: known physics, learned rest, exact boundaries.")
+
+
+@app.command()
+def sample(
+    model: Model, n: Annotated[int, typer.Option("-n", help="How many.", min=1)] = 4, steps: Steps = 20,
+    seed: Seed = 0, out: Out = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Draw states: random initial fields of the recipe's law, some steps later (--out .xdmf, .pvd, .npz)."""
+    from apps.pde import verbs
+
+    emit(verbs.sample(model, n=n, steps=steps, seed=seed, out=out), json)
+
+
+@app.command()
+def rollout(
+    model: Model, steps: Steps = 100, every: Every = 1,
+    row: Annotated[int, typer.Option("--row", help="Test trajectory whose start is taken.", min=0)] = 0,
+    members: Annotated[int, typer.Option("--members", help="Members of an ensemble of noisy starts.", min=1)] = 1,
+    noise: Annotated[float, typer.Option("--noise", help="Their noise, relative to the spread.", min=0)] = 0.02,
+    seed: Seed = 0, mesh: MeshFile = "", out: Out = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Roll a state out in time and compare with the truth (--out .xdmf, .pvd, .npz)."""
+    from apps.pde import verbs
+
+    emit(verbs.rollout(model, steps=steps, row=row, every=every, out=out, mesh_file=mesh, members=members,
+                       noise=noise, seed=seed), json)  # fmt: skip
+
+
+@app.command()
+def evaluate(
+    model: Model, n: Annotated[int, typer.Option("-n", help="At most so many test trajectories.", min=1)] = 10,
+    json: Json = False,
+) -> None:
+    """Judge a model on test trajectories beside baselines that know as much."""
+    from apps.pde import verbs
+
+    emit(verbs.evaluate(model, n=n), json)
+
+
+@app.command()
+def simulate(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...")] = None,
+    out: Out = None, json: Json = False,
+) -> None:
+    """Run the truth's solver for a recipe; --out FILE.npz is a data set, .xdmf or .pvd shows its first trajectory."""
+    from apps.pde import verbs
+
+    emit(verbs.simulate(words or [], Path(out) if out else None), json)
+
+
+@app.command()
+def mesh(path: Annotated[str, typer.Argument(help="A mesh file: .msh, .vtu, .xdmf, .inp, ...")], json: Json = False) -> None:
+    """Check a mesh file: quality and named boundary parts."""
+    from apps.pde import verbs
+
+    emit(verbs.mesh(path), json)

@@ -1,0 +1,174 @@
+"""A trained model of moving fields: roll-outs, samples, ensembles."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from apps.pde.data import posed
+from apps.pde.dynamics import Dynamics, finite
+from apps.pde.formats import read_mesh, write_series
+from apps.pde.mesh import Mesh
+from apps.pde.model import Recipe
+from core.errors import DataError, QuintetError, UsageError
+from core.noise import Stream
+from core.run import checkpoint
+from core.run.config import instance, register
+
+__all__ = ["FieldModel", "Fields", "restore"]
+
+BUNDLED = Path(__file__).resolve().parent.parent.parent / "data" / "models"
+
+
+@dataclass(eq=False)
+class Fields:
+    """States over time: `states` [T, N, C] at `times` [T] on `mesh`; `spread` is an ensemble's, where it is one."""
+
+    mesh: Mesh
+    fields: tuple[str, ...]
+    times: np.ndarray
+    states: np.ndarray
+    spread: np.ndarray | None = None
+
+    def named(self) -> dict[str, np.ndarray]:
+        """Return each field by its name, [T, N]."""
+        out = {f: self.states[..., k] for k, f in enumerate(self.fields)}
+        if self.spread is not None:
+            out |= {f"{f}_std": self.spread[..., k] for k, f in enumerate(self.fields)}
+        return out
+
+    def write(self, path: Path | str) -> Path:
+        """Write `.xdmf`, `.pvd` or `.npz` (`formats.write_series`)."""
+        return write_series(Path(path), self.mesh, self.times, self.named())
+
+
+@dataclass(eq=False)
+class FieldModel:
+    """A trained model on a mesh.
+
+    Args:
+        net: the learned solver.
+        recipe: the run that trained it.
+        seen: name of a parameter -> (least, largest) value in training.
+    """
+
+    net: Dynamics
+    recipe: Recipe
+    seen: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def mesh(self) -> Mesh:
+        """Where it runs."""
+        return self.net.mesh
+
+    def _given(self, parameters: Mapping[str, float] | None) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for name, value in (parameters or {}).items():
+            if name not in self.net.system.parameters:
+                raise UsageError("no such parameter", field=name, choices=self.net.system.parameters)
+            low, high = self.seen.get(name, (value, value))
+            if not low <= value <= high:
+                warnings.warn(f"{name} = {value:g} is outside the training range {low:g} to {high:g}", stacklevel=3)
+            out[name] = torch.tensor([[float(value)]])
+        return out
+
+    @torch.inference_mode()
+    def rollout(
+        self, start: np.ndarray, steps: int, t: float = 0.0, parameters: Mapping[str, float] | None = None, every: int = 1
+    ) -> Fields:
+        """Return the states after 0, every, 2 every, ... steps from `start` [N, C].
+
+        Raises:
+            UsageError: the state does not fit the mesh; a parameter is unknown.
+            QuintetError: the roll-out left what is finite; the line says when.
+        """
+        net, given = self.net, self._given(parameters)
+        want = (len(self.mesh), len(net.system.fields))
+        if np.shape(start) != want:
+            raise UsageError(f"must have one row a node, {want}", field="start", value=np.shape(start))
+        u = net.pad(torch.as_tensor(np.asarray(start, np.float32))[None].to(net.points.device), t, given)
+        span, kept, times = net.dt * net.substeps, [u[0].cpu().numpy()], [t]
+        for k in range(1, steps + 1):
+            u = net.step(u, t + (k - 1) * span, given)
+            if k % every == 0:
+                if not finite(u):
+                    raise QuintetError(f"the roll-out is not finite after t = {times[-1]:g}", field="rollout",
+                                       hint="take a smaller step, or train with longer windows")  # fmt: skip
+                kept.append(u[0].cpu().numpy())
+                times.append(t + k * span)
+        return Fields(self.mesh, net.system.fields, np.array(times), np.stack(kept))
+
+    def sample(
+        self, n: int, *, steps: int = 20, seed: int = 0, index: np.ndarray | None = None,
+        parameters: Mapping[str, float] | None = None,
+    ) -> list[np.ndarray]:  # fmt: skip
+        """Return states [N, C]: random smooth initial states of the recipe's law, `steps` steps later.
+
+        Sample i is a function of (seed, index[i]) alone; each obeys the boundary conditions.
+        """
+        from apps.pde.spectral import initial
+
+        streams = np.arange(n) if index is None else np.asarray(index)
+        if len(streams) != n:
+            raise UsageError("needs one number for each sample", field="index", value=len(streams))
+        if len(self.net.system.fields) != 2:
+            raise UsageError("samples are drawn for two fields", field="fields", value=self.net.system.fields)
+        size, modes = float(np.ptp(self.mesh.points)), self.recipe.data.modes
+        out = []
+        for i in streams.tolist():
+            key = int(Stream.of(seed, 1, int(i)).fold(1).uniform(1)[0, 0] * 2**52)
+            start = initial(self.mesh.points, key, size if not any(self.mesh.period) else max(self.mesh.period), modes)
+            out.append(self.rollout(start, steps, parameters=parameters, every=max(1, steps)).states[-1])
+        return out
+
+    def ensemble(
+        self, start: np.ndarray, steps: int, members: int = 16, noise: float = 0.02, seed: int = 0,
+        parameters: Mapping[str, float] | None = None, every: int = 1,
+    ) -> tuple[Fields, np.ndarray]:  # fmt: skip
+        """Return mean and spread of roll-outs from noisy starts, and the members [M, T, N, C].
+
+        Member m's noise, `noise` times the start's standard deviation, is a function of (seed, m).
+        """
+        draw = Stream.of(seed, members).fold(2).normal(*start.shape).numpy()
+        all_ = [self.rollout(start + noise * start.std(0) * z, steps, parameters=parameters, every=every) for z in draw]
+        states = np.stack([f.states for f in all_])
+        mean = dataclasses.replace(all_[0], states=states.mean(0), spread=states.std(0, ddof=1))
+        return mean, states
+
+
+def restore(name: str | Path, mesh: str = "", device: str = "cpu") -> FieldModel:
+    """Load a checkpoint (see `apps.pde.load`)."""
+    from omegaconf import OmegaConf
+
+    path = Path(name) if Path(name).exists() or not (BUNDLED / f"pde-{name}").exists() else BUNDLED / f"pde-{name}"
+    found = checkpoint.load(path, app="pde")
+    recipe: Recipe = instance(OmegaConf.create(found.config), register(Recipe))
+    return build(recipe, found.inference, mesh, device)
+
+
+def build(recipe: Recipe, weights: Mapping[str, torch.Tensor], mesh: str = "", device: str = "cpu") -> FieldModel:
+    """Return the model of a recipe with given weights, on its own mesh or another."""
+    from apps.pde.data import load
+
+    d = recipe.data
+    if d.file and not mesh:
+        whole = load(d.file)
+        own, grid = posed(dataclasses.replace(d, file="", mesh="", nodes=30))[0], whole.mesh
+    else:
+        own, grid = posed(dataclasses.replace(d, mesh=mesh or d.mesh))
+    if mesh:
+        grid = read_mesh(mesh, grid.period)
+    net = Dynamics(recipe.model, own, grid, d.dt, d.substeps)
+    missing = set(net.state_dict()) ^ set(weights)
+    if missing:
+        raise DataError("the weights do not fit the recipe", field="checkpoint", value=sorted(missing)[0])
+    net.load_state_dict(dict(weights))
+    seen = {"Re": (min(d.reynolds), max(d.reynolds))} if d.reynolds else {}
+    return FieldModel(net.eval().to(device), recipe, seen)

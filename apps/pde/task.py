@@ -1,0 +1,103 @@
+"""The training task: windows of trajectories, rolled out over M states from a noisy start.
+
+    loss = mean over the window's states of ((prediction - truth) / std)^2 on the nodes that no boundary row sets.
+
+A batch is a pure function of (seed, step, rank): its windows, and the noise of their first states, fresh each time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apps.pde.data import Splits, splits, units
+from apps.pde.dynamics import Dynamics
+from apps.pde.model import Recipe
+from core.errors import UsageError
+
+__all__ = ["FieldTask", "make"]
+
+
+@dataclass(eq=False)
+class Batch:
+    """Noisy starts [B, N, C], the window's true states [B, M - 1, N, C], times [B, 1], parameters name -> [B, 1]."""
+
+    start: Tensor
+    target: Tensor
+    time: Tensor
+    parameters: dict[str, Tensor]
+
+
+@dataclass(eq=False)
+class FieldTask:
+    """Roll-out training, for `core.run.train`.
+
+    Args:
+        recipe: the run.
+        data: its trajectories.
+    """
+
+    recipe: Recipe
+    data: Splits
+
+    def __post_init__(self) -> None:
+        """Measure the training trajectories."""
+        if self.recipe.window > self.data.train.states.shape[1]:
+            raise UsageError("longer than the trajectories", field="window", value=self.recipe.window)
+        self.std = torch.from_numpy(units(self.data.train.states)["std"]).float()
+
+    def module(self) -> Dynamics:
+        """Build the model on the recipe's mesh."""
+        torch.manual_seed(self.recipe.seed)
+        train, d = self.data.train, self.recipe.data
+        net = Dynamics(self.recipe.model, self.data.system, train.mesh, train.dt, d.substeps)
+        given = {k: torch.from_numpy(v).float() for k, v in train.parameters.items()}
+        net.calibrate(torch.from_numpy(train.states), train.dt, given)
+        return net
+
+    def batch(self, step: int, rank: int, world: int) -> Batch:
+        """Return some windows with noise on their first states."""
+        r, train = self.recipe, self.data.train
+        rng = np.random.default_rng([r.seed, step, rank])
+        rows = rng.integers(len(train), size=r.batch)
+        begin = rng.integers(train.states.shape[1] - r.window + 1, size=r.batch)
+        window = np.stack([train.states[i, a : a + r.window] for i, a in zip(rows, begin, strict=True)])
+        noise = r.noise * rng.standard_normal(window[:, 0].shape).astype(np.float32)
+        start = torch.from_numpy(window[:, 0]) + torch.from_numpy(noise) * self.std
+        given = {k: torch.from_numpy(v[rows]).float()[:, None] for k, v in train.parameters.items()}
+        time = torch.from_numpy(train.times[begin]).float()[:, None]
+        return Batch(start, torch.from_numpy(window[:, 1:].copy()), time, given)
+
+    def loss(self, module: torch.nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Return the mean square error of the roll-out in units of the fields' spread."""
+        ends = self.recipe.loss == "ends"
+        net: Dynamics = getattr(module, "module", module)  # type: ignore[assignment]
+        start = net.pad(batch.start, batch.time, batch.parameters)
+        out = module(start, batch.target.shape[1], batch.time, batch.parameters, ends)
+        error = ((out - batch.target) / self.std.to(out)).square()
+        free = ~net.boundary.dirichlet.all(-1)
+        error = error[:, :, free]
+        frames = error.mean((0, 2, 3))
+        value = (frames[0] + frames[-1]) / 2 if ends else frames.mean()
+        return value, {"first": frames[0].detach(), "last": frames[-1].detach()}
+
+    @torch.no_grad()
+    def validate(self, module: torch.nn.Module, step: int) -> dict[str, float]:
+        """Return the mean square error (in the fields' own units) of whole validation trajectories, rolled out."""
+        net: Dynamics = getattr(module, "module", module)  # type: ignore[assignment]
+        valid = self.data.valid
+        truth = torch.from_numpy(valid.states)
+        given = {k: torch.from_numpy(v).float()[:, None] for k, v in valid.parameters.items()}
+        out = net(truth[:, 0].to(self.std.device), truth.shape[1] - 1, float(valid.times[0]), given)
+        mse = (out - truth[:, 1:]).square().mean(-1).mean(-1)  # [n, T]
+        value = float(mse.mean())
+        return {"loss": value if np.isfinite(value) else 1e12, "last": float(mse[:, -1].mean().clamp(max=1e12))}
+
+
+def make(recipe: Recipe) -> FieldTask:
+    """Return the task of a recipe."""
+    found = splits(recipe.data, recipe.seed)
+    return FieldTask(recipe, replace(found))

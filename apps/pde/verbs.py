@@ -1,0 +1,157 @@
+"""What the commands do: simulate, roll out, judge, write. Results are returned, progress goes to stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from apps.pde import metrics
+from apps.pde.formats import check_format, read_mesh
+from core.errors import UsageError
+
+if TYPE_CHECKING:
+    from apps.pde.generate import FieldModel
+    from core.run.report import Section
+
+__all__ = ["demo", "evaluate", "mesh", "rollout", "sample", "simulate"]
+
+
+def say(line: str) -> None:
+    """Tell the user how far it is."""
+    print(line, file=sys.stderr)
+
+
+def single() -> None:
+    """Compute on one thread unless OMP_NUM_THREADS says otherwise."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
+def load(name: str, mesh_file: str = "") -> FieldModel:
+    """Load a model and say what it is."""
+    from apps import pde
+
+    single()
+    model = pde.load(name, mesh_file)
+    say(f"{name}: {model.net.system.name} on {model.mesh.quality().text()}")
+    return model
+
+
+def mesh(path: str) -> dict[str, Any]:
+    """Check a mesh file and return its quality and its parts."""
+    found = read_mesh(path)
+    parts = ", ".join(f"{k} ({len(v)} edges)" for k, v in found.groups.items())
+    return {**vars(found.quality()), "parts": parts}
+
+
+def simulate(words: Sequence[str], out: Path | None) -> dict[str, Any]:
+    """Run the truth's solver for a recipe and write its trajectories."""
+    from apps.pde.data import counts, posed, splits
+    from apps.pde.data import simulate as run
+    from core.run.config import load_recipe
+    from core.run.launch import read
+
+    order = read(words)
+    recipe = load_recipe("pde", order.recipe, order.overrides)
+    if out is not None and out.suffix != ".npz":
+        check_format(out)
+    own, grid = posed(recipe.data)
+    say(grid.quality().text())
+    began = time.perf_counter()
+    found = run(recipe.data, own, grid, recipe.seed) if not recipe.data.file else splits(recipe.data, recipe.seed).train
+    a, b, c = counts(recipe.data)
+    result = {"trajectories": len(found), "train": a, "valid": b, "test": c, "states": found.states.shape[1],
+              "nodes": len(grid), "dt": found.dt, "seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
+    if out is not None and out.suffix == ".npz":
+        result["out"] = str(found.save(out))
+    elif out is not None:
+        from apps.pde.generate import Fields
+
+        result["out"] = str(Fields(grid, found.fields, found.times, found.states[0]).write(out))
+    return result
+
+
+def rollout(name: str, *, steps: int, row: int, every: int, out: Path | None, mesh_file: str, members: int,
+            noise: float, seed: int) -> dict[str, Any]:  # fmt: skip
+    """Roll a test trajectory's start out and compare with the truth as far as that goes."""
+    from apps.pde.data import splits
+
+    if out is not None:
+        check_format(out)
+    model = load(name, mesh_file)
+    test = splits(model.recipe.data, model.recipe.seed).test
+    if not 0 <= row < len(test):
+        raise UsageError(f"the test part has {len(test)} trajectories", field="row", value=row)
+    given = {k: float(v[row]) for k, v in test.parameters.items()}
+    began = time.perf_counter()
+    if members > 1:
+        fields, _ = model.ensemble(test.states[row, 0], steps, members, noise, seed, given, every)
+    else:
+        fields = model.rollout(test.states[row, 0], steps, float(test.times[0]), given, every)
+    seconds = time.perf_counter() - began
+    shared = min(len(fields.times), (test.states.shape[1] - 1) // every + 1)
+    truth = test.states[row, ::every][:shared]
+    result: dict[str, Any] = {"states": len(fields.times), "end": float(fields.times[-1]), "seconds": round(seconds, 3)}
+    result["mse"] = metrics.mse(fields.states[:shared], truth)
+    result["correlation_end"] = float(metrics.correlation(fields.states[:shared], truth)[-1])
+    if out is not None:
+        result["out"] = str(fields.write(out))
+    return result
+
+
+def sample(name: str, *, n: int, steps: int, seed: int, out: Path | None) -> dict[str, Any]:
+    """Draw states and maybe write them as a series."""
+    from apps.pde.generate import Fields
+
+    if out is not None:
+        check_format(out)
+    model = load(name)
+    drawn = np.stack(model.sample(n, steps=steps, seed=seed))
+    result: dict[str, Any] = {"samples": n, "mean": float(drawn.mean()), "std": float(drawn.std())}
+    if out is not None:
+        fields = Fields(model.mesh, model.net.system.fields, np.arange(n, dtype=float), drawn)
+        result["out"] = str(fields.write(out))
+    return result
+
+
+def evaluate(name: str, *, n: int) -> dict[str, Any]:
+    """Judge a model on test trajectories beside the baselines that know as much."""
+    from apps.pde.baselines import Operators, Sparse
+    from apps.pde.data import splits
+
+    model = load(name)
+    data = splits(model.recipe.data, model.recipe.seed)
+    test = data.test.select(slice(0, n))
+    steps = test.states.shape[1] - 1
+    known = Operators(data.system, model.mesh, test.dt, model.recipe.model)
+    sparse = Sparse(known.net).fit(data.train)
+    result: dict[str, Any] = {"split": "test trajectories, other initial states than those of training",
+                              "trajectories": len(test), "states": steps + 1}  # fmt: skip
+    makers = {"model": lambda u, g: model.rollout(u, steps, float(test.times[0]), g).states,
+              "known_operators": lambda u, g: known.rollout(u, steps, g),
+              "sparse_regression": lambda u, g: sparse.rollout(u, steps, g)}  # fmt: skip
+    for label, make in makers.items():
+        began, errors, ends = time.perf_counter(), [], []
+        for row in range(len(test)):
+            out = make(test.states[row, 0], {k: float(v[row]) for k, v in test.parameters.items()})
+            errors.append(metrics.mse(out, test.states[row]))
+            ends.append(metrics.correlation(out, test.states[row])[-1])
+        result |= {f"{label}_mse": float(np.mean(errors)), f"{label}_correlation_end": float(np.mean(ends))}
+        result[f"{label}_seconds"] = round((time.perf_counter() - began) / len(test), 3)
+    return result
+
+
+def demo(folder: Path) -> list[Section]:
+    """Run the app's main job on embedded data."""
+    from apps.pde.demo import sections
+
+    single()
+    return sections(folder)
