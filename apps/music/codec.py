@@ -109,8 +109,8 @@ class Pca(nn.Module):
         return float(kept.sum() / values.sum().clamp(min=1e-12))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Return components [..., dim] of rows [..., width]."""
-        return (rows - self.mean) @ self.basis / self.scale
+        """Return components [..., dim] of rows [..., width]; summed in float64 (see `log_mel`)."""
+        return ((rows.double() - self.mean) @ self.basis.double() / self.scale).to(rows.dtype)
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return the rows [..., width] that components stand for."""

@@ -92,5 +92,8 @@ def mel_filters(count: int = MELS, size: int = SIZE) -> Tensor:
 
 
 def log_mel(spectrum: Tensor) -> Tensor:
-    """Return natural logarithms of mel magnitudes [n, MELS] of magnitudes [n, N / 2 + 1]."""
-    return (spectrum @ mel_filters().T).clamp(min=FLOOR).log()
+    """Return natural logarithms of mel magnitudes [n, MELS] of magnitudes [n, N / 2 + 1].
+
+    Summed in float64, so that the result does not depend on how many frames come together.
+    """
+    return (spectrum.double() @ mel_filters().T.double()).clamp(min=FLOOR).log().to(spectrum.dtype)

@@ -117,7 +117,7 @@ class FlowTask:
             noise = stream.fold(k).normal(*target.shape[1:]).to(target)
             x_t = flow.process.corrupt(target, t, noise)
             weight = float(flow.process.gain("velocity", t)) ** 2
-            total += weight * float((context.predict(x_t, t).mean - target).square().mean()) / 4
+            total += weight * float((context.predict(x_t, t).mean - target).detach().square().mean()) / 4
         return total
 
 

@@ -23,7 +23,7 @@ from apps.music.score import Score, read_midi, write_midi
 from apps.music.synth import RATE
 from core.errors import UsageError
 
-__all__ = ["bench", "codec", "evaluate", "go_on", "jam", "live", "sample", "sketch", "wishes"]
+__all__ = ["bench", "codec", "evaluate", "go_on", "groups", "jam", "live", "sample", "sketch", "wishes"]
 
 MIDI = (".mid", ".midi")
 
@@ -136,7 +136,7 @@ def sketch(
         if not isinstance(codec_, RollCodec):
             raise UsageError("a model of sound takes its sketch as sound", field="file", value=str(file))
         bpm = score.bpm
-        asked = _groups(told(score, codec_))
+        asked = groups(told(score, codec_))
     else:
         sound = audio.read(file)
         count = max(1, round(len(sound) / RATE * _rate(model, bpm)))
@@ -148,7 +148,7 @@ def sketch(
     return {"asked": sorted(asked), "frames": frames, "bpm": bpm, "out": [str(p) for p in written]}
 
 
-def _groups(told_: Tensor) -> dict[str, Tensor]:
+def groups(told_: Tensor) -> dict[str, Tensor]:
     """Return the groups that a control [F, WIDTH] asks for."""
     flags = told_[0, -len(controls.GROUPS) :]
     return {name: told_[:, controls.AT[name]] for k, name in enumerate(controls.GROUPS) if flags[k]}

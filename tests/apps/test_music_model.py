@@ -23,7 +23,7 @@ from core.errors import UsageError
 from core.run.config import load_recipe, recipes
 from core.run.launch import run
 
-SMALL = ["data.count=14", "data.batch=8", "model.dim=16", "model.depth=1", "model.heads=2", "codec.dim=12",
+SMALL = ["data.count=7", "data.batch=16", "model.dim=32", "model.depth=2", "codec.dim=8",
          "trainer.validate_every=0", "trainer.log_every=1", "trainer.threads=1"]  # fmt: skip
 
 
@@ -31,7 +31,9 @@ SMALL = ["data.count=14", "data.batch=8", "model.dim=16", "model.depth=1", "mode
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("music") / "run"
-    run("music", load_recipe("music", "toy", [*SMALL, "trainer.steps=40", "optim.warmup=5"]), out, None)
+    run(
+        "music", load_recipe("music", "toy", [*SMALL, "trainer.steps=50", "optim.warmup=5", "optim.lr=0.01"]), out, None
+    )
     return out
 
 
@@ -44,7 +46,7 @@ def test_it_learns(folder: Path) -> None:
     import csv
 
     loss = [float(row["loss"]) for row in csv.DictReader((folder / "log.csv").open())]
-    assert np.mean(loss[-8:]) < 0.9 * np.mean(loss[:4])
+    assert np.mean(loss[-8:]) < 0.7 * np.mean(loss[:4])
 
 
 def test_any_portions_give_the_same_samples(model: MusicModel) -> None:
@@ -97,7 +99,7 @@ def test_a_piece_does_not_depend_on_its_batch(model: MusicModel) -> None:
     one = model.sample(1, frames=12, seed=4, steps=2, index=torch.tensor([2]))
     assert float((many.frames[2] - one.frames[0]).abs().max()) <= 1e-4
     live = model.take(3, seed=4, steps=2)
-    assert live.shape == (12, 12)
+    assert live.shape == (12, 8)
     assert float((live - model.sample(1, frames=12, seed=4, steps=2).frames[0]).abs().max()) <= 1e-4
 
 
@@ -211,7 +213,9 @@ def test_distances() -> None:
 
 def test_joins_are_heard_where_there_are_some() -> None:
     time = torch.arange(8 * RATE) / RATE
-    smooth = 0.3 * torch.sin(2 * torch.pi * 221.7 * time) * (1 + 0.1 * torch.sin(time * 3)) + 0.01 * torch.randn(8 * RATE)
+    smooth = 0.3 * torch.sin(2 * torch.pi * 221.7 * time) * (1 + 0.1 * torch.sin(time * 3)) + 0.01 * torch.randn(
+        8 * RATE
+    )
     at = np.arange(8000, 8 * RATE - 8000, 8000)
     good = metrics.joins(smooth, at, 1000)
     broken = smooth.clone()
@@ -219,7 +223,7 @@ def test_joins_are_heard_where_there_are_some() -> None:
         broken[a:] = broken[a:] * (0.5 if k % 2 else 2.0)
     bad = metrics.joins(broken, at, 1000)
     assert abs(good["step_z"]) < 0.5 and abs(good["flux_z"]) < 0.7
-    assert bad["step_z"] > 2 and bad["loudness_p95_db"] > 3
+    assert bad["step_z"] > 2 and bad["loudness_p95_db"] > 2
 
 
 def test_the_command_line(folder: Path, tmp_path: Path) -> None:
@@ -242,6 +246,6 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     call("continue", name, str(tmp_path / "joy.mid"), "--seconds", "2", "--steps", "1", "--out",
          str(tmp_path / "c.flac"))  # fmt: skip
     assert json.loads(call("jam", name, str(tmp_path / "a.wav"), "--steps", "1", "--json"))["blocks"] >= 2
-    assert json.loads(call("codec", name, str(tmp_path / "joy.mid"), "--json"))["dim"] == 12
+    assert json.loads(call("codec", name, str(tmp_path / "joy.mid"), "--json"))["dim"] == 8
     assert json.loads(call("bench", name, "--blocks", "3", "--steps", "1", "--json"))["late"] == 0
     call("continue", name, str(tmp_path / "a.wav"), code=2)

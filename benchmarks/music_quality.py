@@ -1,0 +1,36 @@
+"""What a memory costs in quality: context modes against outpainting that rereads everything at every step.
+
+Four networks of equal size, steps and data on the chorales, `runs/music/chorales` (encoder-decoder) and
+`chorales-MODE`; 10 blocks each from the same seeds, 8 solver steps; held-out part: valid.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from apps.music.judge import real_features
+from apps.music.metrics import frechet
+from benchmarks._music import blocks_distance, open_run
+from benchmarks.harness import Bar, Result
+
+__all__ = ["run"]
+
+RUNS = {"encoder-decoder": "chorales", "diagonal": "chorales-diagonal", "block-causal": "chorales-block-causal",
+        "full": "chorales-full"}  # fmt: skip
+
+
+def run(full: bool) -> Result:
+    """Measure; `full` plays more pieces."""
+    torch.set_num_threads(1)
+    models = {m: open_run(name, f"chorales model.mode={m}") for m, name in RUNS.items()}
+    reference, rows = models["full"], 96 if full else 32
+    real, trained = real_features(reference, "valid"), real_features(reference, "train")
+    scale = real.std(0).clip(1e-3)
+    found = {m: blocks_distance(model, real, rows, 10, steps=8) for m, model in models.items()}
+    bars = [
+        Bar(f"distance of {m} over outpainting without memory", found[m] / found["full"], "<=", limit)
+        for m, limit in (("encoder-decoder", 1.10), ("diagonal", 1.2), ("block-causal", 1.2))
+    ]
+    floor = {"training against held-out music": frechet(trained / scale, real / scale)}
+    return Result({"distance": found}, bars, {"distance": "Frechet, 17 features of a block"}, floor,
+                  notes=f"{rows} pieces of 10 blocks; equal parameters, steps and data.")  # fmt: skip
