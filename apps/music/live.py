@@ -120,6 +120,7 @@ class LiveSession:
         self.rest = torch.zeros(0)
         self.ear: Ear | None = None
         self.heard: list[dict[str, Tensor]] = []
+        self.due = 0.0
 
     @property
     def tempo(self) -> float:
@@ -173,11 +174,12 @@ class LiveSession:
     def _answer(self) -> None:
         """Ask what was heard during the time of a block, if there was as much."""
         rows = {k: torch.cat([h[k] for h in self.heard]) for k in controls.HEARD} if self.heard else {}
-        need = round(self.frames * self.hop)
-        if not rows or len(rows["onset"]) * controls.HOP < need:
+        need = self.frames * self.hop
+        cut = round((self.due + need) // controls.HOP) - round(self.due // controls.HOP)
+        if not rows or len(rows["onset"]) < cut:
             return
-        cut = need // controls.HOP
-        edges = torch.arange(self.frames + 1) * (need / self.frames)
+        self.due += need
+        edges = torch.arange(self.frames + 1) * (cut * controls.HOP / self.frames)
         self.asked |= controls.pool({k: v[:cut] for k, v in rows.items()}, edges)
         self.heard = [{k: v[cut:] for k, v in rows.items()}]
 
@@ -248,7 +250,7 @@ class LiveSession:
         return spent
 
     def snapshot(self) -> Snapshot:
-        """Return a copy of the state."""
+        """Return a copy of the state; what was heard of a musician is no part of it."""
         return Snapshot(self.context.copy(), self.player.copy(), self.number, self.sample, self.now, self.rest.clone(),
                         dict(self.asked))  # fmt: skip
 

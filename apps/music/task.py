@@ -90,7 +90,8 @@ class FlowTask:
 
     def validate(self, module: nn.Module, step: int) -> dict[str, float]:
         """Return the loss on held-out windows, and with the past of another piece: a past that is used matters."""
-        r, net = self.recipe, getattr(module, "module", module)
+        r = self.recipe
+        net: MusicNet = getattr(module, "module", module)  # type: ignore[assignment]
         device = next(net.parameters()).device
         length = (r.model.window + 1) * r.model.block
         totals = {"loss": 0.0, "shuffled": 0.0}
@@ -213,7 +214,7 @@ class CodecTask:
             at = int(rng.integers(size[k]))
             rows.append(self.train[k][at : at + SEGMENT * HOP])
         sound = torch.stack(rows)
-        return {"sound": sound, "z": torch.stack([self.codec.encode(s) for s in sound])}
+        return {"sound": sound, "z": torch.stack([self.codec.encode(s) for s in sound])}  # type: ignore[arg-type]
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Any]]:
         """Return the spectral distance; the first tenth, which has no past, does not count."""

@@ -42,8 +42,9 @@ class _Block(nn.Module):
         super().__init__()
         self.past = _Past(width, width, dilation, width)
         self.norm = nn.LayerNorm(width)
-        self.mix = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        nn.init.zeros_(self.mix[2].weight)
+        last = nn.Linear(2 * width, width)
+        nn.init.zeros_(last.weight)
+        self.mix = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), last)
 
     def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         h, past = self.past(x, past)
