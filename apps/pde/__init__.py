@@ -1,9 +1,9 @@
 """Fields on irregular meshes: physics through accurate operators, the unknown rest through a network.
 
-    from apps import pde
-    model = pde.load("runs/pde/toy")
-    fields = model.rollout(u, steps=200)
-    fields.write("wake.xdmf")
+from apps import pde
+model = pde.load("runs/pde/toy")
+fields = model.rollout(u, steps=200)
+fields.write("wake.xdmf")
 """
 
 from __future__ import annotations

@@ -170,7 +170,9 @@ class Padding(nn.Module):
         nodes = np.concatenate([n for n, *_ in robin])
         a, b = np.zeros(len(mesh)), np.zeros(len(mesh))
         for own, c, _ in robin:
-            scene = Scene.of((), torch.zeros(1, len(own), 0).double(), torch.from_numpy(mesh.points[own]), 0.0, parameters)
+            scene = Scene.of(
+                (), torch.zeros(1, len(own), 0).double(), torch.from_numpy(mesh.points[own]), 0.0, parameters
+            )
             a[own], b[own] = (np.broadcast_to(e(scene).numpy(), len(own)) for e in (c.a, c.b) if e is not None)
         n = np.concatenate([normal for *_, normal in robin])
         slope = diags(n[:, 0]) @ stencils.matrix("dx")[nodes] + diags(n[:, 1]) @ stencils.matrix("dy")[nodes]
@@ -180,7 +182,9 @@ class Padding(nn.Module):
         try:
             inverse = splu(csc_matrix(G[:, nodes])).solve(np.eye(len(nodes)))
         except RuntimeError:
-            raise DataError("its boundary rows determine no values there", field=f"boundary of {self.fields[field]}") from None
+            raise DataError(
+                "its boundary rows determine no values there", field=f"boundary of {self.fields[field]}"
+            ) from None
         take = torch.from_numpy(-inverse @ G[:, others].toarray())
         made = {"nodes": nodes, "others": others, "take": take, "inverse": torch.from_numpy(inverse)}
         for name, value in made.items():
@@ -188,7 +192,9 @@ class Padding(nn.Module):
             self.register_buffer(f"{name}_{field}", tensor, persistent=False)
         return {"g": [(len(own), c.g) for own, c, _ in robin]}
 
-    def forward(self, u: Tensor, t: float | Tensor = 0.0, parameters: Mapping[str, Tensor | float] | None = None) -> Tensor:
+    def forward(
+        self, u: Tensor, t: float | Tensor = 0.0, parameters: Mapping[str, Tensor | float] | None = None
+    ) -> Tensor:
         """Return u [B, N, C] with its boundary nodes set, at time t."""
         if not self.dirichlet.any() and not any(self.solved):
             return u

@@ -44,7 +44,8 @@ def rollout(
 
 @app.command()
 def evaluate(
-    model: Model, n: Annotated[int, typer.Option("-n", help="At most so many test trajectories.", min=1)] = 10,
+    model: Model,
+    n: Annotated[int, typer.Option("-n", help="At most so many test trajectories.", min=1)] = 10,
     json: Json = False,
 ) -> None:
     """Judge a model on test trajectories beside baselines that know as much."""
@@ -56,7 +57,8 @@ def evaluate(
 @app.command()
 def simulate(
     words: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...")] = None,
-    out: Out = None, json: Json = False,
+    out: Out = None,
+    json: Json = False,
 ) -> None:
     """Run the truth's solver for a recipe; --out FILE.npz is a data set, .xdmf or .pvd shows its first trajectory."""
     from apps.pde import verbs
@@ -65,7 +67,9 @@ def simulate(
 
 
 @app.command()
-def mesh(path: Annotated[str, typer.Argument(help="A mesh file: .msh, .vtu, .xdmf, .inp, ...")], json: Json = False) -> None:
+def mesh(
+    path: Annotated[str, typer.Argument(help="A mesh file: .msh, .vtu, .xdmf, .inp, ...")], json: Json = False
+) -> None:
     """Check a mesh file: quality and named boundary parts."""
     from apps.pde import verbs
 

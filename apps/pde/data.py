@@ -85,7 +85,9 @@ def load(path: Path | str) -> Trajectories:
     try:
         with np.load(path, allow_pickle=False) as found:
             a = {k: found[k] for k in found.files}
-        named = {p: {k[len(p) :]: v for k, v in a.items() if k.startswith(p)} for p in ("group:", "parameter:", "extra:")}
+        named = {
+            p: {k[len(p) :]: v for k, v in a.items() if k.startswith(p)} for p in ("group:", "parameter:", "extra:")
+        }
         mesh = Mesh(a["points"], a["triangles"], named["group:"], tuple(a["period"].tolist()))
         fields = tuple(str(f) for f in a["fields"])
         return Trajectories(mesh, fields, a["times"], a["states"], named["parameter:"], named["extra:"])
@@ -171,8 +173,6 @@ def simulate(config: DataConfig, own: System, mesh: Mesh, seed: int) -> Trajecto
     """
     if own.name == "cylinder":
         return _cylinder(config, own, mesh)
-    if own.name == "cells":
-        raise UsageError("is simulated by `apps.pde.cells`", field="system", value=own.name)
     number = sum(counts(config))
     times = np.arange(config.steps + 1) * config.dt
     run = _spectral if all(mesh.period) and not mesh.groups else _elements
@@ -228,7 +228,9 @@ def _cylinder(config: DataConfig, own: System, mesh: Mesh) -> Trajectories:
     count = config.steps + 1
     states = np.stack([r.velocity[-count:] for r in runs]).astype(np.float32)
     extra = {"pressure": np.stack([r.pressure[-count:] for r in runs]).astype(np.float32)}
-    extra["force"] = np.stack([2 * np.stack([np.interp(r.times[-count:], r.clock, f) for f in r.force.T], -1) for r in runs])
+    extra["force"] = np.stack(
+        [2 * np.stack([np.interp(r.times[-count:], r.clock, f) for f in r.force.T], -1) for r in runs]
+    )
     times = np.arange(states.shape[1]) * config.dt
     return Trajectories(mesh, own.fields, times, states, {"Re": np.array(numbers, float)}, extra)
 

@@ -123,7 +123,12 @@ class Dynamics(nn.Module):
         return torch.stack(columns, -1)
 
     def forward(
-        self, u: Tensor, steps: int, t: Any = 0.0, parameters: Mapping[str, Any] | None = None, detach_first: bool = False
+        self,
+        u: Tensor,
+        steps: int,
+        t: Any = 0.0,
+        parameters: Mapping[str, Any] | None = None,
+        detach_first: bool = False,
     ) -> Tensor:
         """Return the states after 1 ... `steps` steps, [B, steps, N, C].
 

@@ -42,7 +42,8 @@ class Scene:
 
     @classmethod
     def of(
-        cls, fields: Sequence[str], u: Tensor, points: Tensor, t: float | Tensor, parameters: Mapping[str, Tensor | float],
+        cls, fields: Sequence[str], u: Tensor, points: Tensor, t: float | Tensor,
+        parameters: Mapping[str, Tensor | float],
         operators: Operators | None = None,
     ) -> Scene:  # fmt: skip
         """Return the scene of a state u [B, N, C] at time t, (), or [B, 1]; parameters are (), or [B, 1]."""

@@ -147,8 +147,8 @@ def factor(matrix: csr_matrix, fixed: np.ndarray) -> tuple[object, csr_matrix]:
 
 
 def burgers(
-    mesh: Mesh, start: Callable[[np.ndarray], np.ndarray], nu: float, dt: float, steps: int, every: int = 1, *, degree: int = 2,
-    refine: int = 1, zero: tuple[str, ...] = (),
+    mesh: Mesh, start: Callable[[np.ndarray], np.ndarray], nu: float, dt: float, steps: int, every: int = 1, *,
+    degree: int = 2, refine: int = 1, zero: tuple[str, ...] = (),
 ) -> np.ndarray:  # fmt: skip
     """Solve Burgers' equation and return the states at the mesh's nodes.
 

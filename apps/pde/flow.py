@@ -73,7 +73,7 @@ class Flow:
 
     def __post_init__(self) -> None:
         """Assemble what does not change."""
-        for name in (*self.inlet, *self.walls, *self.slip, *self.outlet):
+        for name in (*self.inlet, *self.walls, *self.slip, *self.outlet, *self.body):
             self.mesh.nodes(name)
         (self.V, self.Q), self.index, self.nodes = spaces(self.mesh, (2, 1), self.refine)
         (_,), _, self.pressure_nodes = spaces(self.mesh, (1,), self.refine)

@@ -81,7 +81,12 @@ class FieldModel:
 
     @torch.inference_mode()
     def rollout(
-        self, start: np.ndarray, steps: int, t: float = 0.0, parameters: Mapping[str, float] | None = None, every: int = 1
+        self,
+        start: np.ndarray,
+        steps: int,
+        t: float = 0.0,
+        parameters: Mapping[str, float] | None = None,
+        every: int = 1,
     ) -> Fields:
         """Return the states after 0, every, 2 every, ... steps from `start` [N, C].
 

@@ -19,8 +19,8 @@ class ModelConfig:
     """Shape of the model.
 
     `kind`: `plus` (PhyMPGN+), `phympgn` (the paper's), `operators` (no network: what the known terms alone can do).
-    `knowledge`: which terms are told, `none`, `diffusion` or `full`; `terms` adds or replaces some, field: expression.
-    `operators`, `k`, `degree`: family and size of stencils (0: the family's own). `correct` learns a change of stencils.
+    `knowledge`: terms that are told, `none`, `diffusion` or `full`; `terms` adds or replaces some, field: expression.
+    `operators`, `k`, `degree`: family and size of stencils (0: the family's own). `correct` learns a change of them.
     `integrator`: a tableau of the core's, or `imex`. `inputs`: highest derivative that the network sees.
     `laplace`, `block`, `padding`, `split` belong to PhyMPGN; `padding` off leaves the boundary to the network.
     """

@@ -169,6 +169,12 @@ def _cleaned(points: np.ndarray, box: Box, h: float, distance: Distance, parts: 
     triangles = _without_slivers(points, triangles, box)
     used, index = np.unique(triangles, return_inverse=True)
     bare = Mesh(points[used], index.reshape(-1, 3), period=box.period)
+    outer, moved = bare.boundary_nodes, bare.points.copy()
+    for _ in range(3 * bool(len(outer))):  # a node that ended on the boundary belongs on it
+        d, eps = distance(moved[outer]), 1e-6 * h
+        slope = np.stack([(distance(moved[outer] + s * eps) - d) / eps for s in np.eye(2)], 1)
+        moved[outer] -= d[:, None] * slope / (slope**2).sum(1, keepdims=True).clip(1e-9)
+    bare = Mesh(moved, bare.triangles, period=box.period)
     middle = bare.points[bare.boundary[:, 0]] + bare.shortest(
         bare.points[bare.boundary[:, 1]] - bare.points[bare.boundary[:, 0]]) / 2  # fmt: skip
     names, sides = _sides(box, parts)

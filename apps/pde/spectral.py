@@ -134,8 +134,8 @@ def trigonometric(nodes: np.ndarray, n: int, size: float) -> tuple[np.ndarray, n
 def initial(points: np.ndarray, seed: int, size: float = 1.0, modes: int = 6) -> np.ndarray:
     """Return two random band-limited fields at points [..., 2] of the torus, each at most 1: [..., 2].
 
-    `sum_{|i|, |j| <= modes} A_ij sin(2 pi (i x + j y)) + B_ij cos(...)`, A and B standard normal, divided by its largest
-    value on a fine grid (Zeng et al., 2025, appendix: Burgers).
+    `sum_{|i|, |j| <= modes} A_ij sin(2 pi (i x + j y)) + B_ij cos(...)`, A and B standard normal, divided by the
+    largest value on a fine grid (Zeng et al., 2025, appendix: Burgers).
     """
     rng = np.random.default_rng([seed, 6])
     k = np.arange(-modes, modes + 1)
@@ -162,5 +162,5 @@ def spots(n: int, seed: int, size: float = 1.0, count: int = 12, radius: float =
     bump = np.zeros((n, n))
     for cx, cy in rng.uniform(size=(count, 2)):
         dx, dy = (x - cx + 0.5) % 1 - 0.5, (x - cy + 0.5) % 1 - 0.5
-        bump = np.maximum(bump, np.exp(-((dx[:, None] ** 2 + dy[None] ** 2) / radius**2) ** 2))
+        bump = np.maximum(bump, np.exp(-(((dx[:, None] ** 2 + dy[None] ** 2) / radius**2) ** 2)))
     return np.stack([1 - 0.5 * bump, 0.25 * bump])

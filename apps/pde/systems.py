@@ -1,12 +1,11 @@
 """The systems of equations: what is true, what a model is told of it, where it is posed.
 
-| name               | equations                                                                  | domain |
-|--------------------|----------------------------------------------------------------------------|--------|
-| `burgers`          | u_t = -u u_x - v u_y + nu lap u, v alike; nu = 5e-3                         | periodic unit square; with a hole; with cuts |
-| `fitzhugh_nagumo`  | u_t = lap u + u - u^3 - v + 0.01, v_t = 10 lap v + 0.25 (u - v)             | periodic, [0, 128]^2 |
-| `gray_scott`       | u_t = D_u lap u - u v^2 + F (1 - u), v_t = D_v lap v + u v^2 - (F + k) v    | periodic unit square |
-| `cylinder`         | Navier-Stokes, velocities over U, lengths over D, Re = U D / nu             | channel with a cylinder |
-| `cells`            | c_t = D lap c - k c; cells: D dc/dn = beta (a_j - c), Sel'kov kinetics      | square with round cells |
+| name              | equations                                                              | domain             |
+|-------------------|------------------------------------------------------------------------|--------------------|
+| `burgers`         | u_t = -u u_x - v u_y + nu lap u, v alike; nu = 5e-3                     | torus, hole, cuts  |
+| `fitzhugh_nagumo` | u_t = lap u + u - u^3 - v + 0.01, v_t = 10 lap v + 0.25 (u - v)         | torus of side 128  |
+| `gray_scott`      | u_t = D_u lap u - u v^2 + F (1 - u), v_t = D_v lap v + u v^2 - (F + k) v | torus              |
+| `cylinder`        | Navier-Stokes, velocities over U, lengths over D, Re = U D / nu         | channel, cylinder  |
 
 `known` is what PhyMPGN and PhyMPGN+ are told by default: the diffusion. `full` is the whole right-hand side where it is
 local. References: Zeng et al., 2025, arXiv:2410.01337, tables A.3 and A.4.
@@ -77,10 +76,6 @@ SYSTEMS = {
         shape="channel", size=0.5,
         boundary={"left": "dirichlet(1); dirichlet(0)", "cylinder": "dirichlet(0)", "bottom": "slip", "top": "slip",
                   "right": "free"},
-    ),
-    "cells": System(
-        "cells", ("c",), {"c": "D*lap(c)"}, {"c": "D*lap(c) - k*c"}, {"D": 1.0, "k": 0.5}, shape="cells",
-        boundary={"left": "neumann(0)", "right": "neumann(0)", "bottom": "neumann(0)", "top": "neumann(0)"},
     ),
 }  # fmt: skip
 

@@ -1,0 +1,142 @@
+"""Meshes: what is refused, named parts through files, periodic sides, series for ParaView."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apps.pde import formats, shapes
+from apps.pde.mesh import Mesh, fold
+from core.errors import DataError, UsageError
+
+SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1.0]])
+TWO = np.array([[0, 1, 2], [0, 2, 3]])
+SIDES = {"wall": np.array([[0, 1], [1, 2], [2, 3]]), "open": np.array([[3, 0]])}
+
+MSH = """$MeshFormat
+2.2 0 8
+$EndMeshFormat
+$PhysicalNames
+3
+1 1 "wall"
+1 2 "open"
+2 3 "domain"
+$EndPhysicalNames
+$Nodes
+4
+1 0 0 0
+2 1 0 0
+3 1 1 0
+4 0 1 0
+$EndNodes
+$Elements
+6
+1 1 2 1 1 1 2
+2 1 2 1 1 2 3
+3 1 2 1 1 3 4
+4 1 2 2 2 4 1
+5 2 2 3 1 1 2 3
+6 2 2 3 1 1 3 4
+$EndElements
+"""
+
+
+@pytest.mark.parametrize(
+    ("points", "triangles", "groups", "line"),
+    [
+        (np.vstack([SQUARE, [[5, 5]]]), TWO, {}, "1 free nodes belong to no triangle, the first at (5.0, 5.0)"),
+        (SQUARE, np.array([[0, 1, 2], [0, 3, 2]]), {}, "1 inverted triangles, the first at (0.0, 0.0)"),
+        (np.vstack([SQUARE, [[0.5, 0.5]]]), np.vstack([TWO, [[0, 4, 2]]]), {}, "1 degenerate triangles"),
+        (SQUARE, TWO, {"wall": SIDES["wall"]}, "1 boundary edges belong to no group, one at (0.0, 0.5)"),
+        (SQUARE, TWO, {**SIDES, "odd": np.array([[0, 2]])}, "1 edges of the group are not on the boundary"),
+        (SQUARE, np.array([[0, 1, 9]]), {}, "nodes that do not exist"),
+    ],
+)
+def test_bad_meshes_are_refused_in_one_line(points, triangles, groups, line: str) -> None:  # noqa: ANN001
+    with pytest.raises(DataError) as caught:
+        Mesh(points, triangles, groups, tagged=True)
+    assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_areas_normals_and_quality() -> None:
+    mesh = Mesh(SQUARE, TWO[:, ::-1], SIDES, tagged=True)  # clockwise: turned
+    assert (mesh.signed_area > 0).all() and mesh.node_area.sum() == pytest.approx(1)
+    assert np.allclose(mesh.normals[0], -np.sqrt(0.5)) and np.allclose(mesh.normals_of("open")[0], [-1, 0])
+    assert mesh.quality().min_angle == pytest.approx(45) and mesh.quality().obtuse == 0
+    with pytest.raises(UsageError, match="did you mean 'wall'"):
+        mesh.nodes("walls")
+
+
+def test_gmsh_groups_become_parts(tmp_path: Path) -> None:
+    path = tmp_path / "square.msh"
+    path.write_text(MSH)
+    mesh = formats.read_mesh(path)
+    assert {k: len(v) for k, v in mesh.groups.items()} == {"wall": 3, "open": 1}
+    path.write_text(MSH.replace("4 1 2 2 2 4 1\n", "").replace("$Elements\n6", "$Elements\n5"))
+    with pytest.raises(DataError, match="belong to no group"):
+        formats.read_mesh(path)
+    path.write_text("nothing")
+    with pytest.raises(DataError, match="cannot be read|not a mesh"):
+        formats.read_mesh(path)
+
+
+@pytest.mark.parametrize("ending", [".vtu", ".msh"])
+def test_names_survive_files(tmp_path: Path, ending: str) -> None:
+    mesh = Mesh(SQUARE, TWO, SIDES, tagged=True)
+    path = formats.write_mesh(tmp_path / f"m{ending}", mesh, {"T": np.arange(4.0)})
+    twin = formats.read_mesh(path)
+    assert np.allclose(twin.points, mesh.points) and np.array_equal(twin.triangles, mesh.triangles)
+    assert {k: sorted(map(sorted, v.tolist())) for k, v in twin.groups.items()} == {
+        k: sorted(map(sorted, v.tolist())) for k, v in mesh.groups.items()}  # fmt: skip
+
+
+def test_opposite_sides_become_one() -> None:
+    n = 5
+    x = np.linspace(0, 1, n + 1)
+    points = np.stack(np.meshgrid(x, x, indexing="ij"), -1).reshape(-1, 2)
+    at = np.arange((n + 1) ** 2).reshape(n + 1, n + 1)
+    a, b, c, d = at[:-1, :-1].ravel(), at[1:, :-1].ravel(), at[1:, 1:].ravel(), at[:-1, 1:].ravel()
+    flat = Mesh(points, np.vstack([np.stack([a, b, c], 1), np.stack([a, c, d], 1)]))
+    mesh, index = fold(flat, (1.0, 1.0))
+    assert len(mesh) == n * n and len(mesh.boundary) == 0 and mesh.node_area.sum() == pytest.approx(1)
+    assert index[at[0, 2]] == index[at[n, 2]]
+    shifted = points.copy()
+    shifted[at[n, 2], 1] += 0.02
+    with pytest.raises(DataError, match="have no partner"):
+        fold(Mesh(shifted, flat.triangles), (1.0, 1.0))
+    opened, triangles, back = formats.unfolded(mesh)
+    assert np.allclose(mesh.points[back] % 1, opened % 1 % 1, atol=1e-9) and len(triangles) == len(mesh.triangles)
+
+
+def test_series_are_read_back(tmp_path: Path) -> None:
+    import meshio
+
+    mesh = Mesh(SQUARE, TWO, SIDES)
+    times = np.array([0.0, 0.5, 1.25])
+    u = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    path = formats.write_series(tmp_path / "a" / "run.xdmf", mesh, times, {"u": u})
+    assert path.with_suffix(".h5").is_file() and not list(tmp_path.rglob(".part*"))
+    with meshio.xdmf.TimeSeriesReader(str(path)) as reader:
+        # meshio looks for the mesh in a shared grid; ours stands in each time's, as ParaView reads it
+        assert reader.num_steps == 3
+    import h5py
+
+    with h5py.File(path.with_suffix(".h5")) as store:
+        assert np.array_equal(store["u/2"][:], u[2]) and np.array_equal(store["times"][:], times)
+    path = formats.write_series(tmp_path / "run.pvd", mesh, times, {"u": u})
+    assert np.allclose(meshio.read(tmp_path / "run" / "run_00001.vtu").point_data["u"], u[1])
+    assert path.read_text().count("timestep") == 3
+    with pytest.raises(UsageError, match="did you mean '.xdmf'"):
+        formats.check_format(Path("x.xdm"))
+
+
+def test_shapes_have_their_parts_and_areas() -> None:
+    hole = shapes.make("hole", 120)
+    assert set(hole.groups) == {"hole"} and hole.node_area.sum() == pytest.approx(1 - np.pi * 0.15**2, abs=0.02)
+    on = hole.points[hole.nodes("hole")]
+    assert np.allclose(np.hypot(*(on - 0.5).T), 0.15, atol=1e-6)
+    assert hole.quality().min_angle > 8
+    with pytest.raises(UsageError, match="did you mean 'square'"):
+        shapes.make("sqare", 100)
