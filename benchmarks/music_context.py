@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from apps.music import data
 from apps.music.judge import context_gain, features, real_features
+from apps.music.metrics import block_features
 from apps.music.score import Score
 from benchmarks._music import open_run
 from benchmarks.harness import Bar, Result
@@ -37,17 +39,13 @@ def run(full: bool) -> Result:
     torch.set_num_threads(1)
     model = open_run("chorales", "chorales")
     codec, length = model.net.codec, model.recipe.model.block
-    beats, rows = length * codec.ticks / 4, 64 if full else 24  # type: ignore[operator]
-    from apps.music import data
-
+    beats, rows = float(length * codec.ticks / 4), 64 if full else 24  # type: ignore[operator, arg-type]
     config = model.recipe.data
     pieces = [s for s in data.scores(config.kind, config.root, "valid") if s.beats >= 4 * beats]
     kept = [codec.score(codec.encode(s)) for s in pieces]  # type: ignore[operator]
     blocks = max(2, round(float(np.median([s.beats for s in kept])) / beats))
     music = model.sample(rows, frames=blocks * length, seed=0)
     mine = np.array([(*likeness(f), held(music.score(k), beats)) for k, f in enumerate(features(music))])
-    from apps.music.metrics import block_features
-
     real = np.array([(*likeness(block_features(s, beats)), held(s, beats)) for s in kept])
     rng = np.random.default_rng(0)
     draws = np.stack([real[rng.integers(len(real), size=rows)].mean(0) for _ in range(2000)])

@@ -51,7 +51,7 @@ def tempo(onsets: np.ndarray, around: float) -> float:
 def measure(model: MusicModel, pieces: list[Score], dropped: str = "") -> dict[str, float]:
     """Return the mean agreement of each feature over pieces, one of them maybe not asked for."""
     codec, found = model.net.codec, {k: [] for k in (*HEARD, "onset_f1", "tempo_error")}
-    length = codec.ticks / 4  # type: ignore[operator]
+    length = float(codec.ticks / 4)  # type: ignore[operator, arg-type]
     for k, piece in enumerate(pieces):
         score = codec.score(codec.encode(piece), piece.bpm)  # type: ignore[operator, arg-type]
         asked = groups(told(score, codec, heard=True))  # type: ignore[arg-type]

@@ -63,7 +63,8 @@ def run(full: bool) -> Result:
     seeds = range(20 if full else 4)
     audio, mel, roll = sound(1, 6.0), untrained([], mel=True), untrained([])
     codec: MelCodec = mel.net.codec  # type: ignore[assignment]
-    z, figures = codec.encode(audio), dict.fromkeys(("reader", "player", "roll", "ear", "live roll", "live mel"), 0.0)
+    z = codec.encode(audio)
+    figures: dict[str, float] = dict.fromkeys(("reader", "player", "roll", "ear", "live roll", "live mel"), 0.0)
     scores = roll.net.codec.encode(tunes.arrange("saints", 2))  # type: ignore[arg-type]
     wholes = {m: model.live(5, steps=2).read(150_000) for m, model in (("live roll", roll), ("live mel", mel))}
     heard, decoded, rolled = controls.listen(audio), codec.decode(z), roll.net.codec.decode(scores)

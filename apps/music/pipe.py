@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -97,10 +98,9 @@ def device(rate: int) -> Callable[[Tensor], None]:
         UsageError: there is no `sounddevice`, or no device.
     """
     try:
-        import sounddevice  # type: ignore[import-not-found]
-
-        out = sounddevice.OutputStream(rate, channels=1, dtype="float32")
+        out = import_module("sounddevice").OutputStream(rate, channels=1, dtype="float32")  # not a dependency
         out.start()
     except (ImportError, OSError) as error:
-        raise UsageError(f"no sound device ({error})", field="device", hint="--out - writes to a pipe") from None
+        hint = "install sounddevice, or pipe into a player"
+        raise UsageError(f"no sound device ({error})", field="play", hint=hint) from None
     return lambda audio: out.write(audio.clamp(-1, 1).to(torch.float32).numpy()[:, None])
