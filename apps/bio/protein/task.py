@@ -152,7 +152,7 @@ def similar() -> Tensor:
     """
     from Bio.Align import substitution_matrices
 
-    table = substitution_matrices.load("BLOSUM62")
+    table: Any = substitution_matrices.load("BLOSUM62")
     score = torch.tensor([[float(table[a, b]) for b in AMINO] for a in AMINO])
     ratio = (2.0 ** (score / 2)).double()
     share = torch.linalg.solve(ratio, torch.ones(LETTERS, 1, dtype=torch.float64))[:, 0].clamp_min(1e-3)
