@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from apps.nas.draw import uniform
+from apps.nas.data import uniform
 from apps.nas.task import make, predictor
 from benchmarks._nas import single
 from benchmarks.harness import Bar, Result

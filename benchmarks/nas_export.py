@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import torch
 
-from apps.nas.cell import Cell, from_string, resources
-from apps.nas.draw import uniform
+from apps.nas.cell import Cell, resources
+from apps.nas.data import uniform
 from apps.nas.export import network, source
 from apps.nas.space import load
+from apps.nas.tokenizer import from_string
 from benchmarks._nas import single
 from benchmarks.harness import Bar, Result
 
 SMALL = {"channels": 4, "cells": 1, "stages": 2}
 
 
-def namespace(text: str) -> dict:
-    """Return what a stand-alone file defines, run as its own module."""
-    found: dict = {"__name__": "cell"}
-    exec(compile(text, "cell.py", "exec"), found)
-    return found
+def namespace(text: str) -> Any:
+    """Return a stand-alone file as a module of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "alone.py")
+        path.write_text(text)
+        spec = importlib.util.spec_from_file_location("alone", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
 
 
 def check(cell: Cell, program: bool) -> tuple[float, bool, bool]:
@@ -33,7 +41,7 @@ def check(cell: Cell, program: bool) -> tuple[float, bool, bool]:
     torch.manual_seed(0)
     net = network(again, **SMALL).eval()
     x = torch.randn(2, 3, 8, 8)
-    alone = namespace(source(cell, **SMALL))["model"]().eval()
+    alone = namespace(source(cell, **SMALL)).model().eval()
     alone.load_state_dict(net.state_dict())
     with torch.no_grad():
         y = net(x)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import asdict
 
+from apps.nas.metrics import efficiency
 from apps.nas.rewards import load
 from apps.nas.space import load as load_space
 from apps.nas.table import unique
@@ -34,13 +35,9 @@ def run(full: bool) -> Result:
         for name in names:
             seeds = range(SEEDS if full or name != "policy" else 3)
             runs = many(name, reward, NB201, BUDGET[name], seeds, model)
-            reached = [q.reached(reward.best()) or BUDGET[name] + 1 for q in runs]
-            found = {"median queries": float(np.median(reached)),
-                     "solved": float(np.mean(np.array(reached) <= BUDGET[name])),
-                     "best at 50": float(np.mean([q.curve()[min(49, q.unique - 1)] for q in runs])),
-                     "best at 100": float(np.mean([q.curve()[min(99, q.unique - 1)] for q in runs]))}  # fmt: skip
+            found = asdict(efficiency(runs, reward.best(), BUDGET[name]))
             (figures if name == "guided" else peers)[f"{key} {name}"] = found
-        median = figures[f"{key} guided"]["median queries"]
+        median = figures[f"{key} guided"]["queries"]
         bars.append(Bar(f"{key}: median unique queries to the optimum, {SEEDS} seeds", median, "<=", 100))
     notes = (
         missing + "Test column of 200 epochs; nothing was tuned on it. Without --full the plain policy runs 3 seeds."

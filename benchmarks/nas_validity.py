@@ -20,6 +20,7 @@ def valid(cell: Cell) -> bool:
     """Judge without the law that drew it: paths by search, counts by hand."""
     space, present = cell.space, [op != "absent" for op in cell.ops]
     nodes = {0, space.nodes - 1, *(j for j, p in enumerate(present, 1) if p)}
+    nodes |= set(range(space.nodes)) if space.place == "edges" else set()
     low, high = space.in_degree
     degrees = [sum(j == k for _, j, _ in cell.edges) for k in nodes - {0}]
     ok = all(low <= d <= high for d in degrees) and present == sorted(present, reverse=True)

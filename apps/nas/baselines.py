@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from apps.nas.constraints import Constraint, compile_
-from apps.nas.draw import window
+from apps.nas.data import window
 from apps.nas.rewards import Queries
 from apps.nas.space import Space
 from apps.nas.surrogate import Surrogate, features

@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from apps.nas.names import COST
 from apps.nas.space import ABSENT, NONE, Space
-from core.errors import UsageError
 
 if TYPE_CHECKING:
     import networkx as nx
 
-__all__ = ["Cell", "canonical_graph", "enumerate_classes", "from_string"]
+__all__ = ["Cell", "canonical_graph", "enumerate_classes", "resources"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Cell:
         return {"ops": [self.ops[v - 1] for v in kept[1:-1]], "edges": arcs, "merge": s.merge}
 
     def to_string(self) -> str:
-        """Return the text that `from_string` reads: that of NAS-Bench-201 for edges, `ops|edges` for nodes."""
+        """Return the text that `tokenizer.from_string` reads: that of NAS-Bench-201 for edges, `ops;edges` else."""
         s = self.space
         if s.place == "edges":
             columns = [[f"{self.words[f'{i}-{k}']}~{i}" for i, k in s.pairs if k == j] for j in range(1, s.nodes)]
@@ -164,45 +163,6 @@ def canonical_graph(labels: tuple[str, ...], arcs: tuple[tuple[int, int], ...]) 
 def _ranked(values: list[Any]) -> list[int]:
     order = {repr(v): k for k, v in enumerate(sorted({repr(v): v for v in values}.values(), key=repr))}
     return [order[repr(v)] for v in values]
-
-
-def from_string(space: Space, text: str) -> Cell:
-    """Return the cell that a text stands for: `to_string()`, or the digits of the tokens.
-
-    Raises:
-        UsageError: it does not read as a cell of this space.
-    """
-    text = text.strip()
-    if text.isdigit() and len(text) == space.D:
-        x = [int(c) for c in text]
-        if all(k < len(v.values) for k, v in zip(x, space.variables, strict=True)):
-            return Cell.of(space, x)
-    read = _read_edges if space.place == "edges" else _read_nodes
-    words = read(space, text)
-    x = []
-    for v in space.variables:
-        word = words.pop(v.name, "no" if v.values == ("no", "yes") else None)
-        if word not in v.values:
-            raise UsageError(f"says nothing valid about {v.name}", field="cell", value=word, choices=v.values)
-        x.append(v.values.index(word))
-    if words:
-        raise UsageError("no such variable", field="cell", value=next(iter(words)), choices=list(space.index))
-    return Cell.of(space, x)
-
-
-def _read_edges(space: Space, text: str) -> dict[str, str]:
-    words = {}
-    for j, column in enumerate(text.split("+"), 1):
-        for term in column.strip("|").split("|"):
-            op, _, i = term.partition("~")
-            words[f"{i}-{j}"] = op
-    return words
-
-
-def _read_nodes(space: Space, text: str) -> dict[str, str]:
-    ops, _, arcs = text.partition(";")
-    words = {str(j): op for j, op in enumerate(ops.split(","), 1) if op}
-    return words if space.given else words | {arc: "yes" for arc in arcs.split()}
 
 
 def resources(cell: Cell, channels: int = 16, cells: int = 5, stages: int = 3, size: int = 32, classes: int = 10,

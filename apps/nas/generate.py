@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from apps.nas.cell import Cell
 from apps.nas.constraints import Constraint, compile_, violations
-from apps.nas.draw import window
+from apps.nas.data import window
 from apps.nas.model import CellNet, Recipe, process_of
 from apps.nas.space import Space, load
 from apps.nas.task import predictor

@@ -29,8 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apps.nas.cell import Cell, from_string, resources
+from apps.nas.cell import Cell, resources
 from apps.nas.space import Space
+from apps.nas.tokenizer import from_string
 from core.errors import DataError, UsageError
 from core.finetune.reward import Reward
 from core.finetune.reward import load as load_reward

@@ -86,61 +86,71 @@ def _columns(space: Space) -> list[list[int]]:
     return closed
 
 
-def structure(space: Space) -> Timed | None:
-    """Return the automaton of a space's own rules; None where it has none.
+State = tuple[int, int, int, int]
+"""(present, reached, heard) as bits over nodes, and the in-degree of the open column, no higher than matters."""
 
-    State: (present, reached, heard) as bits over nodes, and the in-degree of the open column, no higher than matters.
-    """
-    low, high = space.in_degree
-    if space.connected == "no" and not space.optional and low == 0 and high >= space.nodes - 1:
-        return None
-    cap = min(max(low, 1, high + 1 if high < space.nodes - 1 else 0), space.nodes)
-    last, closed = space.nodes - 1, _columns(space)
-    given = [[i for i, k in space.pairs if k == j] for j in range(space.nodes)] if space.given else None
 
-    def close(state: tuple[int, int, int, int], nodes: Sequence[int]) -> tuple[int, int, int, int] | None:
+class _Structure:
+    """The step function of `structure`."""
+
+    def __init__(self, space: Space) -> None:
+        self.space, (self.low, self.high), self.last = space, space.in_degree, space.nodes - 1
+        self.cap = min(max(self.low, 1, self.high + 1 if self.high < self.last else 0), space.nodes)
+        self.closed = _columns(space)
+        self.given = [[i for i, k in space.pairs if k == j] if space.given else [] for j in range(space.nodes)]
+
+    def close(self, state: State, nodes: Sequence[int]) -> State | None:
+        """Complete the columns of some nodes."""
         present, reached, heard, degree = state
         for j in nodes:
-            for i in given[j] if given else ():
-                degree, heard = min(degree + 1, cap), heard | 1 << i
+            for i in self.given[j]:
+                degree, heard = min(degree + 1, self.cap), heard | 1 << i
                 reached |= (reached >> i & 1) << j
-            here = j == last or bool(present >> j & 1)
-            if here and not low <= degree <= high:
+            here = j == self.last or bool(present >> j & 1)
+            if here and not self.low <= degree <= self.high:
                 return None
-            if space.connected == "all" and here and not reached >> j & 1:
+            if self.space.connected == "all" and here and not reached >> j & 1:
                 return None
             degree = 0
         return present, reached, heard, degree
 
-    everything = 0 if space.optional else (1 << space.nodes) - 1
-    start = close((everything | 1, 1, 0, 0), closed[0])
-
-    def step(state: tuple[int, int, int, int], d: int, k: int) -> Hashable:
+    def __call__(self, state: State, d: int, k: int) -> Hashable:
+        """Read token k of variable d."""
         present, reached, heard, degree = state
-        v = space.variables[d]
+        v = self.space.variables[d]
         word = v.values[k]
         if v.source is None:
-            if word != ABSENT and space.optional:
+            if word != ABSENT and self.space.optional:
                 if not present >> (v.node - 1) & 1:
                     return None
                 present |= 1 << v.node
         elif word not in (NONE, "no"):
             i, j = v.source, v.node
-            if not (present >> i & 1 and (j == last or present >> j & 1)):
+            if not (present >> i & 1 and (j == self.last or present >> j & 1)):
                 return None
-            degree, heard = min(degree + 1, cap), heard | 1 << i
+            degree, heard = min(degree + 1, self.cap), heard | 1 << i
             reached |= (reached >> i & 1) << j
-        return close((present, reached, heard, degree), closed[d + 1])
+        return self.close((present, reached, heard, degree), self.closed[d + 1])
 
-    def accept(state: tuple[int, int, int, int]) -> bool:
+    def accept(self, state: State) -> bool:
+        """Whether the output hears of the input and, where all must, every present node is heard."""
         present, reached, heard, _ = state
-        interior = (present & ((1 << last) - 1)) | 1
-        connected = space.connected == "no" or bool(reached >> last & 1)
-        return connected and (space.connected != "all" or interior & ~heard == 0)
+        interior = (present & ((1 << self.last) - 1)) | 1
+        connected = self.space.connected == "no" or bool(reached >> self.last & 1)
+        return connected and (self.space.connected != "all" or interior & ~heard == 0)
 
+
+def structure(space: Space) -> Timed | None:
+    """Return the automaton of a space's own rules; None where it has none."""
+    low, high = space.in_degree
+    if space.connected == "no" and not space.optional and low == 0 and high >= space.nodes - 1:
+        return None
+    step = _Structure(space)
+    everything = 0 if space.optional else (1 << space.nodes) - 1
+    start = step.close((everything | 1, 1, 0, 0), step.closed[0])
     if start is None:
         raise UsageError("no cell can have these edges", field="edges", hint="some node never hears of the input")
-    return unroll(space, start, step, accept)
+    return unroll(space, start, step, step.accept)
 
 
 def depth(space: Space, counted: Collection[str], low: int, high: int) -> Timed:

@@ -80,7 +80,7 @@ class Tuner:
 
     def learn_per_step(self, n: int, score: Callable[[Tensor], Tensor]) -> None:
         """Sample n cells, score them, and follow the exact policy gradient along their trajectories (DDPO)."""
-        from apps.nas.draw import window
+        from apps.nas.data import window
 
         m, field = self.model, self.field
         law, start = window(field.layers, n), torch.full((n, m.space.D), m.process.states - 1)

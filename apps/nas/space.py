@@ -191,7 +191,7 @@ def load(name: str | Path) -> Space:
         UsageError: no such space, or a field that is unknown or wrong.
         DataError: the file is missing or no YAML mapping.
     """
-    import yaml
+    from omegaconf import OmegaConf
 
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:
@@ -199,8 +199,8 @@ def load(name: str | Path) -> Space:
             raise UsageError("no such space", field="space", value=str(name), choices=[*names(), "FILE.yaml"])
         path = FOLDER / f"{name}.yaml"
     try:
-        text = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        text = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # what the YAML parser raises has no common name
         raise DataError(f"cannot be read ({' '.join(str(error).split())})", field=str(path)) from None
     if not isinstance(text, dict):
         raise DataError("is no YAML mapping", field=str(path))

@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from apps.nas.cell import Cell, enumerate_classes, from_string, resources
+from apps.nas.cell import Cell, enumerate_classes, resources
 from apps.nas.space import ABSENT, Space, load
+from apps.nas.tokenizer import from_string
 from core.errors import DataError, UsageError
 
 __all__ = ["COLUMNS", "SEEDS", "SPACES", "Row", "compute", "merge", "read", "unique", "work"]

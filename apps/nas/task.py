@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from apps.nas.cell import Cell
 from apps.nas.constraints import everything
-from apps.nas.draw import uniform
+from apps.nas.data import uniform
 from apps.nas.model import CellNet, Recipe, process_of, space_of
 from core.denoiser import Prediction, subs
 from core.errors import UsageError

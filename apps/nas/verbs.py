@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.nas import constraints as limits
-from apps.nas.cell import Cell, from_string, resources
+from apps.nas.cell import Cell, resources
 from apps.nas.space import Space
+from apps.nas.tokenizer import from_string
 from core.errors import UsageError
 
 if TYPE_CHECKING:

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from apps.nas import export
-from apps.nas.cell import Cell, from_string, resources
+from apps.nas.cell import Cell, resources
 from apps.nas.constraints import everything
-from apps.nas.draw import uniform
+from apps.nas.data import uniform
 from apps.nas.modules import build
 from apps.nas.rewards import columns
 from apps.nas.space import load, make
 from apps.nas.table import COLUMNS, compute, merge, read, unique
+from apps.nas.tokenizer import from_string
 from core.errors import DataError, UsageError
 
 REAL = Path("../shared/data/nas")
