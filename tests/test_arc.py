@@ -165,7 +165,7 @@ def test_it_mends_a_drift_and_a_lost_width() -> None:
     drift, width = spread()
     players = {"critic": torch.optim.Adam(head.parameters(), 4e-3, (0.5, 0.9)),
                "generator": torch.optim.Adam(walk.parameters(), 1e-2, (0.5, 0.9))}  # fmt: skip
-    for step in range(500):
+    for step in range(400):
         stream = Stream.of(step, 128)
         made = arc.rollout(walk.open(128), RF, tables, (1, 1), 8, stream.fold(0), most=1)
         whose = arc.turn(step)

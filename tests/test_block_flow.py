@@ -91,6 +91,7 @@ def test_what_is_trained_is_what_is_played(mode: str) -> None:
             context.commit(x_0[:, n * L : n * L + L])
 
 
+@torch.no_grad()
 def test_a_copy_goes_on_alike_and_leaves_the_original_alone() -> None:
     for mode in CACHED:
         net = network(mode)
@@ -123,7 +124,7 @@ def test_it_learns_to_use_its_past() -> None:
     net = BlockFlow(BlockFlowConfig(2, 0, 2, 2, "diagonal", trunk))
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
     clock = Clocked(uniform())
-    for step in range(250):
+    for step in range(200):
         stream = Stream.of(step, 64)
         x_0 = stream.fold(9).normal(2, 2).float().repeat(1, 3, 1)
         denoiser, target = net.trainer(x_0)

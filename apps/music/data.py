@@ -15,7 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from apps.music.audio import read
@@ -116,8 +115,3 @@ def labels(kind: str, root: str) -> list[str]:
     if kind == "tunes":
         return list(STYLES)
     return sorted({s.label for s in scores(kind, root, "train")})[:16]
-
-
-def as_tensor(audio: np.ndarray) -> Tensor:
-    """Return samples as float32."""
-    return torch.from_numpy(np.ascontiguousarray(audio)).float()

@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("music") / "run"
     run(
         "music",
-        load_recipe("music", "toy", [*SMALL, "trainer.steps=50", "optim.warmup=5", "optim.lr=0.01", *ALWAYS]),
+        load_recipe("music", "toy", [*SMALL, "trainer.steps=30", "optim.warmup=3", "optim.lr=0.01", *ALWAYS]),
         out,
         None,
     )
@@ -51,7 +51,7 @@ def test_it_learns(folder: Path) -> None:
     import csv
 
     loss = [float(row["loss"]) for row in csv.DictReader((folder / "log.csv").open())]
-    assert np.mean(loss[-8:]) < 0.7 * np.mean(loss[:4])
+    assert np.mean(loss[-5:]) < 0.8 * np.mean(loss[:4])
 
 
 def test_any_portions_give_the_same_samples(model: MusicModel) -> None:
