@@ -1,0 +1,54 @@
+"""Pictures of fields: panels and animations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.tri import Triangulation
+
+from apps.pde.formats import unfolded
+from apps.pde.mesh import Mesh
+
+__all__ = ["animate", "fields"]
+
+
+def _draw(figure: Figure, mesh: Mesh, panels: Mapping[str, np.ndarray], limits: tuple[float, float] | None) -> None:
+    points, triangles, index = unfolded(mesh)
+    grid = Triangulation(points[:, 0], points[:, 1], triangles)
+    for k, (name, value) in enumerate(panels.items()):
+        axis = figure.add_subplot(1, len(panels), k + 1)
+        low, high = limits or (float(value.min()), float(value.max()))
+        drawn = axis.tripcolor(grid, value[index], shading="gouraud", vmin=low, vmax=max(high, low + 1e-12))
+        axis.set_title(name, fontsize=9)
+        axis.set_aspect("equal")
+        axis.set_axis_off()
+        figure.colorbar(drawn, ax=axis, shrink=0.6)
+
+
+def fields(mesh: Mesh, panels: Mapping[str, np.ndarray], path: Path) -> Path:
+    """Draw fields [N] side by side, each on its own scale."""
+    figure = Figure(figsize=(3.4 * len(panels), 3), layout="constrained")
+    _draw(figure, mesh, panels, None)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def animate(mesh: Mesh, times: np.ndarray, panels: Mapping[str, np.ndarray], path: Path, most: int = 40) -> Path:
+    """Write series [T, N] side by side as an animated GIF, all frames on one scale."""
+    from matplotlib.animation import PillowWriter
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    every = max(1, len(times) // most)
+    low, high = (float(f([f(v) for v in panels.values()])) for f in (np.min, np.max))
+    figure = Figure(figsize=(3.2 * len(panels), 3))
+    FigureCanvasAgg(figure)
+    writer = PillowWriter(fps=10)
+    with writer.saving(figure, str(path), dpi=90):
+        for k in range(0, len(times), every):
+            figure.clear()
+            _draw(figure, mesh, {f"{n}, t = {times[k]:.2f}": v[k] for n, v in panels.items()}, (low, high))
+            writer.grab_frame()
+    return path
