@@ -32,8 +32,9 @@ def sections(folder: Path) -> list[Section]:
     assert mean.spread is not None
     panels["spread of the ensemble"] = mean.spread[-1]
     picture = pictures.fields(model.mesh, {k: v[:, 0] for k, v in panels.items()}, folder / "fields.png")
-    moving = pictures.animate(model.mesh, mean.times[::2], {"truth": truth[::2, :, 0], "model": mean.states[::2, :, 0],
-                                                           "error": error[::2, :, 0]}, folder / "fields.gif")  # fmt: skip
+    parts = {"truth": truth, "model": mean.states, "error": error}
+    shown = {k: v[::2, :, 0] for k, v in parts.items()}
+    moving = pictures.animate(model.mesh, mean.times[::2], shown, folder / "fields.gif")
     series = mean.write(folder / "fields.xdmf")
     judged = verbs.evaluate(str(found.folder), n=2)
     rows = [[name, judged[f"{name}_mse"], judged[f"{name}_correlation_end"], judged[f"{name}_seconds"]]

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix, spmatrix, vstack
+from scipy.sparse import csr_matrix, vstack
 from torch import Tensor, nn
 
 from apps.pde.laplacian import cotangent
@@ -50,7 +50,7 @@ class _Apply(torch.autograd.Function):
 class SparseMap(nn.Module):
     """A fixed sparse matrix [M, N] on the node axis of [B, N, C]."""
 
-    def __init__(self, matrix: spmatrix | csr_matrix, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(self, matrix: Any, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         for name, own in (("a", csr_matrix(matrix)), ("t", csr_matrix(csr_matrix(matrix).T))):
             own.sort_indices()

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.linalg import lstsq
-from scipy.sparse import csr_matrix, diags, identity, spmatrix, vstack
+from scipy.sparse import csr_matrix, diags, identity, vstack
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
@@ -49,11 +49,11 @@ class Affine:
         InfeasibleError: the rows contradict each other or the given coordinates.
     """
 
-    A: spmatrix | csr_matrix
+    A: Any  # scipy's sparse types do not check
     b: np.ndarray
-    weight: np.ndarray | None = None
-    where: np.ndarray | None = None
-    value: np.ndarray | None = None
+    weight: Any = None
+    where: Any = None
+    value: Any = None
 
     def __post_init__(self) -> None:
         """Check the shapes and that the set is not empty."""
@@ -77,8 +77,6 @@ class Affine:
 
     def __and__(self, other: Affine) -> Affine:
         """Return the intersection; weights are the other's where this one has only given coordinates."""
-        assert self.where is not None and self.value is not None and other.where is not None
-        assert other.value is not None
         where, first, again = np.unique(np.r_[self.where, other.where], return_index=True, return_inverse=True)
         both = np.r_[self.value, other.value]
         if not np.allclose(both[first][again], both, atol=1e-12):
@@ -89,7 +87,6 @@ class Affine:
     @cached_property
     def _system(self) -> tuple[csr_matrix, Callable[[np.ndarray], np.ndarray]]:
         """Return W^{-1} A' on the free coordinates and the solver of A W^{-1} A'."""
-        assert self.weight is not None and self.where is not None
         free = np.ones(self.A.shape[1])
         free[self.where] = 0
         lift = csr_matrix(diags(free / self.weight) @ self.A.T)
@@ -116,7 +113,6 @@ class Affine:
 
     def violations(self, x: Tensor) -> Tensor:
         """Return the largest violation of x [..., n], of rows and given coordinates: float64 [...]."""
-        assert self.where is not None and self.value is not None
         rows = self.residual(x).abs()
         given = (x.detach().cpu().double()[..., self.where] - torch.from_numpy(self.value)).abs()
         return torch.cat([rows, given, torch.zeros(*x.shape[:-1], 1, dtype=torch.float64)], -1).amax(-1)
@@ -132,7 +128,6 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, own: Affine) -> Tensor:
         ctx.own = own
-        assert own.where is not None and own.value is not None
         flat = x.detach().cpu().double().reshape(-1, x.shape[-1]).numpy().copy()
         flat[:, own.where] = own.value
         if own.A.shape[0]:
