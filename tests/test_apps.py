@@ -98,7 +98,33 @@ def _bio() -> Case:
     )
 
 
-CASES: dict[str, Callable[[], Case]] = {"trajectory": _trajectory, "bio": _bio}
+def _nas() -> Case:
+    import torch
+
+    from apps.nas.cell import Cell
+    from apps.nas.constraints import Limit, Require, compile_, violations
+    from apps.nas.space import load
+    from apps.nas.tokenizer import from_string
+    from core.noise import Stream
+
+    space, rules = load("nb201"), (Require("skip_connect"), Limit("params", high=500_000))
+
+    def draw(model: Any, index: np.ndarray, seed: int) -> Sequence[np.ndarray]:
+        return list(model.draw(compile_(space, rules), Stream(seed, torch.from_numpy(index.astype(np.int64)))).numpy())
+
+    few = ["data.reward=params", "data.below=0.08", "data.batch=64"]  # the smallest cells alone: few, so learned soon
+    return Case(
+        short=["trainer.steps=60", "optim.warmup=5", "optim.lr=0.01", "model.dim=16", "model.layers=1", *few],
+        objects=lambda task: [Cell.of(space, row) for row in task.cells[:200].tolist()],
+        encode=lambda cells: [cell.to_string() for cell in cells],
+        decode=lambda texts: [from_string(space, text) for text in texts],
+        draw=draw,
+        obeys=lambda model, one: not violations(Cell.of(space, one.tolist()), rules),
+        same=lambda a, b: a.x == b.x,
+    )
+
+
+CASES: dict[str, Callable[[], Case]] = {"trajectory": _trajectory, "bio": _bio, "nas": _nas}
 DONE = {name: make for name, make in CASES.items() if (ROOT / "apps" / name / "task.py").is_file()}
 
 
