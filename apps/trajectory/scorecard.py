@@ -40,6 +40,9 @@ LIKELY, ONE, BEST, FAST = "model, most likely", "model, one sample", "model, bes
 TRIES = 5
 
 
+QUIET = "No figure exceeds that of held-out real trips by more than two standard errors."
+
+
 @dataclass(frozen=True)
 class Scorecard:
     """What was found.
@@ -119,7 +122,7 @@ class Scorecard:
                 Table(["router", *HOSER], hoser, "the published protocol (HOSER), oddities kept"),
             ]),
             Section("Privacy card", [
-                *(Text(w) for w in self.privacy.warnings or ["No figure exceeds that of held-out real trips."]),
+                *(Text(w) for w in self.privacy.warnings or [QUIET]),
                 Table(["figure", "generated", "held-out real"], audit, "each set of trips against the training trips"),
                 Table(["figure", "value"], rest),
             ]),
