@@ -133,15 +133,17 @@ def _music() -> Case:
     def draw(model: Any, index: np.ndarray, seed: int) -> Sequence[np.ndarray]:
         made = model.sample(len(index), frames=8, seed=seed, index=index, steps=2, constraints=rules)
         scores = [made.score(k) for k in range(len(made))]
-        return [np.concatenate([np.insert(s.notes[:, :3], 0, 0, 1), np.insert(s.hits, 0, 1, 1)]).round(2) for s in scores]
+        rows = [(np.insert(s.notes[:, :3], 0, 0, 1), np.insert(s.hits, 0, 1, 1)) for s in scores]
+        return [np.concatenate(pair).round(2) for pair in rows]
 
     def obeys(model: Any, one: np.ndarray) -> bool:
         notes, hits = (one[one[:, 0] == k, 1:] for k in (0, 1))
         return constraints.violations(Score(np.insert(notes, 3, 1, 1), hits, beats=9), rules) == []
 
+    small = ["codec.dim=8", "model.dim=32", "model.depth=2"]
     few = ["data.count=7", "data.each=0", "data.everything=0", "data.batch=16"]  # few enough to be learned by heart
     return Case(
-        short=["trainer.steps=50", "optim.warmup=5", "optim.lr=0.01", "codec.dim=8", "model.dim=32", "model.depth=2", *few],
+        short=["trainer.steps=50", "optim.warmup=5", "optim.lr=0.01", *few, *small],
         objects=lambda task: [tokenizer.on_grid(s) for s in data.scores("tunes", "", "train", 14)],
         encode=tokenizer.encode,
         decode=tokenizer.decode,
