@@ -126,6 +126,12 @@ def test_each_app_has_the_same_files(domain: str) -> None:
     assert [name for name in wanted if not (folder / name).is_file()] == []
 
 
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_each_app_joins_the_demo(domain: str) -> None:
+    named = [n.name for n in tree(ROOT / "apps" / domain / "verbs.py").body if isinstance(n, ast.FunctionDef)]
+    assert "demo" in named
+
+
 def calls(path: Path) -> Iterator[str]:
     """Yield what a file does that it must not."""
     for node in ast.walk(tree(path)):

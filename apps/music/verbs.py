@@ -22,8 +22,9 @@ from apps.music.roll import RollCodec
 from apps.music.score import Score, read_midi, write_midi
 from apps.music.synth import RATE
 from core.errors import UsageError
+from core.run.report import Section
 
-__all__ = ["bench", "codec", "evaluate", "go_on", "groups", "jam", "live", "sample", "sketch", "wishes"]
+__all__ = ["bench", "codec", "demo", "evaluate", "go_on", "groups", "jam", "live", "sample", "sketch", "wishes"]
 
 MIDI = (".mid", ".midi")
 
@@ -254,3 +255,12 @@ def evaluate(name: str, n: int, seed: int, out: Path | None) -> dict[str, Any]:
         write(out, name, [Section("Music", [Table(["figure", "value"], [[k, v] for k, v in figures.items()])])])
         say(f"wrote {out}")
     return figures
+
+
+def demo(folder: Path) -> list[Section]:
+    """Run the app's main job on embedded data."""
+    from apps.music.demo import sections
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    return sections(folder)
