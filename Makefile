@@ -5,14 +5,14 @@ RUN = $(VENV)/bin/python
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lock
+.PHONY: help demo test check docs lock
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@test -x $(RUN) || $(PY) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[test]"
+	$(RUN) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[test,docs]"
 	@touch $@
 
 demo: $(VENV)/.ready ## train, sample, evaluate and draw on embedded data: out/demo/index.html
@@ -25,8 +25,11 @@ check: $(VENV)/.ready ## ruff and pyright
 	$(RUN) -m ruff check .
 	$(RUN) -m pyright
 
+docs: $(VENV)/.ready ## the pages of docs/ as a site: out/docs/index.html
+	$(RUN) -m mkdocs build --quiet --strict
+
 lock: ## write constraints.txt from a fresh environment
 	rm -rf $(VENV)-lock && $(PY) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet --no-compile "torch==$$(sed -n 's/^torch==//p' constraints.txt)" -e ".[test]"
+	$(VENV)-lock/bin/python -m pip install --quiet --no-compile "torch==$$(sed -n 's/^torch==//p' constraints.txt)" -e ".[test,docs]"
 	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 	rm -rf $(VENV)-lock

@@ -25,7 +25,7 @@ from benchmarks.harness import Bar, Result
 __all__ = ["run"]
 
 SEED = 7
-FAST = [(8, 1), (16, 1), (8, 2), (16, 2), (8, 4)]
+FAST = [(8, 1), (10, 1), (12, 1), (16, 1), (8, 2), (16, 2), (8, 4)]
 CURVE = [(8, s) for s in (1, 2, 4, 8)] + [(16, s) for s in (1, 2, 4, 8, 16)] + [(32, s) for s in (1, 2, 4, 8, 16, 32)]
 
 Decode = Callable[[Trips], Trips]

@@ -6,52 +6,19 @@ import ast
 import sys
 import tomllib
 from collections.abc import Iterator
-from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 from apps import DOMAINS
+from benchmarks.structure import BLOCK, allowed, code_lines, duplicates, imports, short, sources, tree
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = sorted(p for top in ("core", "apps", "benchmarks") for p in (ROOT / top).rglob("*.py"))
+SOURCES = sources()
 EVERYTHING = SOURCES + sorted((ROOT / "tests").rglob("*.py"))
 SAME = ["__init__", "data", "tokenizer", "constraints", "model", "task", "verbs", "metrics", "baselines", "cli"]
 BANNED_NAMES = {"utils", "helpers", "common", "misc"}
-
-
-@cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def short(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
-def imports(path: Path) -> Iterator[str]:
-    """Yield the absolute dotted names that a file imports, wherever it does so."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            package = path.relative_to(ROOT).with_suffix("").parts[: -node.level] if node.level else ()
-            base = ".".join([*package, *([node.module] if node.module else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def allowed(source: str, target: str) -> bool:
-    """Tell whether a file may import a name: apps -> core -> third party, theory never the workshop."""
-    room, aim = source.split("/"), target.split(".")
-    if room[0] == "core":
-        inside = room[1] in {"run", "run.py"}
-        return aim[0] not in {"apps", "benchmarks", "tests"} and (inside or aim[:2] != ["core", "run"])
-    if room[0] == "apps":
-        other = aim[0] == "apps" and len(aim) > 1 and aim[1] in DOMAINS and len(room) > 2 and aim[1] != room[1]
-        return aim[0] not in {"benchmarks", "tests"} and not other
-    return aim[0] != "tests"
 
 
 def test_no_arrow_runs_back() -> None:
@@ -66,6 +33,23 @@ def test_the_rule_itself_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not allowed("apps/trajectory/model.py", "apps.music.codec")
     assert allowed("apps/trajectory/model.py", "core.run.config") and allowed("core/run/cli.py", "core.run.fetch")
     assert allowed("apps/trajectory/cli.py", "apps.trajectory.verbs") and allowed("apps/__main__.py", "apps")
+
+
+def test_nothing_is_written_twice() -> None:
+    assert duplicates(SOURCES) == []
+
+
+def test_a_block_written_twice_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.structure.ROOT", tmp_path)
+    block = [f"    x_{n} = {n}  # why {n}" for n in range(BLOCK)]
+    (first := tmp_path / "a.py").write_text("\n".join(["def f():", *block]))
+    (second := tmp_path / "b.py").write_text(
+        "\n".join(["import os", "", "class A:", "    def g():", *block, "    y = 1"])
+    )
+    assert duplicates([first, second]) == ["a.py:2 = b.py:5 (12)"]
+    assert duplicates([first]) == [] and len(code_lines(second)) == BLOCK + 3
+    second.write_text("\n".join(["def g():", *block[1:]]))
+    assert duplicates([first, second]) == []
 
 
 def test_third_parties_are_declared() -> None:

@@ -75,11 +75,21 @@ def vector(asked: Mapping[str, Tensor], frames: int) -> Tensor:
     return out
 
 
-def drop(control: Tensor, rng: np.random.Generator, each: float, everything: float, length: int) -> Tensor:
-    """Return controls [B, N length, WIDTH] with groups dropped, by block: one with probability `each`, all at once."""
+def drop(
+    control: Tensor, rng: np.random.Generator, each: float, everything: float, length: int, free: float = 0.0
+) -> Tensor:
+    """Return controls [B, N length, WIDTH] with groups dropped: what may be asked for when the model plays.
+
+    A group is dropped from a block with probability `each`, from a whole row with the same, and all groups from a block
+    with `everything`. A share `free` of the rows is asked nothing from beginning to end, or, half of them, the tempo
+    and the beat, as in playing without a wish.
+    """
     rows, blocks = len(control), control.shape[1] // length
     keep = rng.random((rows, blocks, len(GROUPS))) >= each
     keep &= (rng.random((rows, blocks, 1)) >= everything) & (rng.random((rows, 1, len(GROUPS))) >= each)
+    u = rng.random((rows, 1, 1))
+    timed = np.isin([*GROUPS], ("tempo", "beat")) & (u < free / 2)
+    keep = np.where(u < free, timed, keep)
     widths = torch.tensor([*GROUPS.values()])
     columns = torch.cat([torch.arange(len(GROUPS)).repeat_interleave(widths), torch.arange(len(GROUPS))])
     mask = torch.from_numpy(keep).float()[..., columns]

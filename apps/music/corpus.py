@@ -87,6 +87,7 @@ def moved(control: Tensor, shift: int) -> Tensor:
         out[:, at[name]] = control[:, at[name]].roll(shift, 1)
     key = control[:, at["key"]].reshape(-1, 2, 12).roll(shift, 2)
     out[:, at["key"]] = key.reshape(-1, 24)
+    out[:, at["centroid"].start] += shift / 12 * control[:, controls.FLAGS + list(controls.GROUPS).index("centroid")]
     out[:, at["pitch"].start] += shift / 12 * control[:, at["pitch"].start + 1]
     return out
 

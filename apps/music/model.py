@@ -64,8 +64,9 @@ class DataConfig:
 
     `kind` is one of tunes (embedded), chorales, groove, recordings; `root` the folder of the real data; `count` how
     many arrangements of the tunes. Scores are moved by up to `transpose` semitones. `each` and `everything` are the
-    probabilities that one group of controls, and all of them, are not asked for; `heard` renders scores, so that they
-    can be asked for by ear. Sequences are `batch` at a time.
+    probabilities that one group of controls, and all of them, are not asked for in a block, `free` the share of
+    sequences that are asked nothing but, half of them, a beat; `heard` renders scores, so that they can be asked for by
+    ear. Sequences are `batch` at a time.
     """
 
     kind: str = setting("tunes", choices=KINDS)
@@ -75,6 +76,7 @@ class DataConfig:
     batch: int = setting(32, low=1)
     each: float = setting(0.3, low=0, high=1)
     everything: float = setting(0.2, low=0, high=1)
+    free: float = setting(0.3, low=0, high=1)
     heard: bool = setting(False)
 
 

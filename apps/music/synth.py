@@ -88,7 +88,12 @@ class Synth:
         for pitch, at, velocity, end in sorted(self.released + held):
             a, b = max(at, start), min(stop, end + tail)
             if a < b:
-                out[a - start : b - start] += _tone(pitch, velocity, np.arange(a - at, b - at), end - at)
+                whole = a == at and b == end + tail
+                out[a - start : b - start] += (
+                    _note(pitch, velocity, end - at)
+                    if whole
+                    else _tone(pitch, velocity, np.arange(a - at, b - at), end - at)
+                )
         for kind, at, velocity in sorted(self.struck):
             shot = self.shots[kind]
             a, b = max(at, start), min(stop, at + len(shot))
@@ -107,6 +112,12 @@ def _tone(pitch: int, velocity: float, n: np.ndarray, off: int) -> np.ndarray:
     body = (k**-1.4 * np.sin(2 * np.pi * (k * f * m % 1.0)) * np.exp(-k * m / 1.2)).sum(0)
     end = np.exp(-np.maximum(n - off, 0) / RATE / 0.05) * np.clip((off + RELEASE * RATE - n) / (0.05 * RATE), 0, 1)
     return GAIN * velocity * body * -np.expm1(-m / 0.004) * end
+
+
+@lru_cache(maxsize=512)
+def _note(pitch: int, velocity: float, off: int) -> np.ndarray:
+    """Return a whole tone; those of a score repeat, and are what rendering it costs."""
+    return _tone(pitch, velocity, np.arange(off + int(RELEASE * RATE)), off)
 
 
 def render(score: Score, seconds: float | None = None) -> np.ndarray:

@@ -80,7 +80,7 @@ class FlowTask:
         r, d = self.recipe, self.recipe.data
         rng = np.random.default_rng([r.seed, step, rank])
         x, control = self.data.cut(d.batch, self._blocks(rng) * r.model.block, rng, d.transpose)
-        control = controls.drop(controls.smooth(control, rng), rng, d.each, d.everything, r.model.block)
+        control = controls.drop(controls.smooth(control, rng), rng, d.each, d.everything, r.model.block, d.free)
         return {"x": x, "control": control}
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Any]]:
@@ -140,7 +140,7 @@ class ArcTask(FlowTask):
         rng = np.random.default_rng([r.seed, step, rank])
         length = (r.model.window + r.arc.blocks) * r.model.block
         x, control = self.data.cut(d.batch, length, rng, d.transpose)
-        return {"x": x, "control": controls.drop(control, rng, d.each, d.everything, r.model.block)}
+        return {"x": x, "control": controls.drop(control, rng, d.each, d.everything, r.model.block, d.free)}
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Any]]:
         """Return the loss of the player whose turn it is."""

@@ -1,6 +1,10 @@
-"""Trajectories: states of a system on one mesh over time, simulated here or read from a file.
+"""Trajectories: states of a system on one mesh over time, simulated here (`truth.py`) or read from a file.
 
 Training, validation and test are different trajectories: other initial states, or other Reynolds numbers.
+
+A cache keeps a data set as a folder: `mesh.npz` and one file for each trajectory, written whole or not at all, so that
+an interrupted simulation goes on where it stopped. The folder's name is a hash of all that the trajectories depend on;
+how many there are of each part is not among it.
 """
 
 from __future__ import annotations
@@ -9,20 +13,27 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from apps.pde import shapes
+from apps.pde import shapes, truth
 from apps.pde.formats import read_mesh
 from apps.pde.mesh import Mesh
 from apps.pde.model import DataConfig
 from apps.pde.systems import System, system
 from core.errors import DataError, UsageError
 
-__all__ = ["Splits", "Trajectories", "load", "posed", "simulate", "splits"]
+__all__ = ["Splits", "Trajectories", "folder", "load", "posed", "simulate", "splits", "units"]
+
+COUNTS = ("file", "cache", "train", "valid", "test", "reynolds", "reynolds_valid", "reynolds_test", "substeps")
+Say = Callable[[str], None]
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
 
 
 @dataclass(eq=False)
@@ -59,20 +70,59 @@ class Trajectories:
         return dataclasses.replace(self, states=self.states[rows], parameters=pick,
                                    extra={k: v[rows] for k, v in self.extra.items()})  # fmt: skip
 
+    @classmethod
+    def of(cls, mesh: Mesh, fields: tuple[str, ...], times: np.ndarray, paths: list[truth.Path]) -> Trajectories:
+        """Put trajectories of the solver together."""
+        shape = (len(times), len(mesh), len(fields))
+        states = np.empty((len(paths), *shape), np.float32)
+        for k, p in enumerate(paths):
+            states[k] = p.states
+        first = paths[0] if paths else truth.Path(states, {})
+        values = {k: np.array([p.parameters[k] for p in paths], float) for k in first.parameters}
+        return cls(mesh, fields, times, states, values, {k: np.stack([p.extra[k] for p in paths]) for k in first.extra})
+
     def save(self, path: Path) -> Path:
         """Write all of it to one `.npz` file."""
-        m = self.mesh
-        content = {"points": m.points, "triangles": m.triangles, "period": np.array(m.period), "times": self.times,
-                   "states": self.states, "fields": np.array(self.fields)}  # fmt: skip
-        content |= {f"group:{k}": v for k, v in m.groups.items()}
+        content = _content(self.mesh) | {"times": self.times, "states": self.states, "fields": np.array(self.fields)}
         content |= {f"parameter:{k}": v for k, v in self.parameters.items()}
-        content |= {f"extra:{k}": v for k, v in self.extra.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".part-{path.name}")
+        return _write(path, content | {f"extra:{k}": v for k, v in self.extra.items()})
+
+
+def _content(mesh: Mesh) -> dict[str, np.ndarray]:
+    own = {"points": mesh.points, "triangles": mesh.triangles, "period": np.array(mesh.period)}
+    return own | {f"group:{k}": v for k, v in mesh.groups.items()}
+
+
+def _write(path: Path, content: Mapping[str, np.ndarray]) -> Path:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
         with part.open("wb") as file:
-            np.savez(file, **content)
+            np.savez(file, **content)  # type: ignore[arg-type]
         os.replace(part, path)
-        return path
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return {k: found[k] for k in found.files}
+    except FileNotFoundError:
+        raise DataError("no such file", field="file", value=str(path)) from None
+    except (OSError, ValueError, KeyError) as error:
+        message = f"not a data set of `quintet pde simulate` ({type(error).__name__})"
+        raise DataError(message, field="file", value=str(path)) from None
+
+
+def _named(content: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    return {k[len(kind) :]: v for k, v in content.items() if k.startswith(kind)}
+
+
+def _mesh(a: Mapping[str, np.ndarray]) -> Mesh:
+    return Mesh(a["points"], a["triangles"], _named(a, "group:"), tuple(a["period"].tolist()))
 
 
 def load(path: Path | str) -> Trajectories:
@@ -81,21 +131,12 @@ def load(path: Path | str) -> Trajectories:
     Raises:
         DataError: missing or not such a file.
     """
-    path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            a = {k: found[k] for k in found.files}
-        named = {
-            p: {k[len(p) :]: v for k, v in a.items() if k.startswith(p)} for p in ("group:", "parameter:", "extra:")
-        }
-        mesh = Mesh(a["points"], a["triangles"], named["group:"], tuple(a["period"].tolist()))
-        fields = tuple(str(f) for f in a["fields"])
-        return Trajectories(mesh, fields, a["times"], a["states"], named["parameter:"], named["extra:"])
-    except FileNotFoundError:
-        raise DataError("no such file", field="file", value=str(path)) from None
-    except (OSError, ValueError, KeyError) as error:
-        message = f"not a data set of `quintet pde simulate` ({type(error).__name__})"
-        raise DataError(message, field="file", value=str(path)) from None
+    a = _read(Path(path))
+    if lacking := {"points", "triangles", "period", "times", "states", "fields"} - set(a):
+        message = f"not a data set of `quintet pde simulate` (no {min(lacking)})"
+        raise DataError(message, field="file", value=str(path))
+    fields = tuple(str(f) for f in a["fields"])
+    return Trajectories(_mesh(a), fields, a["times"], a["states"], _named(a, "parameter:"), _named(a, "extra:"))
 
 
 @dataclass(eq=False)
@@ -131,8 +172,62 @@ def posed(config: DataConfig) -> tuple[System, Mesh]:
     return dataclasses.replace(own, boundary={**own.boundary, **config.boundary}), mesh
 
 
+def folder(config: DataConfig, seed: int) -> Path:
+    """Return where the cache keeps a recipe's trajectories."""
+    text = {k: v for k, v in dataclasses.asdict(config).items() if k not in COUNTS} | {"seed": seed}
+    if config.mesh:
+        text["mesh"] = hashlib.sha256(Path(config.mesh).read_bytes()).hexdigest()
+    key = hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:12]
+    return Path(config.cache) / f"{config.system}-{key}"
+
+
+def simulate(
+    config: DataConfig, own: System, mesh: Mesh, seed: int, parts: tuple[str, ...] = truth.PARTS, say: Say = quiet
+) -> dict[str, Trajectories]:
+    """Return the parts of a data set: from the cache what is there, from the solver the rest.
+
+    Raises:
+        UsageError: the system has no solver on that domain.
+        DataError: the time step is beyond stability; a file of the cache is damaged.
+    """
+    store = folder(config, seed) if config.cache else None
+    if store is not None and (store / "mesh.npz").exists():
+        mesh = _mesh(_read(store / "mesh.npz"))
+    elif store is not None:
+        _write(store / "mesh.npz", _content(mesh))
+    times, out = np.arange(config.steps + 1) * config.dt, {}
+    for part, own_labels in truth.labels(config).items():
+        if part in parts:
+            paths = [_one(config, own, mesh, seed, label, store, say) for label in own_labels]
+            out[part] = Trajectories.of(mesh, own.fields, times, paths)
+    return out
+
+
+def _one(
+    config: DataConfig, own: System, mesh: Mesh, seed: int, label: truth.Label, store: Path | None, say: Say
+) -> truth.Path:  # fmt: skip
+    """Return one trajectory, from its file where there is one."""
+    file = store / f"{label.name}.npz" if store is not None else None
+    if file is not None and file.exists():
+        a = _read(file)
+        if "states" not in a or a["states"].shape[1:] != (len(mesh), len(own.fields)):
+            raise DataError("is damaged or of another mesh", field="cache", value=str(file), hint="delete it")
+        values = {k: float(v) for k, v in _named(a, "parameter:").items()}
+        return truth.Path(a["states"], values, _named(a, "extra:"))
+    say(f"{label.name} ...")
+    made = truth.solve(config, own, mesh, seed, label, say)
+    if file is not None:
+        content = {"states": made.states} | {f"parameter:{k}": np.array(v) for k, v in made.parameters.items()}
+        _write(file, content | {f"extra:{k}": v for k, v in made.extra.items()})
+    return made
+
+
 def splits(config: DataConfig, seed: int) -> Splits:
-    """Return the trajectories of a recipe, from its file, its cache or the solver."""
+    """Return the trajectories of a recipe, from its file, its cache or the solver.
+
+    Raises:
+        UsageError, DataError: as `posed`, `load` and `simulate`; a part is empty.
+    """
     if config.file:
         whole, own = load(config.file), system(config.system, config.shape)
         if whole.fields != own.fields:
@@ -140,108 +235,28 @@ def splits(config: DataConfig, seed: int) -> Splits:
         own = dataclasses.replace(own, parameters={**own.parameters, **config.parameters},
                                   boundary={**own.boundary, **config.boundary})  # fmt: skip
         return _split(config, own, whole)
+    if empty := [part for part, rows in truth.labels(config).items() if not rows]:
+        raise DataError("needs one trajectory at least", field=f"data.{empty[0]}", value=0)
     own, mesh = posed(config)
-    text = json.dumps(dataclasses.asdict(config) | {"seed": seed, "cache": ""}, sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    store = Path(config.cache) / f"{config.system}-{key}.npz" if config.cache else None
-    if store is not None and store.exists():
-        return _split(config, own, load(store))
-    whole = simulate(config, own, mesh, seed)
-    if store is not None:
-        whole.save(store)
-    return _split(config, own, whole)
-
-
-def counts(config: DataConfig) -> tuple[int, int, int]:
-    """Return the sizes of the three parts."""
-    if config.reynolds:
-        return len(config.reynolds), len(config.reynolds_valid), len(config.reynolds_test)
-    return config.train, config.valid, config.test
+    return Splits(own, **simulate(config, own, mesh, seed))
 
 
 def _split(config: DataConfig, own: System, whole: Trajectories) -> Splits:
-    a, b, c = counts(config)
+    a, b, c = (len(rows) for rows in truth.labels(config).values())
     if len(whole) < a + b + c or min(a, b, c) < 1:
         raise DataError(f"needs {a} + {b} + {c} trajectories, one of each at least", field="data", value=len(whole))
     return Splits(own, whole.select(slice(0, a)), whole.select(slice(a, a + b)), whole.select(slice(a + b, a + b + c)))
 
 
-def simulate(config: DataConfig, own: System, mesh: Mesh, seed: int) -> Trajectories:
-    """Run the truth's solver: spectral on the torus, finite elements elsewhere.
-
-    Trajectory i of a system starts from a state that is a function of (seed, i).
-    """
-    if own.name == "cylinder":
-        return _cylinder(config, own, mesh)
-    number = sum(counts(config))
-    times = np.arange(config.steps + 1) * config.dt
-    run = _spectral if all(mesh.period) and not mesh.groups else _elements
-    states = np.stack([run(config, own, mesh, seed * 1000 + i) for i in range(number)])
-    values = {k: np.full(number, v) for k, v in own.parameters.items()}
-    return Trajectories(mesh, own.fields, times, states.astype(np.float32), values)
-
-
-def _spectral(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndarray:
-    from apps.pde import spectral
-
-    n = config.fine or {"burgers": 128, "fitzhugh_nagumo": 128, "gray_scott": 192}[own.name]
-    solver = spectral.Spectral(own.name, own.parameters, n, own.size)
-    each = max(1, int(np.ceil(config.dt / (config.truth_dt or config.dt))))
-    if own.name == "burgers":
-        start = np.moveaxis(spectral.initial(solver.grid(), seed, own.size, config.modes), -1, 0)
-    elif own.name == "gray_scott":
-        start = spectral.spots(n, seed)
-    else:
-        start = spectral.scaled_noise(n, seed)
-    dt = config.dt / each
-    if config.warmup:
-        start = solver.run(start, dt, round(config.warmup / dt), round(config.warmup / dt))[-1]
-    return solver.run(start, dt, config.steps * each, each, mesh.points)
-
-
-def _elements(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndarray:
-    from apps.pde import fem, spectral
-
-    if own.name != "burgers":
-        raise UsageError("has no solver on a domain with holes", field="system", value=own.name, choices=["burgers"])
-    each = max(1, int(np.ceil(config.dt / (config.truth_dt or config.dt))))
-    zero = tuple(g for g in mesh.groups if own.boundary[g].startswith("dirichlet"))
-    return fem.burgers(
-        mesh, lambda p: spectral.initial(p, seed, own.size, config.modes), own.parameters["nu"], config.dt / each,
-        config.steps * each, each, refine=config.fine or 1, zero=zero,
-    )  # fmt: skip
-
-
-def _cylinder(config: DataConfig, own: System, mesh: Mesh) -> Trajectories:
-    """Simulate each Reynolds number in units of the diameter and the inflow."""
-    from apps.pde.flow import Flow
-
-    numbers = [*config.reynolds, *config.reynolds_valid, *config.reynolds_test]
-    if not numbers:
-        raise UsageError("the cylinder needs Reynolds numbers", field="reynolds", hint="data.reynolds=[200]")
-    runs = []
-    for number in numbers:
-        flow = Flow(mesh, 1 / number, _ramp, refine=config.fine)
-        end = config.warmup + config.steps * config.dt
-        runs.append(flow.run(end, every=config.dt, start=config.warmup, disturb=0.3, speed=1.8,
-                             dt=config.truth_dt or None))  # fmt: skip
-    count = config.steps + 1
-    states = np.stack([r.velocity[-count:] for r in runs]).astype(np.float32)
-    extra = {"pressure": np.stack([r.pressure[-count:] for r in runs]).astype(np.float32)}
-    extra["force"] = np.stack(
-        [2 * np.stack([np.interp(r.times[-count:], r.clock, f) for f in r.force.T], -1) for r in runs]
-    )
-    times = np.arange(states.shape[1]) * config.dt
-    return Trajectories(mesh, own.fields, times, states, {"Re": np.array(numbers, float)}, extra)
-
-
-def _ramp(points: np.ndarray, t: float) -> np.ndarray:
-    """Return the uniform inflow, raised smoothly over four units of time."""
-    level = 0.5 - 0.5 * np.cos(np.pi * min(1.0, t / 4))
-    return np.stack([np.full(len(points), level), np.zeros(len(points))], 1)
+def joined(parts: Mapping[str, Trajectories]) -> Trajectories:
+    """Return the parts of a data set as one, in their order."""
+    all_ = list(parts.values())
+    values = {k: np.concatenate([p.parameters[k] for p in all_]) for k in all_[0].parameters}
+    extra = {k: np.concatenate([p.extra[k] for p in all_]) for k in all_[0].extra}
+    return dataclasses.replace(all_[0], states=np.concatenate([p.states for p in all_]), parameters=values, extra=extra)
 
 
 def units(states: np.ndarray) -> Mapping[str, np.ndarray]:
     """Return mean and standard deviation of each field over trajectories [n, T, N, C]."""
-    flat = states.reshape(-1, states.shape[-1]).astype(np.float64)
-    return {"mean": flat.mean(0), "std": flat.std(0).clip(1e-12)}
+    flat = states.reshape(-1, states.shape[-1])
+    return {"mean": flat.mean(0, dtype=np.float64), "std": flat.std(0, dtype=np.float64).clip(1e-12)}

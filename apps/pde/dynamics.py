@@ -56,7 +56,7 @@ class Dynamics(nn.Module):
             if config.correct and plain.stencils is not None:
                 own = Correction(mesh, plain.stencils, ("dx", "dy", "lap"), max(2, plain.stencils.index.shape[1] // 16))
                 self.operators = CorrectedOperators(plain, own)
-            self.net = Plus(mesh, len(fields), config.width, config.rank, config.rounds, config.inputs)
+            self.net = Plus(mesh, len(fields), config.width, config.rounds, config.inputs)
         self.register_buffer("points", torch.from_numpy(mesh.points), persistent=False)
         self.imex = self._implicit(plain) if config.integrator == "imex" else None
 
@@ -101,16 +101,17 @@ class Dynamics(nn.Module):
         known, learned = self.parts(u, t, parameters)
         return known + learned
 
-    def step(self, u: Tensor, t: Any, parameters: Mapping[str, Any] | None = None) -> Tensor:
-        """Return the state at t + dt * substeps."""
+    def step(self, u: Tensor, t: Any, parameters: Mapping[str, Any] | None = None, stride: int = 1) -> Tensor:
+        """Return the state `stride` states later, by as many steps as one takes: `stride` times as long."""
 
         def pad(v: Tensor, s: Any) -> Tensor:
             return self.pad(v, s, parameters)
 
+        dt = self.dt * stride
         for k in range(self.substeps):
-            s = t + k * self.dt
+            s = t + k * dt
             if self.imex is None:
-                u = explicit(lambda v, r: self.rate(v, r, parameters), pad, u, s, self.dt, self.config.integrator)
+                u = explicit(lambda v, r: self.rate(v, r, parameters), pad, u, s, dt, self.config.integrator)
             else:
                 u = self.imex(lambda v, r: self.rate(v, r, parameters) - self._stiff(v), pad, u, s)
         return u
@@ -129,42 +130,44 @@ class Dynamics(nn.Module):
         t: Any = 0.0,
         parameters: Mapping[str, Any] | None = None,
         detach_first: bool = False,
+        stride: int = 1,
     ) -> Tensor:
-        """Return the states after 1 ... `steps` steps, [B, steps, N, C].
+        """Return the states after 1 ... `steps` steps of `stride` states each, [B, steps, N, C].
 
         Only the state of each step is kept for the gradient; what is inside is computed again.
         `detach_first` cuts the gradient after the first step, as the paper's code does.
         """
         out = []
         for k in range(steps):
-            at = t + k * self.dt * self.substeps
+            at = t + k * self.dt * self.substeps * stride
             if torch.is_grad_enabled() and self.config.checkpoint and steps > 1:
-                u = _Again.apply(lambda v, r=at: self.step(v, r, parameters), u, *self.parameters())  # type: ignore[assignment]
+                u = _Again.apply(lambda v, r=at: self.step(v, r, parameters, stride), u, *self.parameters())  # type: ignore[assignment]
             else:
-                u = self.step(u, at, parameters)
+                u = self.step(u, at, parameters, stride)
             out.append(u)
             if k == 0 and detach_first:
                 u = u.detach()
         return torch.stack(out, 1)
 
     @torch.no_grad()
-    def calibrate(self, u: Tensor, dt: float, parameters: Mapping[str, Any] | None = None) -> None:
-        """Set the units of the network from states u [n, T, N, C] that are dt apart."""
+    def calibrate(self, u: Tensor, parameters: Mapping[str, Any] | None = None, frames: int = 100) -> None:
+        """Set the units of PhyMPGN+'s network from trajectories u [n, T, N, C], and its polynomial by regression.
+
+        The rates are central differences in time at about `frames` states of each trajectory; nodes with given values
+        are left out.
+        """
         if not isinstance(self.net, Plus):
             return
-        stride = max(1, u.shape[1] // 8)
-        given = {k: v for k, v in (parameters or {}).items()}
-        spread, rests = [], []
-        for row in range(u.shape[0]):
-            now, after = u[row, :-1:stride], u[row, 1::stride]
-            own = {k: v[row : row + 1].expand(len(now))[:, None] for k, v in given.items()}
-            known, _ = self.parts(now, 0.0, own)
-            dx, dy, lap = self.operators(now)
-            size = [v.square().mean((0, 1)) for v in (now - now.mean((0, 1)), (dx**2 + dy**2).sqrt(), lap)]
-            spread.append(torch.stack(size))
-            rests.append(((after - now) / dt - known).square().mean((0, 1)))
-        self.net.scale.copy_(torch.stack(spread).mean(0).sqrt().clamp_min(1e-6))
-        self.net.out.copy_(torch.stack(rests).mean(0).sqrt().clamp_min(1e-6))
+        stride, span = max(1, (u.shape[1] - 2) // frames), self.dt * self.substeps
+        free, seen = ~self.boundary.dirichlet.all(-1), []
+        for row in range(len(u)):
+            before, now, after = u[row, :-2:stride], u[row, 1:-1:stride], u[row, 2::stride]
+            own = {k: v[row : row + 1].expand(len(now))[:, None] for k, v in (parameters or {}).items()}
+            rest = (after - before) / (2 * span) - self.known(
+                now, 0.0, self.points, {**self.system.parameters, **own}, self.operators
+            )[0]
+            seen.append((now[:, free], tuple(d[:, free] for d in self.operators(now)), rest[:, free]))
+        self.net.fit(seen)
 
 
 class _Again(torch.autograd.Function):

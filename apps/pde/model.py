@@ -33,8 +33,7 @@ class ModelConfig:
     degree: int = setting(0, low=0, high=8)
     correct: bool = setting(False)
     integrator: str = setting("heun", choices=("euler", "midpoint", "heun", "heun3", "rk4", "imex"))
-    width: int = setting(64, low=4)
-    rank: int = setting(16, low=1)
+    width: int = setting(64, low=0)
     rounds: int = setting(0, low=0)
     inputs: int = setting(2, low=0, high=2)
     laplace: str = setting("block", choices=("block", "plain"))
@@ -83,7 +82,7 @@ class DataConfig:
 class Recipe:
     """A training run: everything that `quintet pde train` can be told.
 
-    `window` is M, the states of a roll-out; `noise` the standard deviation, in units of each field's, that is added to
+    `window` is M, the states of a roll-out, `stride` apart (one step of the model is that long in training); `noise` the standard deviation, in units of each field's, that is added to
     its first state afresh each time; `loss` `all` frames, or `ends` (first and last, the gradient cut after the first
     step, as the paper's code does). `batch` windows make a step.
     """
@@ -93,6 +92,7 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     batch: int = setting(4, low=1)
     window: int = setting(20, low=2)
+    stride: int = setting(1, low=1)
     noise: float = setting(0.03, low=0)
     loss: str = setting("all", choices=("all", "ends"))
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

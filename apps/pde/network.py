@@ -10,15 +10,17 @@ On the cylinder (L = 5, width 128, block width 24) it has 950,228 parameters.
 **PhyMPGN+** (`Plus`): the operators are RBF-FD or least squares of high order, and the net is local: at each node it
 sees u, grad u and lap u in units of their spread over the training data,
 
-    z = [u / s_0, dx u / s_1, dy u / s_1, lap u / s_2],     net = (A z) (B z) W + mlp([z, h]),
+    z = [u / s_0, dx u / s_1, dy u / s_1, lap u / s_2],     net = W p(z) + mlp([z, h]),
 
-a product (convection is one) beside a perceptron, with h from `rounds` of message passing where a term is not local.
-It sees no coordinates, so it may be moved to another mesh. Its output starts at zero.
+with p all products of two of them and of three fields (convection and the reactions of the paper are some), and h from
+`rounds` of message passing where a term is not local. W starts at the ridge regression of the measured rates, the rest
+at zero; roll-outs train both. It sees no coordinates, so it may be moved to another mesh.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations_with_replacement
 from typing import Any
 
 import torch
@@ -144,7 +146,7 @@ class Plus(nn.Module):
     Args:
         mesh: where.
         fields: components of the state.
-        width, rank: of the perceptron and of the product.
+        width: of the perceptron (0: none, the polynomial alone).
         rounds: of message passing (0: purely local).
         inputs: 0: u; 1: u and its gradient; 2: and its Laplacian.
     """
@@ -153,38 +155,77 @@ class Plus(nn.Module):
     out: Tensor
     geometry: Tensor
     graph: Tensor
+    pairs: Tensor
+    triples: Tensor
 
-    def __init__(
-        self, mesh: Mesh, fields: int, width: int = 64, rank: int = 16, rounds: int = 0, inputs: int = 2
-    ) -> None:
+    def __init__(self, mesh: Mesh, fields: int, width: int = 64, rounds: int = 0, inputs: int = 2) -> None:
         super().__init__()
-        self.fields, self.inputs = fields, inputs
+        self.fields, self.inputs, self.width = fields, inputs, width
         size = fields * (1, 3, 4)[inputs]
-        self.a, self.b = nn.Linear(size, rank), nn.Linear(size, rank)
-        self.product = nn.Linear(rank, fields, bias=False)
-        self.encode = mlp(size, width)
-        self.layers = nn.ModuleList(MessageLayer(width, 3, 2) for _ in range(rounds))
-        self.head = mlp(size + (width if rounds else 0), width, width, fields)
-        for last in (self.product, self.head[-1]):
-            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.head[-1].bias)  # type: ignore[arg-type]
-        if not rounds:
-            del self.encode
+        powers = {"pairs": combinations_with_replacement(range(size), 2),
+                  "triples": combinations_with_replacement(range(fields), 3)}  # fmt: skip
+        for name, rows in powers.items():
+            self.register_buffer(name, torch.tensor(list(rows)).T.contiguous(), persistent=False)
+        self.polynomial = nn.Linear(size + self.pairs.shape[1] + self.triples.shape[1], fields)
+        nn.init.zeros_(self.polynomial.weight)
+        nn.init.zeros_(self.polynomial.bias)
+        if width:
+            self.layers = nn.ModuleList(MessageLayer(width, 3, 2) for _ in range(rounds))
+            self.encode = mlp(size, width) if rounds else None
+            self.head = mlp(size + (width if rounds else 0), width, width, fields)
+            nn.init.zeros_(self.head[-1].weight)  # type: ignore[arg-type]
+            nn.init.zeros_(self.head[-1].bias)  # type: ignore[arg-type]
         self.register_buffer("scale", torch.ones(3, fields))
         self.register_buffer("out", torch.ones(fields))
         self.register_buffer("geometry", torch.from_numpy(edge_geometry(mesh)).float(), persistent=False)
         self.register_buffer("graph", torch.from_numpy(mesh.graph()), persistent=False)
 
-    def forward(self, u: Tensor, derivatives: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Return the unknown rate [B, N, C] from u and (dx u, dy u, lap u)."""
+    def see(self, u: Tensor, derivatives: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Return z [B, N, S] of u and (dx u, dy u, lap u)."""
         dx, dy, lap = derivatives
         s = self.scale.to(u)
-        z = torch.cat([u / s[0], dx / s[1], dy / s[1], lap / s[2]][: (1, 3, 4)[self.inputs]], -1)
-        seen = z
-        if len(self.layers):
+        return torch.cat([u / s[0], dx / s[1], dy / s[1], lap / s[2]][: (1, 3, 4)[self.inputs]], -1)
+
+    def powers(self, z: Tensor) -> Tensor:
+        """Return p(z), [B, N, P]."""
+        (a, b), (i, j, k) = self.pairs, self.triples
+        return torch.cat([z, z[..., a] * z[..., b], z[..., i] * z[..., j] * z[..., k]], -1)
+
+    def forward(self, u: Tensor, derivatives: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Return the unknown rate [B, N, C] from u and (dx u, dy u, lap u)."""
+        z = seen = self.see(u, derivatives)
+        rate = self.polynomial(self.powers(z))
+        if not self.width:
+            return self.out.to(u) * rate
+        if self.encode is not None:
             h = self.encode(z)
             edge = self.geometry.to(u).expand(u.shape[0], -1, -1)
             for layer in self.layers:
                 h = h + layer(h, edge, self.graph)
             seen = torch.cat([z, h], -1)
-        return self.out.to(u) * (self.product(self.a(z) * self.b(z)) + self.head(seen))
+        return self.out.to(u) * (rate + self.head(seen))
+
+    @torch.no_grad()
+    def fit(self, seen: Sequence[tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor]], ridge: float = 1e-6) -> None:
+        """Set the units and the polynomial from (u, derivatives, unknown rate) of some trajectories.
+
+        Args:
+            seen: of each trajectory, states [T, N, C], their derivatives, and what the network shall return.
+            ridge: relative to the mean square of the regressors.
+        """
+        spread = [torch.stack([(u - u.mean((0, 1))).square().mean((0, 1)), (d[0] ** 2 + d[1] ** 2).mean((0, 1)),
+                               d[2].square().mean((0, 1))]) for u, d, _ in seen]  # fmt: skip
+        self.scale.copy_(torch.stack(spread).mean(0).sqrt().clamp_min(1e-6))
+        self.out.copy_(torch.stack([r.square().mean((0, 1)) for _, _, r in seen]).mean(0).sqrt().clamp_min(1e-6))
+        size = self.polynomial.in_features + 1
+        gram, moment = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, self.fields, dtype=torch.float64)
+        for u, d, rest in seen:
+            X = self.powers(self.see(u, d)).flatten(0, 1).double()
+            X = torch.cat([X, torch.ones_like(X[:, :1])], 1)
+            gram += X.T @ X / len(X)
+            moment += X.T @ (rest / self.out).flatten(0, 1).double() / len(X)
+        unit = (gram.diagonal() / len(seen)).sqrt().clamp_min(1e-12)
+        A = gram / len(seen) / unit / unit[:, None] + ridge * torch.eye(size, dtype=torch.float64)
+        w = torch.linalg.solve(A, moment / len(seen) / unit[:, None]) / unit[:, None]
+        self.polynomial.weight.copy_(w[:-1].T)
+        self.polynomial.bias.copy_(w[-1])

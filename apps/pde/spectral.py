@@ -119,8 +119,11 @@ class Spectral:
     def _reader(self, nodes: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
         if nodes is None:
             return lambda hat: np.fft.irfft2(hat, s=(self.n, self.n))
+        rows, columns = self.keep.any(1), self.keep.any(0)
         across, along = trigonometric(nodes, self.n, self.size)
-        return lambda hat: np.stack([((across @ own) * along).sum(1).real for own in hat], -1)
+        across, along = np.ascontiguousarray(across[:, rows]), np.ascontiguousarray(along[:, columns])
+        kept = np.ix_(rows, columns)
+        return lambda hat: np.stack([np.einsum("nk,nk->n", across @ own[kept], along).real for own in hat], -1)
 
 
 def trigonometric(nodes: np.ndarray, n: int, size: float) -> tuple[np.ndarray, np.ndarray]:

@@ -45,8 +45,10 @@ class FieldTask:
 
     def __post_init__(self) -> None:
         """Measure the training trajectories."""
-        if self.recipe.window > self.data.train.states.shape[1]:
+        if (self.recipe.window - 1) * self.recipe.stride >= self.data.train.states.shape[1]:
             raise UsageError("longer than the trajectories", field="window", value=self.recipe.window)
+        if self.recipe.stride > 1 and self.recipe.model.integrator == "imex":
+            raise UsageError("IMEX steps have one length", field="stride", value=self.recipe.stride)
         self.std = torch.from_numpy(units(self.data.train.states)["std"]).float()
 
     def module(self) -> Dynamics:
@@ -55,7 +57,7 @@ class FieldTask:
         train, d = self.data.train, self.recipe.data
         net = Dynamics(self.recipe.model, self.data.system, train.mesh, train.dt, d.substeps)
         given = {k: torch.from_numpy(v).float() for k, v in train.parameters.items()}
-        net.calibrate(torch.from_numpy(train.states), train.dt, given)
+        net.calibrate(torch.from_numpy(train.states), given)
         return net
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
@@ -63,8 +65,9 @@ class FieldTask:
         r, train = self.recipe, self.data.train
         rng = np.random.default_rng([r.seed, step, rank])
         rows = rng.integers(len(train), size=r.batch)
-        begin = rng.integers(train.states.shape[1] - r.window + 1, size=r.batch)
-        window = np.stack([train.states[i, a : a + r.window] for i, a in zip(rows, begin, strict=True)])
+        span = (r.window - 1) * r.stride + 1
+        begin = rng.integers(train.states.shape[1] - span + 1, size=r.batch)
+        window = np.stack([train.states[i, a : a + span : r.stride] for i, a in zip(rows, begin, strict=True)])
         noise = r.noise * rng.standard_normal(window[:, 0].shape).astype(np.float32)
         start = torch.from_numpy(window[:, 0]) + torch.from_numpy(noise) * self.std
         given = {k: torch.from_numpy(v[rows]).float()[:, None] for k, v in train.parameters.items()}
@@ -76,7 +79,7 @@ class FieldTask:
         ends = self.recipe.loss == "ends"
         net: Dynamics = getattr(module, "module", module)  # type: ignore[assignment]
         start = net.pad(batch.start, batch.time, batch.parameters)
-        out = module(start, batch.target.shape[1], batch.time, batch.parameters, ends)
+        out = module(start, batch.target.shape[1], batch.time, batch.parameters, ends, self.recipe.stride)
         error = ((out - batch.target) / self.std.to(out)).square()
         free = ~net.boundary.dirichlet.all(-1)
         error = error[:, :, free]
@@ -88,10 +91,11 @@ class FieldTask:
     def validate(self, module: torch.nn.Module, step: int) -> dict[str, float]:
         """Return the mean square error (in the fields' own units) of whole validation trajectories, rolled out."""
         net: Dynamics = getattr(module, "module", module)  # type: ignore[assignment]
-        valid = self.data.valid
-        truth = torch.from_numpy(valid.states)
+        valid, stride = self.data.valid, self.recipe.stride
+        truth = torch.from_numpy(valid.states[:, ::stride])
         given = {k: torch.from_numpy(v).float()[:, None] for k, v in valid.parameters.items()}
-        out = net(truth[:, 0].to(self.std.device), truth.shape[1] - 1, float(valid.times[0]), given)
+        start = net.pad(truth[:, 0], float(valid.times[0]), given)
+        out = net(start, truth.shape[1] - 1, float(valid.times[0]), given, stride=stride)
         mse = (out - truth[:, 1:]).square().mean(-1).mean(-1)  # [n, T]
         value = float(mse.mean())
         return {"loss": value if np.isfinite(value) else 1e12, "last": float(mse[:, -1].mean().clamp(max=1e12))}

@@ -53,29 +53,34 @@ def mesh(path: str) -> dict[str, Any]:
 
 
 def simulate(words: Sequence[str], out: Path | None) -> dict[str, Any]:
-    """Run the truth's solver for a recipe and write its trajectories."""
-    from apps.pde.data import counts, posed, splits
+    """Run the truth's solver for a recipe, as far as its cache lacks it, and write its trajectories."""
+    from apps.pde.data import folder, joined, posed
     from apps.pde.data import simulate as run
     from core.run.config import load_recipe
     from core.run.launch import read
 
     order = read(words)
     recipe = load_recipe("pde", order.recipe, order.overrides)
+    if recipe.data.file:
+        raise UsageError("is read, not simulated", field="data.file", value=recipe.data.file)
     if out is not None and out.suffix != ".npz":
         check_format(out)
     own, grid = posed(recipe.data)
     say(grid.quality().text())
-    began = time.perf_counter()
-    found = run(recipe.data, own, grid, recipe.seed) if not recipe.data.file else splits(recipe.data, recipe.seed).train
-    a, b, c = counts(recipe.data)
-    result = {"trajectories": len(found), "train": a, "valid": b, "test": c, "states": found.states.shape[1],
-              "nodes": len(grid), "dt": found.dt, "seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
+    began = time.process_time()
+    parts = run(recipe.data, own, grid, recipe.seed, say=say)
+    first = parts["train"]
+    result: dict[str, Any] = {k: len(v) for k, v in parts.items()}
+    result |= {"states": first.states.shape[1], "nodes": len(first.mesh), "dt": first.dt,
+               "processor_seconds": round(time.process_time() - began, 1)}  # fmt: skip
+    if recipe.data.cache:
+        result["cache"] = str(folder(recipe.data, recipe.seed))
     if out is not None and out.suffix == ".npz":
-        result["out"] = str(found.save(out))
+        result["out"] = str(joined(parts).save(out))
     elif out is not None:
         from apps.pde.generate import Fields
 
-        result["out"] = str(Fields(grid, found.fields, found.times, found.states[0]).write(out))
+        result["out"] = str(Fields(first.mesh, first.fields, first.times, first.states[0]).write(out))
     return result
 
 

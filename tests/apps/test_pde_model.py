@@ -140,7 +140,7 @@ def fake(n: int = 4, T: int = 9) -> Trajectories:
 
 def tiny(**settings: object) -> FieldTask:
     whole = fake()
-    config = ModelConfig(width=8, rank=4, **settings)  # type: ignore[arg-type]
+    config = ModelConfig(width=8, **settings)  # type: ignore[arg-type]
     recipe = Recipe(model=config, data=DataConfig(dt=0.01), batch=2, window=4)
     return FieldTask(
         recipe, Splits(BURGERS, whole.select(slice(0, 2)), whole.select(slice(2, 3)), whole.select(slice(3, 4)))
@@ -184,7 +184,7 @@ def test_training_learns_what_is_not_told() -> None:
 
 def test_samples_do_not_depend_on_their_batch_and_keep_the_boundary(tmp_path) -> None:  # noqa: ANN001
     mesh = shapes.make("hole", 120)
-    net = Dynamics(ModelConfig(width=8, rank=4), system("burgers", "hole"), mesh, 0.01)
+    net = Dynamics(ModelConfig(width=8), system("burgers", "hole"), mesh, 0.01)
     model = FieldModel(net, Recipe(data=DataConfig(modes=2)))
     whole = model.sample(3, steps=3, seed=1)
     assert np.array_equal(model.sample(1, steps=3, seed=1, index=np.array([2]))[0], whole[2])
