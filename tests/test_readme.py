@@ -10,7 +10,11 @@ import pytest
 
 from tests.fences import ROOT, Fence, Shell, fences, indented, parsed, play, unrun
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "apps").glob("*/README.md")), *sorted((ROOT / "data").rglob("*.md"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "apps").glob("*/README.md")),
+    *sorted((ROOT / "data").rglob("*.md")),
+]
 RUN = [
     pytest.param(fence, id=f"{page.relative_to(ROOT).as_posix()}:{fence.line}")
     for page in PAGES
