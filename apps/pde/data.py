@@ -174,7 +174,8 @@ def posed(config: DataConfig) -> tuple[System, Mesh]:
 
 def folder(config: DataConfig, seed: int) -> Path:
     """Return where the cache keeps a recipe's trajectories."""
-    text = {k: v for k, v in dataclasses.asdict(config).items() if k not in COUNTS} | {"seed": seed}
+    plain = dataclasses.asdict(DataConfig())  # what is left as it is stays out, so that new settings change no name
+    text = {k: v for k, v in dataclasses.asdict(config).items() if k not in COUNTS and v != plain[k]} | {"seed": seed}
     if config.mesh:
         text["mesh"] = hashlib.sha256(Path(config.mesh).read_bytes()).hexdigest()
     key = hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:12]

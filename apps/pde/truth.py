@@ -1,0 +1,153 @@
+"""The truth of a recipe, one trajectory at a time: spectral on the torus, finite elements with holes and for flow.
+
+A trajectory is a function of its label alone: of (seed, part, number) through its initial state, or of its Reynolds
+number. So a data set that was interrupted goes on where it stopped, and one with more training trajectories keeps its
+test trajectories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from apps.pde.mesh import Mesh
+from apps.pde.model import DataConfig
+from apps.pde.systems import System
+from core.errors import UsageError
+
+__all__ = ["Label", "Path", "labels", "solve", "tapered"]
+
+PARTS = ("train", "valid", "test")
+GRID = {"burgers": 128, "fitzhugh_nagumo": 128, "gray_scott": 192}
+WARM = 0.02  # largest step of FitzHugh-Nagumo's warm-up from noise, whose errors do not matter
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Label:
+    """Which trajectory: `part`, its `number` there, and its Reynolds number where it has one."""
+
+    part: str
+    number: int
+    reynolds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return f"re-{self.reynolds:g}" if self.reynolds else f"{self.part}-{self.number:03d}"
+
+    def seed(self, seed: int) -> int:
+        """Return the seed of its initial state."""
+        return (seed * len(PARTS) + PARTS.index(self.part)) * 10000 + self.number
+
+
+@dataclass(eq=False)
+class Path:
+    """One trajectory: states [T, N, C], values of the parameters, further series (pressure, forces)."""
+
+    states: np.ndarray
+    parameters: Mapping[str, float]
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def labels(config: DataConfig) -> dict[str, list[Label]]:
+    """Return the labels of the three parts."""
+    if config.system == "cylinder":
+        given = (config.reynolds, config.reynolds_valid, config.reynolds_test)
+        if not config.reynolds:
+            raise UsageError("the cylinder needs Reynolds numbers", field="reynolds", hint="data.reynolds=[200]")
+        return {p: [Label(p, i, float(r)) for i, r in enumerate(own)] for p, own in zip(PARTS, given, strict=True)}
+    counts = (config.train, config.valid, config.test)
+    return {p: [Label(p, i) for i in range(n)] for p, n in zip(PARTS, counts, strict=True)}
+
+
+def solve(config: DataConfig, own: System, mesh: Mesh, seed: int, label: Label, say: Say = lambda line: None) -> Path:
+    """Run the solver of a system for one trajectory.
+
+    Raises:
+        UsageError: the system has no solver on that domain.
+        DataError: the time step is beyond stability.
+    """
+    if label.reynolds:
+        return _cylinder(config, mesh, label.reynolds, say)
+    run = _spectral if all(mesh.period) and not mesh.groups else _elements
+    states = run(config, own, mesh, label.seed(seed))
+    return Path(states.astype(np.float32), dict(own.parameters))
+
+
+def _stride(config: DataConfig) -> int:
+    """Return the solver's steps between two states."""
+    return max(1, int(np.ceil(config.dt / (config.truth_dt or config.dt) - 1e-9)))
+
+
+def _spectral(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndarray:
+    from apps.pde import spectral
+
+    n, each = config.fine or GRID[own.name], _stride(config)
+    solver = spectral.Spectral(own.name, own.parameters, n, own.size)
+    if own.name == "burgers":
+        start = np.moveaxis(spectral.initial(solver.grid(), seed, own.size, config.modes), -1, 0)
+    elif own.name == "gray_scott":
+        start = spectral.spots(n, seed)
+    else:
+        start = spectral.scaled_noise(n, seed)
+    if config.warmup:
+        steps = int(np.ceil(config.warmup / max(WARM, config.dt)))
+        start = solver.run(start, config.warmup / steps, steps, steps)[-1]
+    return solver.run(start, config.dt / each, config.steps * each, each, mesh.points)
+
+
+def _elements(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndarray:
+    from apps.pde import fem, spectral
+
+    if own.name != "burgers":
+        raise UsageError("has no solver on a domain with holes", field="system", value=own.name, choices=["burgers"])
+    each = _stride(config)
+    zero = tuple(g for g in mesh.groups if own.boundary[g].startswith("dirichlet"))
+
+    def start(p: np.ndarray) -> np.ndarray:
+        return tapered(p, mesh, zero, own.size)[:, None] * spectral.initial(p, seed, own.size, config.modes)
+
+    return fem.burgers(mesh, start, own.parameters["nu"], config.dt / each, config.steps * each, each,
+                       refine=config.fine or 1, zero=zero)  # fmt: skip
+
+
+def tapered(
+    points: np.ndarray, mesh: Mesh, zero: tuple[str, ...], size: float = 1.0, width: float = 0.05
+) -> np.ndarray:
+    """Return a factor [n] that falls smoothly to 0 towards parts of the boundary: 1 - exp(-(d / (width size))^2).
+
+    A random state does not vanish where the boundary wants it to; the jump would ring through the truth's first steps.
+    """
+    if not zero:
+        return np.ones(len(points))
+    edges = np.concatenate([mesh.groups[g] for g in zero])
+    a, b = mesh.points[edges[:, 0]], mesh.shortest(mesh.points[edges[:, 1]] - mesh.points[edges[:, 0]])
+    offset = mesh.shortest(points[:, None] - a)
+    along = ((offset * b).sum(-1) / (b**2).sum(-1)).clip(0, 1)
+    square = ((offset - along[..., None] * b) ** 2).sum(-1).min(1)
+    return -np.expm1(-square / (width * size) ** 2)
+
+
+def _cylinder(config: DataConfig, mesh: Mesh, number: float, say: Say) -> Path:
+    """Simulate one Reynolds number in units of the diameter and the inflow."""
+    from apps.pde.flow import Flow
+
+    flow = Flow(mesh, 1 / number, _ramp, refine=config.fine)
+    end = config.warmup + config.steps * config.dt
+    run = flow.run(end, every=config.dt, start=config.warmup, disturb=0.3, speed=1.8, dt=config.truth_dt or None,
+                   say=say)  # fmt: skip
+    count = config.steps + 1
+    if config.warmup == 0:
+        raise UsageError("the flow starts from rest: give it time", field="warmup", value=0, hint="data.warmup=60")
+    force = 2 * np.stack([np.interp(run.times[-count:], run.clock, f) for f in run.force.T], -1)
+    extra = {"pressure": run.pressure[-count:].astype(np.float32), "force": force}
+    return Path(run.velocity[-count:].astype(np.float32), {"Re": number}, extra)
+
+
+def _ramp(points: np.ndarray, t: float) -> np.ndarray:
+    """Return the uniform inflow, raised smoothly over four units of time."""
+    level = 0.5 - 0.5 * np.cos(np.pi * min(1.0, t / 4))
+    return np.stack([np.full(len(points), level), np.zeros(len(points))], 1)
