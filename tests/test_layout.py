@@ -41,10 +41,10 @@ def test_nothing_is_written_twice() -> None:
 
 def test_a_block_written_twice_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.structure.ROOT", tmp_path)
-    block = [f"    x_{n} = {n}  # why {n}" for n in range(BLOCK)]
+    block = [f"        x_{n} = {n}  # why {n}" for n in range(BLOCK)]
     (first := tmp_path / "a.py").write_text("\n".join(["def f():", *block]))
     (second := tmp_path / "b.py").write_text(
-        "\n".join(["import os", "", "class A:", "    def g():", *block, "    y = 1"])
+        "\n".join(["import os", "", "class A:", "    def g():", *block, "        y = 1"])
     )
     assert duplicates([first, second]) == ["a.py:2 = b.py:5 (12)"]
     assert duplicates([first]) == [] and len(code_lines(second)) == BLOCK + 3

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import lstsq
 from scipy.sparse import csr_matrix, diags, identity, vstack
 from scipy.sparse.linalg import splu
 from torch import Tensor
@@ -91,10 +90,10 @@ class Affine:
         free[self.where] = 0
         lift = csr_matrix(diags(free / self.weight) @ self.A.T)
         gram = csr_matrix(self.A @ lift)
-        m = gram.shape[0]
+        m = self.A.shape[0]
         if m <= 400:  # small: exact also where rows depend on each other
             dense = gram.toarray()
-            return lift, lambda r: lstsq(dense, r, cond=1e-12)[0]
+            return lift, lambda r: np.linalg.lstsq(dense, r, rcond=1e-12)[0]
         scale = float(gram.diagonal().mean())
         factor = splu((gram + 1e-10 * scale * identity(m)).tocsc())
 
