@@ -72,10 +72,7 @@ def code_lines(path: Path) -> list[tuple[int, str]]:
     source = path.read_text(encoding="utf-8")
     dropped: set[int] = set()
     for node in ast.walk(tree(path)):
-        alone = (
-            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        )
-        if isinstance(node, ast.Import | ast.ImportFrom) or alone:
+        if isinstance(node, ast.stmt) and not speaks(node):
             dropped.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
