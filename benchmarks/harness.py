@@ -13,6 +13,7 @@ import math
 import operator
 import os
 import pkgutil
+import re
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from typing import Any, Literal
 
 from core.errors import UsageError
 
-__all__ = ["Bar", "Result", "measure", "names", "table"]
+__all__ = ["Bar", "Result", "check", "measure", "names", "reports", "table"]
 
 ROOT = Path(__file__).resolve().parent.parent
 OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq}
@@ -132,21 +133,57 @@ def commit() -> str:
     return done.stdout.strip()
 
 
-def table() -> str:
-    """Write README's results table from `results/` and return it."""
-    rows = ["| claim | figure | bar | holds | command |", "|---|---|---|---|---|"]
-    for path in sorted((ROOT / "results").glob("*.json")):
-        report = json.loads(path.read_text())
+def rows() -> str:
+    """Return the results table as `results/` has it."""
+    lines = ["| claim | figure | bar | holds | command |", "|---|---|---|---|---|"]
+    for report in reports().values():
         for bar in report["bars"]:
             figure = f"{bar['figure']:.4g}" if isinstance(bar["figure"], int | float) else bar["figure"]
             mark = "yes" if bar["holds"] else "**no**"
             limit = f"{bar['op']} {bar['threshold']:g}"
-            rows.append(f"| {bar['claim']} | {figure} | {limit} | {mark} | `{report['command']}` |")
-    text = "\n".join(rows)
-    readme = ROOT / "README.md"
-    head, opened, rest = readme.read_text().partition(OPEN)
-    _, closed, tail = rest.partition(CLOSE)
+            lines.append(f"| {bar['claim']} | {figure} | {limit} | {mark} | `{report['command']}` |")
+    return "\n".join(lines)
+
+
+def reports() -> dict[str, dict[str, Any]]:
+    """Return what `results/` holds, by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))}
+
+
+def split(readme: str) -> tuple[str, str, str]:
+    """Return what stands before, in and after the place of the results table."""
+    head, opened, rest = readme.partition(OPEN)
+    inside, closed, tail = rest.partition(CLOSE)
     if not (opened and closed):
         raise UsageError(f"has no {OPEN} ... {CLOSE}", field="README.md")
+    return head, inside.strip(), tail
+
+
+def table() -> str:
+    """Write README's results table from `results/` and return it."""
+    readme, text = ROOT / "README.md", rows()
+    head, _, tail = split(readme.read_text())
     readme.write_text(f"{head}{OPEN}\n{text}\n{CLOSE}{tail}")
     return text
+
+
+def check() -> list[str]:
+    """Return in what the pages and `results/` differ: a row, a figure, a command, a result that tells too little."""
+    wanted, shown = rows().splitlines(), split((ROOT / "README.md").read_text())[1].splitlines()
+    wrong = [f"README.md lacks: {row}" for row in wanted if row not in shown]
+    wrong += [f"README.md has, results/ has not: {row}" for row in shown if row not in wanted]
+    known = names()
+    for name, report in reports().items():
+        lacking = [key for key in ("command", "commit", "seed", "threads", "seconds", "bars") if key not in report]
+        wrong += [f"results/{name}.json lacks {key}" for key in lacking]
+        if name not in known or not re.fullmatch(rf"python -m benchmarks {name}( --full)?", report.get("command", "")):
+            wrong.append(f"results/{name}.json is of no benchmark: {report.get('command')}")
+        for bar in report["bars"]:
+            figure = float(bar["figure"])
+            if Bar(bar["claim"], figure, bar["op"], bar["threshold"]).holds != bar["holds"]:
+                wrong.append(f"results/{name}.json says of {bar['claim']!r} that it holds: {bar['holds']}")
+    for page in [ROOT / "README.md", *ROOT.glob("apps/*/README.md"), *ROOT.glob("docs/**/*.md")]:
+        named = set(re.findall(r"python -m benchmarks (\w+)", page.read_text(encoding="utf-8")))
+        unknown = sorted(named - {*known, "list", "table", "NAME"})
+        wrong += [f"{page.relative_to(ROOT)} names a benchmark that is not there: {name}" for name in unknown]
+    return wrong
