@@ -5,19 +5,24 @@ A roll is moved to another key by moving its columns, and so are the controls th
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from apps.music import controls, data
+from apps.music import controls, data, spectral, synth
 from apps.music.codec import MelCodec
 from apps.music.model import Recipe
 from apps.music.roll import TICKS, RollCodec
 from apps.music.score import Score
 from apps.music.synth import RATE, render
 from core.errors import DataError
+from core.run import fetch
 
 __all__ = ["Corpus", "Piece", "corpus", "fit", "told"]
 
@@ -94,15 +99,41 @@ def moved(control: Tensor, shift: int) -> Tensor:
 
 def told(score: Score, codec: RollCodec, label: int | None = None, heard: bool = False) -> Tensor:
     """Return the controls [F, WIDTH] that describe a score in the frames of a roll."""
-    beats = codec.ticks / TICKS
-    count = -(-round(score.beats * TICKS) // codec.ticks)
-    starts = np.arange(count) * beats
-    asked = controls.describe(score, starts, beats, label)
-    if heard:
-        edges = torch.from_numpy(np.append(starts, starts[-1] + beats) * 60 / score.bpm * RATE)
-        sound = torch.from_numpy(render(score, float(edges[-1]) / RATE)).float()
-        asked |= controls.pool(controls.listen(sound), edges)
-    return controls.vector(asked, count)
+    starts = _starts(score, codec)
+    asked = controls.describe(score, starts, codec.ticks / TICKS, label)
+    return controls.vector(asked | (_heard(score, codec) if heard else {}), len(starts))
+
+
+def _starts(score: Score, codec: RollCodec) -> np.ndarray:
+    """Return the beat at which each frame begins."""
+    return np.arange(-(-round(score.beats * TICKS) // codec.ticks)) * (codec.ticks / TICKS)
+
+
+def _heard(score: Score, codec: RollCodec) -> dict[str, Tensor]:
+    """Return what is heard of a score in each frame."""
+    edges = np.append(_starts(score, codec), 0.0)
+    edges[-1] = (len(edges) - 1) * codec.ticks / TICKS
+    samples = torch.from_numpy(edges * 60 / score.bpm * RATE)
+    sound = torch.from_numpy(render(score, float(samples[-1]) / RATE)).float()
+    return controls.pool(controls.listen(sound), samples)
+
+
+def _all_heard(scores: Sequence[Score], codec: RollCodec) -> list[dict[str, Tensor]]:
+    """Return `_heard` of many scores; minutes of work, so it is kept in the cache of data until the code changes."""
+    key = hashlib.sha256(str(codec.ticks).encode())
+    for module in (synth, spectral, controls):
+        key.update(Path(module.__file__).read_bytes())
+    for s in scores:
+        key.update(s.notes.tobytes() + s.hits.tobytes() + np.array([s.bpm, s.beats]).tobytes())
+    file = fetch.cache() / "music-heard" / f"{key.hexdigest()[:20]}.pt"
+    if file.is_file():
+        return torch.load(file, weights_only=True)
+    found = [_heard(s, codec) for s in scores]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    torch.save(found, part)
+    part.replace(file)
+    return found
 
 
 def fit(codec: RollCodec | MelCodec, recipe: Recipe) -> None:
@@ -117,16 +148,22 @@ def fit(codec: RollCodec | MelCodec, recipe: Recipe) -> None:
 
 
 def corpus(codec: RollCodec | MelCodec, recipe: Recipe, split: str) -> Corpus:
-    """Return the pieces of a split in the frames of a fitted codec."""
+    """Return the pieces of a split in the frames of a fitted codec; only those that train are told what is heard."""
     config = recipe.data
     if isinstance(codec, MelCodec):
         return Corpus(codec, [_recorded(codec, audio) for audio in data.recordings(config.root, split)])
     names = data.labels(config.kind, config.root)
+    scores = data.scores(config.kind, config.root, split, config.count, recipe.seed)
+    heard = _all_heard(scores, codec) if config.heard and split == "train" else [{}] * len(scores)
     pieces = []
-    for score in data.scores(config.kind, config.root, split, config.count, recipe.seed):
+    for score, features in zip(scores, heard, strict=True):
         label = names.index(score.label) if score.label in names else None
         rows = codec.roll(score).reshape(-1, codec.ticks * codec.width)
-        pieces.append(Piece(rows, told(score, codec, label, config.heard)))
+        control = told(score, codec, label)
+        for name, value in features.items():
+            control[:, controls.AT[name]] = value
+            control[:, controls.FLAGS + list(controls.GROUPS).index(name)] = 1
+        pieces.append(Piece(rows, control))
     return Corpus(codec, pieces)
 
 
