@@ -47,6 +47,7 @@ class PeptideModel(SequenceModel):
             return super().sample(n, **wishes)
         from apps.bio.records import Designs
 
+        wishes = {k: v for k, v in wishes.items() if v is not None}
         given = wishes.pop("index", None)
         index = np.arange(n) if given is None else np.asarray(given, np.int64)
         lengths, found, manifest = self.lengths(index, wishes.get("seed", 0)), [""] * n, {}
