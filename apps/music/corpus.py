@@ -122,7 +122,7 @@ def _all_heard(scores: Sequence[Score], codec: RollCodec) -> list[dict[str, Tens
     """Return `_heard` of many scores; minutes of work, so it is kept in the cache of data until the code changes."""
     key = hashlib.sha256(str(codec.ticks).encode())
     for module in (synth, spectral, controls):
-        key.update(Path(module.__file__).read_bytes())
+        key.update(Path(str(module.__file__)).read_bytes())
     for s in scores:
         key.update(s.notes.tobytes() + s.hits.tobytes() + np.array([s.bpm, s.beats]).tobytes())
     file = fetch.cache() / "music-heard" / f"{key.hexdigest()[:20]}.pt"
