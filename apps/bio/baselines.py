@@ -13,7 +13,7 @@ import numpy as np
 
 from apps.bio.dna.background import chain_nll, count, fit_strengths, interpolate
 
-__all__ = ["Chain", "interpolated", "markov", "shuffled"]
+__all__ = ["Chain", "euler", "interpolated", "markov", "shuffled"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +52,16 @@ def interpolated(x: np.ndarray, order: int, fold: np.ndarray, both: bool = True,
 def shuffled(x: np.ndarray, seed: int) -> np.ndarray:
     """Return each sequence [B, L] shuffled so that it keeps its first and last letter and all dinucleotide counts."""
     rng = np.random.default_rng([seed, len(x)])
-    return np.stack([_euler(row, rng) for row in np.asarray(x, np.int64)])
+    return np.stack([euler(row, rng) for row in np.asarray(x, np.int64)])
 
 
-def _euler(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw an Eulerian path of the dinucleotide multigraph: last exits that form a tree to the end, then any order."""
+def euler(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return codes int64 [L] in another order with the same pairs of neighbours, drawn evenly among all such.
+
+    An Eulerian path of the multigraph of pairs: last exits that form a tree to the end, by rejection, then any order.
+    """
+    if len(x) < 3:
+        return x
     last, letters = int(x[-1]), np.unique(x)
     after = {int(a): x[1:][x[:-1] == a] for a in letters}
     while True:

@@ -245,7 +245,7 @@ def design(
         return loaded.design(rules=rules, n=n, template=template, seed=seed, out=out, **given)
     if out is not None:
         check_format(out)
-    wish = order(rules, length or loaded.recipe.data.length, template)
+    wish = order(rules, length or loaded.usual, template)
     constraints.compile_(wish.specs, len(wish.start), loaded.alphabet)
     aim = None
     if reward:

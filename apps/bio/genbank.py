@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from apps.bio.records import Designs
 
-__all__ = ["Template", "genbank", "inserted", "records", "spelt", "template"]
+__all__ = ["Template", "filled", "genbank", "inserted", "records", "spelt", "template"]
 
 
 def records(text: str, name: str) -> list[SeqRecord]:
@@ -140,6 +140,17 @@ def _clean(text: str, at: int, step: int, most: int, circular: bool) -> int:
     return most
 
 
+def filled(held: Template, letters: str) -> str:
+    """Return the letters of the whole record with those of the arc in place; what is not open stays as it was."""
+    text = list(str(held.record.seq))
+    for site, letter in zip(held.sites.tolist(), letters, strict=True):
+        if held.open[site]:
+            text[site] = letter
+        elif text[site].upper() != letter:
+            raise ValueError(f"letter {site + 1} was to be kept")
+    return "".join(text)
+
+
 def inserted(held: Template, letters: str, name: str, notes: list[tuple[int, int, str]]) -> SeqRecord:
     """Return the record with the arc's letters in place.
 
@@ -151,14 +162,8 @@ def inserted(held: Template, letters: str, name: str, notes: list[tuple[int, int
     """
     from Bio.Seq import Seq
 
-    text = list(str(held.record.seq))
-    for site, letter in zip(held.sites.tolist(), letters, strict=True):
-        if held.open[site]:
-            text[site] = letter
-        elif text[site].upper() != letter:
-            raise ValueError(f"letter {site + 1} was to be kept")
     out = deepcopy(held.record)
-    out.seq = Seq("".join(text))
+    out.seq = Seq(filled(held, letters))
     out.annotations.pop("quintet_warnings", None)
     for feature in out.features:
         _retranslate(feature, held, out)

@@ -78,6 +78,11 @@ class SequenceModel:
         """Return where the network runs."""
         return next(self.net.parameters()).device
 
+    @property
+    def usual(self) -> int:
+        """Return how many letters a sequence has where none are asked for."""
+        return self.recipe.data.length
+
     def set(self, **changes: Any) -> SequenceModel:
         """Return the same weights with other sampling defaults (steps, block, solver, temperature); None changes none.
 
@@ -140,7 +145,7 @@ class SequenceModel:
             UsageError: `start` has other letters, or another length than was asked for.
         """
         if start is None:
-            letters = length or self.recipe.data.length
+            letters = length or self.usual
             if letters % self.tokenizer.k:
                 raise UsageError(f"must be a multiple of {self.tokenizer.k}", field="length", value=letters)
             return torch.full((letters // self.tokenizer.k,), self.tokenizer.tokens)

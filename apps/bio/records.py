@@ -88,6 +88,13 @@ class Designs:
         """Return the scores of one sequence."""
         return {name: float(values[i]) for name, values in self.scores.items()}
 
+    @property
+    def whole(self) -> list[str]:
+        """Return the sequences with the letters of their template around them, as files hold them."""
+        from apps.bio.genbank import filled
+
+        return self.sequences if self.template is None else [filled(self.template, s) for s in self.sequences]
+
     def select(self, rows: Sequence[int]) -> Designs:
         """Return some of the sequences."""
         rows = [int(i) for i in rows]
@@ -100,7 +107,7 @@ class Designs:
     def fasta(self) -> str:
         """Return FASTA text; every header has the scores and the manifest."""
         lines = []
-        for i, (name, sequence) in enumerate(zip(self.names, self.sequences, strict=True)):
+        for i, (name, sequence) in enumerate(zip(self.names, self.whole, strict=True)):
             about = header(self.score_of(i), self.manifest)
             lines.append(f">{name} {about}".rstrip())
             lines += [sequence[a : a + 80] for a in range(0, len(sequence), 80)]
@@ -112,14 +119,14 @@ class Designs:
         out.write(f"# {json.dumps(self.manifest, default=str)}\n")
         table = csv.writer(out, delimiter="\t", lineterminator="\n")
         table.writerow(["name", "sequence", *self.scores])
-        for i, (name, sequence) in enumerate(zip(self.names, self.sequences, strict=True)):
+        for i, (name, sequence) in enumerate(zip(self.names, self.whole, strict=True)):
             table.writerow([name, sequence, *(f"{v:.9g}" for v in self.score_of(i).values())])
         return out.getvalue()
 
     def json(self) -> str:
         """Return one JSON object: manifest, records."""
         rows = [{"name": n, "sequence": s, "scores": self.score_of(i)}
-                for i, (n, s) in enumerate(zip(self.names, self.sequences, strict=True))]  # fmt: skip
+                for i, (n, s) in enumerate(zip(self.names, self.whole, strict=True))]  # fmt: skip
         return json.dumps({"manifest": self.manifest, "records": rows}, indent=1, default=str) + "\n"
 
     def genbank(self) -> str:

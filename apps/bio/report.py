@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.bio import audit
+from apps.bio.baselines import euler
 from apps.bio.records import Entry, check_place, put, read
 from core.errors import UsageError
 
@@ -35,41 +36,10 @@ MOST = 400
 
 
 def shuffled(sequence: str, seed: int) -> str:
-    """Return a sequence with exactly the same dinucleotides, drawn evenly among all such.
-
-    A tree of last exits that leads every letter to the final one is drawn by rejection; the other exits are shuffled.
-    """
-    rng = np.random.default_rng([seed, int.from_bytes(hashlib.blake2b(sequence.encode(), digest_size=6).digest())])
-    if len(sequence) < 3:
-        return sequence
-    exits: dict[str, list[str]] = {}
-    for a, b in zip(sequence, sequence[1:], strict=False):
-        exits.setdefault(a, []).append(b)
-    final = sequence[-1]
-    while True:
-        last = {a: int(rng.integers(len(outs))) for a, outs in exits.items() if a != final}
-        if all(_leads(a, final, exits, last) for a in last):
-            break
-    order = {}
-    for a, outs in exits.items():
-        rest = [b for i, b in enumerate(outs) if i != last.get(a)]
-        order[a] = [rest[i] for i in rng.permutation(len(rest))] + ([outs[last[a]]] if a in last else [])
-    out, used = [sequence[0]], dict.fromkeys(order, 0)
-    while len(out) < len(sequence):
-        here = out[-1]
-        out.append(order[here][used[here]])
-        used[here] += 1
-    return "".join(out)
-
-
-def _leads(a: str, final: str, exits: dict[str, list[str]], last: dict[str, int]) -> bool:
-    seen = set()
-    while a != final:
-        if a in seen:
-            return False
-        seen.add(a)
-        a = exits[a][last[a]]
-    return True
+    """Return a sequence with exactly the same pairs of neighbours, drawn evenly among all such."""
+    word = sequence.encode()
+    rng = np.random.default_rng([seed, int.from_bytes(hashlib.blake2b(word, digest_size=6).digest())])
+    return bytes(euler(np.frombuffer(word, np.uint8).astype(np.int64), rng).tolist()).decode()
 
 
 def composition(sequences: Sequence[str], k: int) -> Counter[str]:

@@ -141,6 +141,19 @@ def test_a_design_over_the_origin(loaded: SequenceModel, tmp_path: Path) -> None
     assert audit.audit([tmp_path / "d.gb"], rules=rules, template=path)["violations"] == 0
 
 
+@pytest.mark.parametrize("ending", [".fasta", ".tsv", ".json"])
+def test_every_format_keeps_the_template(loaded: SequenceModel, tmp_path: Path, ending: str) -> None:
+    """Untouched flanks are part of a design in plain formats too, and other code can audit the file."""
+    path, out = written(plasmid(), tmp_path / "p.gb"), tmp_path / f"d{ending}"
+    rules = {"forbid": ["BsaI"], "keep": ["21-295"]}
+    design("x", rules=rules, n=3, template=path, out=out, settings={"steps": 4})
+    old = str(plasmid().seq)
+    for entry in read(out):
+        assert len(entry.sequence) == len(old) and entry.sequence[20:295] == old[20:295]
+        assert entry.sequence[:20] != old[:20]
+    assert audit.audit([out], rules=rules, template=path)["violations"] == 0
+
+
 def marked(*labels: tuple[str, int, int, int]) -> SeqRecord:
     record = plasmid(circular=False)
     for label, first, last, strand in labels:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from apps.bio.constraints import forbid
+from apps.bio.design import Order, designed
 from apps.bio.model import Recipe
 from apps.bio.peptide.chemistry import PROPERTIES, Peptide, from_helm, from_smiles, properties, write_sdf
 from apps.bio.peptide.data import PARTS, read_peptides
@@ -162,6 +164,9 @@ def test_training_and_drawing(tmp_path: Path) -> None:
     assert model.sample(2, seed=3, steps=6, index=np.array([5, 0])).sequences == [many.sequences[5], many.sequences[0]]
     held = model.sample(3, start="KK????C", steps=4)
     assert all(s.startswith("KK") and s.endswith("C") for s in held.sequences)
+    assert model.usual in known and model.sample(1, length=model.usual, steps=4).sequences[0]
+    ruled = designed(model, Order([forbid("WW")], "?" * model.usual), 2)[0].sequences
+    assert {len(s) for s in ruled} == {model.usual} and not any("WW" in s for s in ruled)
     share = np.mean([a in "KRWLIG" for s in many.sequences for a in s])
     assert share > 0.8, "it draws what it saw"
 

@@ -35,6 +35,11 @@ class PeptideModel(SequenceModel):
         assert isinstance(found, Tensor)
         return found.double().cpu()
 
+    @property
+    def usual(self) -> int:
+        """Return the commonest length: that of designs for which none is asked."""
+        return int(self.counts.argmax())
+
     def lengths(self, index: np.ndarray, seed: int) -> np.ndarray:
         """Return the length of each sample, drawn from those of the training set, int64 [n]."""
         counts = self.counts
@@ -71,12 +76,6 @@ class PeptideModel(SequenceModel):
         counts = np.bincount(np.concatenate(task.train.tokens), minlength=20) + 0.5
         alone = -np.log(counts / counts.sum())[np.concatenate(held.tokens)].mean()
         return {"peptides": len(held.tokens), "nats_per_residue": nats / sites, "letter_frequencies": float(alone)}
-
-    def base(self, length: int | None = None, *rest: Any, start: Tensor | None = None, **more: Any) -> Any:
-        """Return the model of one length as `core.finetune` steers it; the commonest length by default."""
-        if length is None and start is None:
-            length = int(self.counts.argmax())
-        return super().base(length, *rest, start=start, **more)
 
 
 def molecules(sequences: list[str], cyclic: bool = False, bridged: bool = False) -> list[Peptide]:
