@@ -11,22 +11,23 @@ refinement, so states are read there without interpolation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix, diags
 from scipy.sparse.linalg import splu
-from skfem import Basis, BilinearForm, ElementTriP1, ElementTriP2, MeshTri
+from skfem import Basis, BilinearForm, ElementTriP1, ElementTriP2, MeshTri, MeshTri2
 from skfem.helpers import dot, grad
 
 from apps.pde.formats import unfolded
 from apps.pde.mesh import Mesh
 from core.errors import DataError
 
-__all__ = ["Space", "burgers", "factor", "spaces"]
+__all__ = ["Move", "Space", "burgers", "factor", "spaces"]
 
+Move = Callable[[np.ndarray], np.ndarray]
 ELEMENTS = {1: ElementTriP1, 2: ElementTriP2}
 
 
@@ -37,7 +38,7 @@ def _mass(u, v, w):  # noqa: ANN001, ANN202
 
 @BilinearForm
 def _stiffness(u, v, w):  # noqa: ANN001, ANN202
-    return dot(grad(u), grad(v))
+    return dot(grad(u), grad(v))  # type: ignore[arg-type]
 
 
 @dataclass(eq=False)
@@ -45,20 +46,22 @@ class Space:
     """Finite elements on a mesh with shared unknowns.
 
     Args:
-        mesh: the (refined, cut-open) mesh.
+        mesh: the (refined, cut-open) mesh with straight edges.
         degree: 1 or 2.
         period: of the domain.
-        points: order of the quadrature.
+        intorder: order of the quadrature.
+        bent: the same mesh with curved edges, where it has some.
     """
 
     mesh: MeshTri
     degree: int
     period: tuple[float, float] = (0.0, 0.0)
     intorder: int = 5
+    bent: MeshTri2 | None = None
 
     def __post_init__(self) -> None:
         """Number the unknowns."""
-        self.basis = Basis(self.mesh, ELEMENTS[self.degree](), intorder=self.intorder)
+        self.basis = Basis(self.bent or self.mesh, ELEMENTS[self.degree](), intorder=self.intorder)
         where = self.basis.doflocs.T.copy()
         span = np.asarray(self.period)
         low, tolerance = self.mesh.p.min(1), 1e-7 * float(np.ptp(self.mesh.p))
@@ -98,8 +101,8 @@ class Space:
         for k, local in enumerate(self.basis.basis):
             own = local[0]
             r.append(rows.ravel())
-            c.append(np.repeat(self.basis.element_dofs[k], count))
-            slopes = np.broadcast_to(own.grad, (2, elements, count))
+            c.append(np.repeat(np.asarray(self.basis.element_dofs)[k], count))
+            slopes = np.broadcast_to(own.grad, (2, elements, count))  # type: ignore[arg-type]
             for into, value in zip(data, (own.value, slopes[0], slopes[1]), strict=True):
                 into.append(np.broadcast_to(value, (elements, count)).ravel())
         shape = (elements * count, self.basis.N)
@@ -113,26 +116,51 @@ class Space:
         here = B @ u * w[:, None]
         return B.T @ (here[:, :1] * (Gx @ u) + here[:, 1:] * (Gy @ u))
 
-    def unknowns(self, edges: np.ndarray, mesh: Mesh, index: np.ndarray) -> np.ndarray:
-        """Return the unknowns on boundary edges of the original mesh (`index`: its node of each cut-open vertex)."""
-        facets = self.mesh.boundary_facets()
-        middle = self.mesh.p[:, self.mesh.facets[:, facets]].mean(1).T
-        a, b = mesh.points[edges[:, 0]], mesh.shortest(mesh.points[edges[:, 1]] - mesh.points[edges[:, 0]])
-        offset = mesh.shortest(middle[:, None] - a[None])
-        along = (offset * b).sum(-1) / (b**2).sum(-1)
-        across = np.abs(offset[..., 0] * b[:, 1] - offset[..., 1] * b[:, 0]) / np.linalg.norm(b, axis=-1)
-        on = ((along > 0) & (along < 1) & (across < 1e-8 * np.linalg.norm(b, axis=-1))).any(1)
-        return np.unique(self.index[self.basis.get_dofs(facets[on]).all()])
+    def unknowns(self, edges: np.ndarray, mesh: Mesh) -> np.ndarray:
+        """Return the unknowns on boundary edges of the original mesh."""
+        return np.unique(self.index[self.basis.get_dofs(facets_on(self.mesh, edges, mesh)).all()])
 
 
-def spaces(mesh: Mesh, degrees: Iterable[int] = (2,), refine: int = 0) -> tuple[list[Space], np.ndarray, np.ndarray]:
-    """Return spaces on a refined mesh, the vertices' original nodes, and the first space's unknown at each node."""
+def facets_on(fine: MeshTri, edges: np.ndarray, mesh: Mesh) -> np.ndarray:
+    """Return the boundary facets of a refined mesh that lie on edges of the original one."""
+    facets = fine.boundary_facets()
+    middle = np.asarray(fine.p)[:, np.asarray(fine.facets)[:, facets]].mean(1).T
+    a, b = mesh.points[edges[:, 0]], mesh.shortest(mesh.points[edges[:, 1]] - mesh.points[edges[:, 0]])
+    offset = mesh.shortest(middle[:, None] - a[None])
+    along = (offset * b).sum(-1) / (b**2).sum(-1)
+    across = np.abs(offset[..., 0] * b[:, 1] - offset[..., 1] * b[:, 0]) / np.linalg.norm(b, axis=-1)
+    return facets[((along > 0) & (along < 1) & (across < 1e-8 * np.linalg.norm(b, axis=-1))).any(1)]
+
+
+def spaces(
+    mesh: Mesh, degrees: Iterable[int] = (2,), refine: int = 0, curve: Mapping[str, Move] | None = None
+) -> tuple[list[Space], np.ndarray]:
+    """Return spaces on a refined mesh, and the first space's unknown at each node of the mesh.
+
+    Args:
+        mesh: the mesh.
+        degrees: of the elements, one for each space.
+        refine: how often it is refined.
+        curve: boundary part -> map of points [n, 2] near it onto the true boundary: its edges become quadratic.
+    """
     points, triangles, index = unfolded(mesh)
     fine = MeshTri(np.ascontiguousarray(points.T), np.ascontiguousarray(triangles.T)).refined(refine)
-    made = [Space(fine, d, mesh.period) for d in degrees]
+    bent = _bent(fine, mesh, curve) if curve else None
+    made = [Space(fine, d, mesh.period, bent=bent) for d in degrees]
     first = np.full(len(mesh), -1)
-    first[index] = made[0].index[made[0].basis.nodal_dofs[0, : len(index)]]
-    return made, index, first
+    nodal = np.asarray(made[0].basis.nodal_dofs)[0]
+    first[index] = made[0].index[nodal[: len(index)]]
+    return made, first
+
+
+def _bent(fine: MeshTri, mesh: Mesh, curve: Mapping[str, Move]) -> MeshTri2:
+    """Return the mesh with quadratic edges on the parts of `curve`."""
+    straight = MeshTri2.from_mesh(fine)
+    places = straight.doflocs.copy()
+    for part, move in curve.items():
+        nodes = straight.dofs.get_facet_dofs(facets_on(fine, mesh.groups[part], mesh)).flatten()
+        places[:, nodes] = move(places[:, nodes].T).T
+    return replace(straight, doflocs=places)
 
 
 def factor(matrix: csr_matrix, fixed: np.ndarray) -> tuple[object, csr_matrix]:
@@ -165,8 +193,8 @@ def burgers(
     Raises:
         DataError: the solution is not finite.
     """
-    (space,), index, nodes = spaces(mesh, (degree,), refine)
-    fixed = np.unique(np.concatenate([space.unknowns(mesh.groups[g], mesh, index) for g in zero])) if zero else (
+    (space,), nodes = spaces(mesh, (degree,), refine)
+    fixed = np.unique(np.concatenate([space.unknowns(mesh.groups[g], mesh) for g in zero])) if zero else (
         np.zeros(0, np.int64))  # fmt: skip
     u = start(space.points).copy()
     u[fixed] = 0

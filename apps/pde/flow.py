@@ -16,20 +16,24 @@ run stops in one line with the step that would do. Left alone, `dt=None` takes t
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import splu
 
-from apps.pde.fem import Space, factor, spaces
+from apps.pde.fem import Move, Space, factor, spaces
 from apps.pde.mesh import Mesh
 from core.errors import DataError, UsageError
 
 __all__ = ["Flow", "Run"]
 
 LIMIT, COURANT = 0.7, 0.15
+REST = 60.0  # processor seconds between two writings of a run's state
 Inflow = Callable[[np.ndarray, float], np.ndarray]
 
 
@@ -58,6 +62,7 @@ class Flow:
         inlet, walls, slip, outlet: names of parts: given velocity; zero; zero v; zero traction.
         body: parts whose force is measured (among the walls).
         refine: how often the mesh is refined.
+        curve: part -> map of points onto the true boundary (`fem.spaces`): drag wants round cylinders.
     """
 
     mesh: Mesh
@@ -69,17 +74,17 @@ class Flow:
     outlet: tuple[str, ...] = ("right",)
     body: tuple[str, ...] = ("cylinder",)
     refine: int = 0
-    parts: dict[str, np.ndarray] = field(default_factory=dict)
+    curve: Mapping[str, Move] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Assemble what does not change."""
         for name in (*self.inlet, *self.walls, *self.slip, *self.outlet, *self.body):
             self.mesh.nodes(name)
-        (self.V, self.Q), self.index, self.nodes = spaces(self.mesh, (2, 1), self.refine)
-        (_,), _, self.pressure_nodes = spaces(self.mesh, (1,), self.refine)
+        (self.V, self.Q), self.nodes = spaces(self.mesh, (2, 1), self.refine, self.curve)
+        _, self.pressure_nodes = spaces(self.mesh, (1,), self.refine)
 
         def of(space: Space, names: tuple[str, ...]) -> np.ndarray:
-            found = [space.unknowns(self.mesh.groups[g], self.mesh, self.index) for g in names]
+            found = [space.unknowns(self.mesh.groups[g], self.mesh) for g in names]
             return np.unique(np.concatenate([*found, np.zeros(0, np.int64)])).astype(np.int64)
 
         self.at_inlet, self.at_wall, self.at_slip = (of(self.V, g) for g in (self.inlet, self.walls, self.slip))
@@ -110,7 +115,7 @@ class Flow:
     def run(
         self, end: float, dt: float | None = None, every: float | None = None, start: float = 0.0,
         disturb: float = 0.0, probes: tuple[tuple[float, float], ...] = (), speed: float = 1.5,
-        say: Callable[[str], None] = lambda line: None,
+        say: Callable[[str], None] = lambda line: None, state: Path | None = None,
     ) -> Run:  # fmt: skip
         """Simulate from rest.
 
@@ -121,10 +126,11 @@ class Flow:
             probes: points whose pressure is kept at every step.
             speed: the largest velocity that is expected, for dt = None.
             say: is told of the progress.
+            state: a file in which the run keeps how far it is; the same run goes on from there, bit for bit.
 
         Raises:
             UsageError: the time step does not divide `every`.
-            DataError: beyond stability.
+            DataError: beyond stability; the file is of another run.
         """
         every = every or end
         if dt is None:
@@ -132,22 +138,28 @@ class Flow:
         stride, steps = round(every / dt), round(end / dt)
         if abs(stride * dt - every) > 1e-9 * every:
             raise UsageError("does not divide the time between states", field="dt", value=dt)
-        state = _State.at_rest(self, disturb)
-        solvers = self._solvers(dt)
         at = [self.pressure_nodes[self.mesh.locate(p)] for p in probes]
-        kept: list[tuple[float, np.ndarray, np.ndarray]] = []
-        clock, force, seen, worst = np.zeros(steps), np.zeros((steps, 2)), np.zeros((steps, len(at))), 0.0
-        for n in range(1, steps + 1):
-            force[n - 1] = self._advance(state, n, dt, solvers)
-            clock[n - 1], seen[n - 1] = n * dt, state.p[at]
-            if n % 20 == 0:
-                worst = max(worst, self._guard(state.u, dt, n))
+        stamp = np.array([end, dt, every, start, disturb, self.nu, len(self.V), self.V.points.sum(), len(at)])
+        clock, force, seen = (np.zeros((steps, k)) for k in (1, 2, len(at)))
+        track = _Track(_State.at_rest(self, disturb), clock, force, seen)
+        if state is not None and state.exists():
+            track = _Track.read(state, stamp)
+        solvers, rested = self._solvers(dt), time.process_time()
+        for n in range(track.n + 1, steps + 1):
+            track.force[n - 1] = self._advance(track.state, n, dt, solvers)
+            track.n, track.clock[n - 1], track.probes[n - 1] = n, n * dt, track.state.p[at]
+            if n % 20 == 0 or n == steps:
+                track.worst = max(track.worst, self._guard(track.state.u, dt, n))
             if n % max(1, steps // 20) == 0:
-                say(f"t = {n * dt:.3g} of {end:.3g}, Courant number {worst:.2f}")
+                say(f"t = {n * dt:.3g} of {end:.3g}, Courant number {track.worst:.2f}")
             if n % stride == 0 and n * dt >= start - 1e-9:
-                kept.append((n * dt, state.u[self.nodes], state.p[self.pressure_nodes]))
-        times, velocity, pressure = zip(*kept, strict=True)
-        return Run(np.array(times), np.stack(velocity), np.stack(pressure), clock, force, seen, worst)
+                track.keep(n * dt, track.state.u[self.nodes], track.state.p[self.pressure_nodes])
+            if state is not None and (n == steps or time.process_time() - rested > REST):
+                track.write(state, stamp)
+                rested = time.process_time()
+        times, velocity, pressure = zip(*track.kept, strict=True)
+        clock, force, seen = track.clock[:, 0], track.force, track.probes
+        return Run(np.array(times), np.stack(velocity), np.stack(pressure), clock, force, seen, track.worst)
 
     def _guard(self, u: np.ndarray, dt: float, n: int) -> float:
         speed = float(np.abs(u).max())
@@ -160,12 +172,12 @@ class Flow:
 
     def _solvers(self, dt: float) -> dict[str, list]:
         fixed, _ = self._fixed(0.0)
-        matrices = {3.0: None, 2.0: None}
-        for a in matrices:
+        made = {"pressure": [factor(self.Q.stiffness, self.at_outlet)]}
+        for name, a in (("start", 2.0), ("later", 3.0)):
             A = csr_matrix(self.V.mass * (a / (2 * dt)) + self.nu * self.V.stiffness)
-            matrices[a] = [factor(A, own) for own in fixed]  # type: ignore[assignment]
-        return {"start": matrices[2.0], "later": matrices[3.0],  # type: ignore[dict-item]
-                "pressure": [factor(self.Q.stiffness, self.at_outlet)]}  # fmt: skip
+            first = factor(A, fixed[0])
+            made[name] = [first, first if np.array_equal(fixed[0], fixed[1]) else factor(A, fixed[1])]
+        return made
 
     def _advance(self, s: _State, n: int, dt: float, solvers: Mapping[str, list]) -> np.ndarray:
         """Make one step in place and return the force on the body over the density."""
@@ -178,12 +190,15 @@ class Flow:
         p = s.p + (4 * s.phi - s.phi_before) / 3
         push = np.stack([self.div_x.T @ p, self.div_y.T @ p], 1)
         fixed, value = self._fixed(n * dt)
-        b, new = history - N + push, value.copy()
-        for c in range(2):
-            solver, columns = solvers["start" if first else "later"][c]
-            right = b[:, c] - columns @ value[fixed[c], c]
-            right[fixed[c]] = value[fixed[c], c]
-            new[:, c] = solver.solve(right)
+        b, new, (x, y) = history - N + push, value.copy(), solvers["start" if first else "later"]
+        right = b.copy()
+        for c, (_, columns) in enumerate((x, y)):
+            right[:, c] -= columns @ value[fixed[c], c]
+            right[fixed[c], c] = value[fixed[c], c]
+        if x is y:
+            new = x[0].solve(right)
+        else:
+            new[:, 0], new[:, 1] = x[0].solve(right[:, 0]), y[0].solve(right[:, 1])
         rest = a / (2 * dt) * (M @ new) + self.nu * (self.V.stiffness @ new) - b
         div = self.div_x @ new[:, 0] + self.div_y @ new[:, 1]
         right = -a / (2 * dt) * div
@@ -216,3 +231,44 @@ class _State:
             u[:, 1] = disturb * np.exp(-(d**2).sum(1))
         zero = np.zeros(len(flow.Q))
         return cls(u, u.copy(), np.zeros_like(u), zero, zero.copy(), zero.copy())
+
+
+@dataclass(eq=False)
+class _Track:
+    """A run as far as it is."""
+
+    state: _State
+    clock: np.ndarray
+    force: np.ndarray
+    probes: np.ndarray
+    n: int = 0
+    worst: float = 0.0
+    kept: list[tuple[float, np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    def keep(self, t: float, u: np.ndarray, p: np.ndarray) -> None:
+        """Keep a state."""
+        self.kept.append((t, u, p))
+
+    def write(self, path: Path, stamp: np.ndarray) -> None:
+        """Write all of it, whole or not at all."""
+        own = {f"state_{k}": v for k, v in vars(self.state).items()} | {"stamp": stamp, "n": np.array(self.n)}
+        own |= {k: getattr(self, k) for k in ("clock", "force", "probes")} | {"worst": np.array(self.worst)}
+        own |= {f"kept_{k}": np.array(v) for k, v in zip("tup", zip(*self.kept, strict=True), strict=False)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".part-{path.name}")
+        with part.open("wb") as file:
+            np.savez(file, **own)  # type: ignore[arg-type]
+        os.replace(part, path)
+
+    @classmethod
+    def read(cls, path: Path, stamp: np.ndarray) -> _Track:
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                a = {k: found[k] for k in found.files}
+        except (OSError, ValueError, KeyError):
+            raise DataError("is damaged", field="state", value=str(path), hint="delete it") from None
+        if "stamp" not in a or not np.array_equal(a["stamp"], stamp):
+            raise DataError("is of another run", field="state", value=str(path), hint="delete it")
+        state = _State(**{k[6:]: v for k, v in a.items() if k.startswith("state_")})
+        kept = list(zip(*(a[f"kept_{k}"] for k in "tup"), strict=True)) if "kept_t" in a else []
+        return cls(state, a["clock"], a["force"], a["probes"], int(a["n"]), float(a["worst"]), kept)
