@@ -91,14 +91,19 @@ class SampleConfig:
 
 @dataclass
 class ArcConfig:
-    """Adversarial post-training: blocks rolled out, most steps of each, layers that the critic reads, contrast."""
+    """Adversarial post-training: blocks rolled out, most steps of each, layers that the critic reads, contrast.
+
+    A share `alone` of the roll-outs begins with the model's own music instead of real music, a window of it after up to
+    `burn` blocks: where endless play is to be, it has to be judged.
+    """
 
     blocks: int = setting(6, low=1)
     most: int = setting(5, low=1)
     depth: int = setting(4, low=1)
     width: int = setting(64, low=4)
     contrast: float = setting(1.0, low=0)
-    alone: float = setting(0.25, low=0, high=1)
+    alone: float = setting(0.5, low=0, high=1)
+    burn: int = setting(8, low=0)
 
 
 @dataclass

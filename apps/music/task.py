@@ -7,6 +7,7 @@ is one, so short pasts are seen too; elsewhere the number of past blocks is draw
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from core.errors import UsageError
 from core.finetune import arc
 from core.nn.flow_context import FlowContext
 from core.noise import Stream
+from core.plan import Table
+from core.process.gaussian import Gaussian
 from core.run import checkpoint
 from core.solvers import grid
 from core.solvers.sde import ping_pong
@@ -161,27 +164,34 @@ class ArcTask(FlowTask):
         return loss, {f"{whose}_{k}": v for k, v in figures.items()}
 
     def _roll(self, net: MusicNet, batch: dict[str, Tensor], stream: Stream) -> Tensor:
-        """Return the real beginning and what the generator makes of it."""
-        r, length = self.recipe, self.recipe.model.block
-        start = r.model.window * length
+        """Return a beginning, real or the generator's own after up to `burn` blocks, and what it makes of it."""
+        r, length, window = self.recipe, self.recipe.model.block, self.recipe.model.window
         asked = batch["control"].split(length, 1)
         context = FlowContext(net.flow, len(batch["x"]))
-        if float(stream.fold(5).uniform(1)[0, 0]) >= r.arc.alone:
-            for n, block in enumerate(batch["x"][:, :start].split(length, 1)):
-                context.control = asked[n]
-                context.commit(block)
-        else:
-            context.number = r.model.window
+        u = stream.fold(5).uniform(2)[0].tolist()
+        burn = int(u[1] * (r.arc.burn + 1))
 
         def before(number: int) -> None:
-            context.control = asked[number]
+            context.control = asked[number - burn if number >= burn else (number - burn) % window]
 
-        process = net.flow.process
-        made = arc.rollout(
-            context, process, lambda k: ping_pong(process, grid.uniform(process, k)),
-            (length, batch["x"].shape[2]), r.arc.blocks, stream, most=r.arc.most, before=before, first=r.model.window,
+        roll = partial(
+            arc.rollout, context, net.flow.process, partial(_table, net.flow.process), (length, batch["x"].shape[2]),
+            stream=stream, most=r.arc.most, before=before,
         )  # fmt: skip
-        return torch.cat([batch["x"][:, :start], made], 1)
+        if u[0] < r.arc.alone:
+            with torch.no_grad():
+                head = roll(blocks=burn + window)[:, burn * length :]
+        else:
+            burn, head = 0, batch["x"][:, : window * length]
+            for n, block in enumerate(head.split(length, 1)):
+                context.control = asked[n]
+                context.commit(block)
+        return torch.cat([head, roll(blocks=r.arc.blocks, first=burn + window)], 1)
+
+
+def _table(process: Gaussian, steps: int) -> Table:
+    """Return ping-pong on the times at which it is played (`MusicModel.table`)."""
+    return ping_pong(process, grid.angle(process, steps))
 
 
 @dataclass(eq=False)
