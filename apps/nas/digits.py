@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,12 +23,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from apps.nas.cell import Cell
+from apps.nas.lockstep import Lockstep
 from apps.nas.modules import Network, build
 
-__all__ = ["EPOCHS", "SETTINGS", "Score", "train"]
+__all__ = ["EPOCHS", "SETTINGS", "Score", "train", "train_all"]
 
 EPOCHS, EARLY, NOISE, BATCH = 30, 10, 0.6, 100
-SPLIT = (1000, 1400)
+SPLIT, SIZE = (1000, 1400), 8
 SETTINGS = {"channels": 8, "cells": 1, "stages": 2, "classes": 10, "inputs": 1}
 
 
@@ -65,36 +67,56 @@ def judges(part: int) -> tuple[Tensor, Tensor]:
     return (2 * torch.cat(drawn) - 1).contiguous(memory_format=torch.channels_last), y[rows].repeat(3)
 
 
-def train(cell: Cell, seed: int, epochs: int = EPOCHS) -> Score:
-    """Train the network of a cell from scratch and judge it."""
-    began = time.process_time()
-    x, y = images()
+def network(cell: Cell, seed: int) -> Network:
+    """Return the untrained network of a cell; its weights depend on cell and seed alone."""
     digest = hashlib.sha256(f"{cell.key}|{seed}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:7], "little"))
-    net = build(cell.literal(), **SETTINGS).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return build(cell.literal(), **SETTINGS)
+
+
+def train(cell: Cell, seed: int, epochs: int = EPOCHS) -> Score:
+    """Train the network of a cell from scratch and judge it."""
+    return train_all([cell], seed, epochs)[0]
+
+
+def train_all(
+    cells: Sequence[Cell], seed: int, epochs: int = EPOCHS, dtype: torch.dtype = torch.float32
+) -> list[Score]:
+    """Train the networks of several cells from scratch, side by side, and judge them; seconds are shared out evenly.
+
+    A cell's score depends on its companions only through the rounding of sums in `dtype`.
+    """
+    began = time.process_time()
+    x, y = images()
+    x = x.to(dtype)
+    group = Lockstep([network(cell, seed).to(dtype) for cell in cells], SIZE).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     draw = torch.Generator().manual_seed(seed)
-    sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+    sgd = torch.optim.SGD(group.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, epochs * (SPLIT[0] // BATCH))
-    early = (0.0, 0.0)
+    early = [(0.0, 0.0)] * len(cells)
     for epoch in range(epochs):
         for rows in torch.randperm(SPLIT[0], generator=draw).split(BATCH):
-            noisy = 2 * (x[rows] + NOISE * torch.randn(x[rows].shape, generator=draw)) - 1
-            loss = cross_entropy(net(noisy.contiguous(memory_format=torch.channels_last)), y[rows])
+            noise = torch.randn(x[rows].shape, generator=draw).to(dtype)
+            logits = group((2 * (x[rows] + NOISE * noise) - 1).contiguous(memory_format=torch.channels_last))
+            loss = cross_entropy(logits.flatten(0, 1), y[rows].repeat(len(cells)), reduction="sum") / BATCH
             sgd.zero_grad()
             loss.backward()
             sgd.step()
             rate.step()
         if epoch == EARLY - 1:
-            early = judge(net, 0)
-    valid, test = judge(net, 0), judge(net, 1)
-    return Score(*valid, *test, *early, time.process_time() - began)
+            early = judge(group, 0)
+    valid, test = judge(group, 0), judge(group, 1)
+    share = (time.process_time() - began) / len(cells)
+    return [Score(*v, *t, *e, share) for v, t, e in zip(valid, test, early, strict=True)]
 
 
 @torch.no_grad()
-def judge(net: Network, part: int) -> tuple[float, float]:
-    """Return accuracy in percent and loss in nats."""
+def judge(group: Lockstep, part: int) -> list[tuple[float, float]]:
+    """Return accuracy in percent and loss in nats of each network."""
     x, y = judges(part)
-    net.eval()
-    logits = net(x)
-    net.train()
-    return 100 * float((logits.argmax(-1) == y).double().mean()), float(cross_entropy(logits, y))
+    group.eval()
+    parts = [group(rows.to(group.weight.dtype)) for rows in x.split(BATCH)]
+    group.train()
+    logits = torch.cat(parts, 1)
+    right = 100 * (logits.argmax(-1) == y).double().mean(1)
+    return [(float(r), float(cross_entropy(one, y))) for r, one in zip(right, logits, strict=True)]

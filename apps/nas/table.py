@@ -1,9 +1,10 @@
 """Our own measured benchmark: every unique cell of two spaces, really trained on digits (`apps.nas.digits`), twice.
 
-`compute` appends one line for each (cell, seed) and waits until it is on the disk; a line that a crash cut off is
-dropped at the next start, and what is there already is not trained again. Cells come in an order that is random but
-fixed, the first seed before the second, so that what a stopped run leaves is a fair sample. Several processes share
-the work by `part` of `parts`, each with a file of its own; `merge` joins them.
+`compute` trains in groups of `GROUP` cells (`apps.nas.lockstep`), appends a line for each (cell, seed) of a group and
+waits until they are on the disk; a line that a crash cut off is dropped at the next start, and what is there already is
+not trained again. Who is in a group depends on neither part nor interruption, so that a row is the same however it came
+about. Within a space and a seed cells come in an order that is random but fixed, so that what a stopped run leaves is a
+fair sample. Several processes share the groups by `part` of `parts`, each with a file of its own; `merge` joins them.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apps.nas.cell import Cell, enumerate_classes, resources
 from apps.nas.space import ABSENT, Space, load
 from apps.nas.tokenizer import from_string
 from core.errors import DataError, UsageError
 
-__all__ = ["COLUMNS", "SEEDS", "SPACES", "Row", "compute", "merge", "read", "unique", "work"]
+if TYPE_CHECKING:
+    from apps.nas.digits import Score
 
-SPACES, SEEDS = ("nb201", "nb101-5"), (0, 1)
+__all__ = ["COLUMNS", "GROUP", "SEEDS", "SPACES", "Row", "compute", "merge", "read", "unique", "work"]
+
+SPACES, SEEDS, GROUP = ("nb201", "nb101-5"), (0, 1), 8
 COLUMNS = ("space", "cell", "seed", "valid", "valid_loss", "test", "test_loss", "early", "early_loss", "seconds")
 
 
@@ -65,11 +70,14 @@ def whole(cell: Cell) -> bool:
     return few and present == sorted(present, reverse=True) and ends <= nodes and cell.live == nodes
 
 
-def work() -> list[tuple[Cell, int]]:
-    """Return all trainings in their order."""
-    cells = [c for name in SPACES for c in unique(load(name)).values()]
-    cells.sort(key=lambda c: hashlib.sha256(f"{c.space.name} {c}".encode()).digest())
-    return [(c, seed) for seed in SEEDS for c in cells]
+def work() -> list[tuple[list[Cell], int]]:
+    """Return all trainings in their order: groups of cells of one space, with their seed."""
+    out = []
+    for name in SPACES:
+        cells = list(unique(load(name)).values())
+        cells.sort(key=lambda c: hashlib.sha256(f"{c.space.name} {c}".encode()).digest())
+        out += [(cells[a : a + GROUP], seed) for seed in SEEDS for a in range(0, len(cells), GROUP)]
+    return out
 
 
 def read(path: Path) -> list[Row]:
@@ -95,11 +103,11 @@ def compute(folder: Path, part: int = 0, parts: int = 1, limit: int = 0) -> dict
 
     Args:
         folder: of the table; `part` of `parts` (0 <= part < parts) writes `part-<part>.csv`.
-        limit: stop after so many trainings, 0 for all.
+        limit: stop as soon as so many trainings are done, 0 for all.
     """
     import torch
 
-    from apps.nas.digits import train
+    from apps.nas import digits
 
     if not 0 <= part < parts:
         raise UsageError(f"must lie between 0 and {parts - 1}", field="part", value=part)
@@ -108,22 +116,30 @@ def compute(folder: Path, part: int = 0, parts: int = 1, limit: int = 0) -> dict
     path = folder / f"part-{part}.csv"
     _repair(path)
     done = {(r.space, r.cell, r.seed) for p in folder.glob("part-*.csv") for r in read(p)}
-    mine = work()[part::parts]
-    left = [(c, s) for c, s in mine if (c.space.name, str(c), s) not in done]
-    began, spent, fresh = time.monotonic(), 0.0, left[: limit or None]
+    left = [(cells, s, [(c.space.name, str(c), s) not in done for c in cells]) for cells, s in work()[part::parts]]
+    left = [group for group in left if any(group[2])]
+    began, spent, fresh, total = time.monotonic(), 0.0, 0, sum(sum(missing) for _, _, missing in left)
+    for cells, seed, missing in left:
+        scores = digits.train_all(cells, seed)
+        spent += sum(score.seconds for score in scores)
+        fresh += sum(missing)
+        _append(path, [(c, seed, s) for c, s, m in zip(cells, scores, missing, strict=True) if m])
+        hours = (time.monotonic() - began) / fresh * (total - fresh) / 3600
+        line = f"{fresh} of {total} trained, {spent / fresh:.2f} CPU s each, {hours:.1f} h left"
+        print(line, file=sys.stderr, flush=True)
+        if limit and fresh >= limit:
+            break
+    return {"trained": fresh, "left": total - fresh, "cpu_seconds": spent}
+
+
+def _append(path: Path, found: Sequence[tuple[Cell, int, Score]]) -> None:
+    """Add rows and wait until they are on the disk."""
     with path.open("a", newline="") as file:
-        for n, (cell, seed) in enumerate(fresh, 1):
-            score = {k: round(v, 5) for k, v in asdict(train(cell, seed)).items()}
-            spent += score["seconds"]
-            csv.writer(file, lineterminator="\n").writerow([cell.space.name, str(cell), seed, *score.values()])
-            file.flush()
-            os.fsync(file.fileno())
-            if n % 20 == 0 or n == len(fresh):
-                pace = (time.monotonic() - began) / n
-                hours = pace * (len(left) - n) / 3600
-                line = f"{n} of {len(left)} trained, {spent / n:.2f} CPU s each, {hours:.1f} h left"
-                print(line, file=sys.stderr, flush=True)
-    return {"trained": len(fresh), "left": len(left) - len(fresh), "cpu_seconds": spent}
+        for cell, seed, score in found:
+            values = [round(v, 5) for v in asdict(score).values()]
+            csv.writer(file, lineterminator="\n").writerow([cell.space.name, str(cell), seed, *values])
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _repair(path: Path) -> None:

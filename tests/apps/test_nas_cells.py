@@ -17,7 +17,7 @@ from apps.nas.data import uniform
 from apps.nas.modules import build
 from apps.nas.rewards import columns
 from apps.nas.space import load, make
-from apps.nas.table import COLUMNS, compute, merge, read, unique
+from apps.nas.table import COLUMNS, GROUP, compute, merge, read, unique
 from apps.nas.tokenizer import from_string
 from core.errors import DataError, UsageError
 
@@ -116,16 +116,16 @@ def test_exported_file_runs_alone_and_program_agrees(tmp_path: Path) -> None:
 def test_table_resumes_where_a_crash_cut_it_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from apps.nas import digits
 
-    def quick(cell: Cell, seed: int) -> digits.Score:
-        return digits.Score(float(len(cell.edges)), 1.0, 2.0, 3.0, 4.0, 5.0, 0.0)
+    def quick(cells: list[Cell], seed: int) -> list[digits.Score]:
+        return [digits.Score(float(len(cell.edges)), 1.0, 2.0, 3.0, 4.0, 5.0, 0.0) for cell in cells]
 
-    monkeypatch.setattr(digits, "train", quick)
-    assert compute(tmp_path, limit=3)["trained"] == 3
+    monkeypatch.setattr(digits, "train_all", quick)
+    assert compute(tmp_path, limit=3)["trained"] == GROUP
     path = tmp_path / "part-0.csv"
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
-    assert len(read(path)) == 2
-    compute(tmp_path, limit=1)
+    assert len(read(path)) == GROUP - 1
+    assert compute(tmp_path, limit=1)["trained"] == 1
     assert path.read_bytes() == whole
     compute(tmp_path, part=1, parts=2, limit=2)
     assert merge(tmp_path, tmp_path / "t.csv.gz")["rows"] == len(read(tmp_path / "t.csv.gz"))
@@ -147,3 +147,32 @@ def test_training_is_deterministic_for_cell_and_seed() -> None:
     cell = from_string(load("nb201"), "000300")
     a, b, c = (replace(train(cell, s, epochs=1), seconds=0.0) for s in (0, 0, 1))
     assert a == b and a != c and np.isfinite(a.valid_loss)
+
+
+@pytest.mark.parametrize("name", ["nb201", "nb101-5"])
+def test_a_cell_trained_in_a_group_is_the_cell_trained_alone(name: str) -> None:
+    from apps.nas.digits import network
+    from apps.nas.lockstep import Lockstep
+
+    torch.set_num_threads(1)
+    cells = sample(name, 6) + ([from_string(load(name), c) for c in ("000000", "330000")] if name == "nb201" else [])
+    nets = [network(c, 0).double() for c in cells]
+    group = Lockstep(nets, 8)
+    kind = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    together, apart = (
+        torch.optim.SGD(group.parameters(), **kind),
+        [torch.optim.SGD(n.parameters(), **kind) for n in nets],
+    )
+    x, y = torch.randn(4, 12, 1, 8, 8, dtype=torch.float64), torch.randint(0, 10, (4, 12))
+    for k in range(4):
+        found = group(x[k])
+        alone = torch.stack([net(x[k]) for net in nets])
+        assert torch.allclose(found, alone, atol=1e-12)
+        for out, optimisers in ((found, [together]), (alone, apart)):
+            for sgd in optimisers:
+                sgd.zero_grad()
+            torch.nn.functional.cross_entropy(out.flatten(0, 1), y[k].repeat(len(nets)), reduction="sum").backward()
+            for sgd in optimisers:
+                sgd.step()
+    alone = torch.stack([net.eval()(x[0]) for net in nets])
+    assert torch.allclose(group.eval()(x[0]), alone, atol=1e-12)
