@@ -71,13 +71,13 @@ class Trajectories:
                                    extra={k: v[rows] for k, v in self.extra.items()})  # fmt: skip
 
     @classmethod
-    def of(cls, mesh: Mesh, fields: tuple[str, ...], times: np.ndarray, paths: list[truth.Path]) -> Trajectories:
+    def of(cls, mesh: Mesh, fields: tuple[str, ...], times: np.ndarray, paths: list[truth.Orbit]) -> Trajectories:
         """Put trajectories of the solver together."""
         shape = (len(times), len(mesh), len(fields))
         states = np.empty((len(paths), *shape), np.float32)
         for k, p in enumerate(paths):
             states[k] = p.states
-        first = paths[0] if paths else truth.Path(states, {})
+        first = paths[0] if paths else truth.Orbit(states, {})
         values = {k: np.array([p.parameters[k] for p in paths], float) for k in first.parameters}
         return cls(mesh, fields, times, states, values, {k: np.stack([p.extra[k] for p in paths]) for k in first.extra})
 
@@ -206,7 +206,7 @@ def simulate(
 
 def _one(
     config: DataConfig, own: System, mesh: Mesh, seed: int, label: truth.Label, store: Path | None, say: Say
-) -> truth.Path:  # fmt: skip
+) -> truth.Orbit:  # fmt: skip
     """Return one trajectory, from its file where there is one."""
     file = store / f"{label.name}.npz" if store is not None else None
     if file is not None and file.exists():
@@ -214,12 +214,14 @@ def _one(
         if "states" not in a or a["states"].shape[1:] != (len(mesh), len(own.fields)):
             raise DataError("is damaged or of another mesh", field="cache", value=str(file), hint="delete it")
         values = {k: float(v) for k, v in _named(a, "parameter:").items()}
-        return truth.Path(a["states"], values, _named(a, "extra:"))
+        return truth.Orbit(a["states"], values, _named(a, "extra:"))
     say(f"{label.name} ...")
-    made = truth.solve(config, own, mesh, seed, label, say)
-    if file is not None:
+    state = file.with_name(f".state-{file.name}") if file is not None else None
+    made = truth.solve(config, own, mesh, seed, label, say, state)
+    if file is not None and state is not None:
         content = {"states": made.states} | {f"parameter:{k}": np.array(v) for k, v in made.parameters.items()}
         _write(file, content | {f"extra:{k}": v for k, v in made.extra.items()})
+        state.unlink(missing_ok=True)
     return made
 
 

@@ -165,7 +165,7 @@ def _bent(fine: MeshTri, mesh: Mesh, curve: Mapping[str, Move]) -> MeshTri2:
 
 def factor(matrix: csr_matrix, fixed: np.ndarray) -> tuple[object, csr_matrix]:
     """Factor a symmetric matrix with the rows and columns of `fixed` taken out; also return those columns."""
-    free = np.ones(matrix.shape[0])
+    free = np.ones(matrix.shape[0])  # type: ignore[index]
     free[fixed] = 0
     keep = diags(free)
     inside = csc_matrix(keep @ matrix @ keep + diags(1 - free))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import Delaunay, cKDTree
+from scipy.spatial import Delaunay, KDTree
 
 from apps.pde.mesh import Mesh
 from core.errors import UsageError
@@ -162,7 +162,7 @@ def _cleaned(points: np.ndarray, box: Box, h: float, distance: Distance, parts: 
     slope = np.stack([(distance(points[near] + s * 1e-6 * h) - d[near]) / (1e-6 * h) for s in np.eye(2)], 1)
     points[near] -= d[near, None] * slope
     alone = np.ones(len(points), bool)
-    for a, b in cKDTree(points).query_pairs(0.2 * h):
+    for a, b in KDTree(points).query_pairs(0.2 * h):
         alone[b if alone[a] else a] = False
     points = points[alone]
     triangles = _torus(points, box, 6 * h, distance)
@@ -226,14 +226,14 @@ def with_cuts(nodes: int, seed: int = 0, radius: float = 0.2) -> Mesh:
 
 def channel(nodes: int, seed: int = 0) -> Mesh:
     """Return [0, 16] x [0, 8] with a cylinder of diameter 2 at (5, 4): parts left, right, bottom, top, cylinder."""
-    h = np.sqrt(2 / np.sqrt(3) * 125 / nodes) * 0.62
+    h = np.sqrt(2 / np.sqrt(3) * 125 / nodes) * 0.66
 
     def size(p: np.ndarray) -> np.ndarray:
         around = np.hypot(p[:, 0] - 5, p[:, 1] - 4) - 1
         wake = np.where(p[:, 0] > 5, np.abs(p[:, 1] - 4) - 1, around)
         return 1 + np.clip(0.28 * np.minimum(around, np.maximum(wake, 0.3 * around)), 0, 1.2)
 
-    return relaxed(Box(16, 8), h, {"cylinder": disc(5, 4, 1)}, seed=seed, size=size)
+    return relaxed(Box(16, 8), h, {"cylinder": disc(5, 4, 1)}, seed=seed, size=size, rounds=150, scatter=0.1)
 
 
 SHAPES: dict[str, Callable[..., Mesh]] = {

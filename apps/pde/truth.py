@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from apps.pde.model import DataConfig
 from apps.pde.systems import System
 from core.errors import UsageError
 
-__all__ = ["Label", "Path", "labels", "solve", "tapered"]
+__all__ = ["Label", "Orbit", "labels", "solve", "tapered"]
 
 PARTS = ("train", "valid", "test")
 GRID = {"burgers": 128, "fitzhugh_nagumo": 128, "gray_scott": 192}
@@ -44,7 +45,7 @@ class Label:
 
 
 @dataclass(eq=False)
-class Path:
+class Orbit:
     """One trajectory: states [T, N, C], values of the parameters, further series (pressure, forces)."""
 
     states: np.ndarray
@@ -63,18 +64,21 @@ def labels(config: DataConfig) -> dict[str, list[Label]]:
     return {p: [Label(p, i) for i in range(n)] for p, n in zip(PARTS, counts, strict=True)}
 
 
-def solve(config: DataConfig, own: System, mesh: Mesh, seed: int, label: Label, say: Say = lambda line: None) -> Path:
-    """Run the solver of a system for one trajectory.
+def solve(
+    config: DataConfig, own: System, mesh: Mesh, seed: int, label: Label, say: Say = lambda line: None,
+    state: Path | None = None,
+) -> Orbit:  # fmt: skip
+    """Run the solver of a system for one trajectory; a flow goes on from the file `state` where there is one.
 
     Raises:
         UsageError: the system has no solver on that domain.
         DataError: the time step is beyond stability.
     """
     if label.reynolds:
-        return _cylinder(config, mesh, label.reynolds, say)
+        return _cylinder(config, mesh, label.reynolds, say, state)
     run = _spectral if all(mesh.period) and not mesh.groups else _elements
     states = run(config, own, mesh, label.seed(seed))
-    return Path(states.astype(np.float32), dict(own.parameters))
+    return Orbit(states.astype(np.float32), dict(own.parameters))
 
 
 def _stride(config: DataConfig) -> int:
@@ -131,20 +135,27 @@ def tapered(
     return -np.expm1(-square / (width * size) ** 2)
 
 
-def _cylinder(config: DataConfig, mesh: Mesh, number: float, say: Say) -> Path:
+def _cylinder(config: DataConfig, mesh: Mesh, number: float, say: Say, state: Path | None) -> Orbit:
     """Simulate one Reynolds number in units of the diameter and the inflow."""
     from apps.pde.flow import Flow
 
-    flow = Flow(mesh, 1 / number, _ramp, refine=config.fine)
+    if config.warmup == 0:
+        raise UsageError("the flow starts from rest: give it time", field="warmup", value=0, hint="data.warmup=30")
+    curve = {} if config.mesh else {"cylinder": _round}
+    flow = Flow(mesh, 1 / number, _ramp, refine=config.fine, curve=curve)
     end = config.warmup + config.steps * config.dt
     run = flow.run(end, every=config.dt, start=config.warmup, disturb=0.3, speed=1.8, dt=config.truth_dt or None,
-                   say=say)  # fmt: skip
+                   say=say, state=state)  # fmt: skip
     count = config.steps + 1
-    if config.warmup == 0:
-        raise UsageError("the flow starts from rest: give it time", field="warmup", value=0, hint="data.warmup=60")
     force = 2 * np.stack([np.interp(run.times[-count:], run.clock, f) for f in run.force.T], -1)
     extra = {"pressure": run.pressure[-count:].astype(np.float32), "force": force}
-    return Path(run.velocity[-count:].astype(np.float32), {"Re": number}, extra)
+    return Orbit(run.velocity[-count:].astype(np.float32), {"Re": number}, extra)
+
+
+def _round(points: np.ndarray) -> np.ndarray:
+    """Return points near the surface of the shape `channel`'s cylinder, in diameters, moved onto it."""
+    away = points - (2.5, 2.0)
+    return (2.5, 2.0) + 0.5 * away / np.linalg.norm(away, axis=1, keepdims=True)
 
 
 def _ramp(points: np.ndarray, t: float) -> np.ndarray:
