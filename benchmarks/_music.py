@@ -14,15 +14,22 @@ from apps import music
 from apps.music.generate import MusicModel
 from apps.music.judge import features
 from apps.music.metrics import frechet
+from apps.music.score import Score
 from core.errors import CheckpointError
 
-__all__ = ["blocks_distance", "open_run"]
+__all__ = ["CHORALE_BPM", "blocks_distance", "open_run", "pace"]
 
 RUNS = Path("runs/music")
+CHORALE_BPM = 90.0
+"""The tempo that the reader gives all chorales; no other is known to what they trained."""
+MADE_BY = {
+    "chorales": "chorales", "groove": "groove", "chorales-arc": "chorales-arc",
+    **{f"chorales-{mode}": f"chorales model.mode={mode}" for mode in ("full", "diagonal", "block-causal")},
+}  # fmt: skip
 
 
-def open_run(name: str, recipe: str) -> MusicModel:
-    """Return the model of a run, or say how to make it.
+def open_run(name: str) -> MusicModel:
+    """Return the model of a run of `MADE_BY`, or say how to make it.
 
     Raises:
         CheckpointError: there is none.
@@ -30,15 +37,25 @@ def open_run(name: str, recipe: str) -> MusicModel:
     folder = RUNS / name
     if not folder.is_dir():
         raise CheckpointError(
-            "has not been trained", field=str(folder), hint=f"quintet music train {recipe} --out {folder}"
+            "has not been trained", field=str(folder), hint=f"quintet music train {MADE_BY[name]} --out {folder}"
         )
     return music.load(folder)
+
+
+def pace(score: Score) -> float:
+    """Return the tempo whose grid of eighths fits a score's onsets best, within a factor of 1.4 of what it says."""
+    onsets = np.unique(np.concatenate([score.notes[:, 0], score.hits[:, 0]]).round(3)) * 60 / score.bpm
+    bpm = np.geomspace(score.bpm / 1.4, score.bpm * 1.4, 1401)
+    if not len(onsets):
+        return 0.0
+    return float(bpm[np.abs(np.exp(2j * np.pi * onsets[:, None] * (bpm / 30)).mean(0)).argmax()])
 
 
 def blocks_distance(
     model: MusicModel, real: np.ndarray, rows: int, blocks: int, seed: int = 0, **options: int
 ) -> float:
     """Return the Frechet distance of generated blocks to `real` [n, k], features scaled by their deviations."""
-    made = model.sample(rows, frames=blocks * model.recipe.model.block, seed=seed, **options)  # type: ignore[arg-type]
+    frames = blocks * model.recipe.model.block
+    made = model.sample(rows, frames=frames, seed=seed, bpm=CHORALE_BPM, **options)  # type: ignore[arg-type]
     found, scale = features(made), real.std(0).clip(1e-3)
     return frechet(found.reshape(-1, found.shape[2]) / scale, real / scale)

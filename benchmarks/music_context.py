@@ -13,7 +13,7 @@ from apps.music import data
 from apps.music.judge import context_gain, features, real_features
 from apps.music.metrics import block_features
 from apps.music.score import Score
-from benchmarks._music import open_run
+from benchmarks._music import CHORALE_BPM, open_run
 from benchmarks.harness import Bar, Result
 
 __all__ = ["run"]
@@ -37,14 +37,14 @@ def likeness(rows: np.ndarray) -> tuple[float, float]:
 def run(full: bool) -> Result:
     """Measure; `full` plays more pieces."""
     torch.set_num_threads(1)
-    model = open_run("chorales", "chorales")
+    model = open_run("chorales")
     codec, length = model.net.codec, model.recipe.model.block
     beats, rows = float(length * codec.ticks / 4), 64 if full else 24  # type: ignore[operator, arg-type]
     config = model.recipe.data
     pieces = [s for s in data.scores(config.kind, config.root, "valid") if s.beats >= 4 * beats]
     kept = [codec.score(codec.encode(s)) for s in pieces]  # type: ignore[operator]
     blocks = max(2, round(float(np.median([s.beats for s in kept])) / beats))
-    music = model.sample(rows, frames=blocks * length, seed=0)
+    music = model.sample(rows, frames=blocks * length, seed=0, bpm=CHORALE_BPM)
     mine = np.array([(*likeness(f), held(music.score(k), beats)) for k, f in enumerate(features(music))])
     real = np.array([(*likeness(block_features(s, beats)), held(s, beats)) for s in kept])
     rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ from apps.music.metrics import f1
 from apps.music.score import Score
 from apps.music.synth import RATE, render
 from apps.music.verbs import groups
-from benchmarks._music import open_run
+from benchmarks._music import open_run, pace
 from benchmarks.harness import Bar, Result
 
 __all__ = ["run"]
@@ -41,13 +41,6 @@ def agreement(name: str, real: Tensor, made: Tensor) -> float:
     return float(np.corrcoef(real[:, 0].numpy(), made[:, 0].numpy())[0, 1])
 
 
-def tempo(onsets: np.ndarray, around: float) -> float:
-    """Return the tempo whose grid of eighths fits onset times best, between half and twice `around`."""
-    bpm = np.geomspace(around / 1.4, around * 1.4, 1401)
-    phase = np.exp(2j * np.pi * onsets[:, None] * (bpm / 30))
-    return float(bpm[np.abs(phase.mean(0)).argmax()])
-
-
 def measure(model: MusicModel, pieces: list[Score], dropped: str = "") -> dict[str, float]:
     """Return the mean agreement of each feature over pieces, one of them maybe not asked for."""
     codec, found = model.net.codec, {k: [] for k in (*HEARD, "onset_f1", "tempo_error")}
@@ -63,7 +56,7 @@ def measure(model: MusicModel, pieces: list[Score], dropped: str = "") -> dict[s
             found[name].append(agreement(name, real[name], mine[name]))
         found["onset_f1"].append(f1(when, at))
         if len(when) > 4:
-            found["tempo_error"].append(abs(tempo(when, piece.bpm) / piece.bpm - 1))
+            found["tempo_error"].append(abs(pace(made) / pace(score) - 1))
     return {n: float(np.nanmean(v)) for n, v in found.items() if v}
 
 
@@ -71,8 +64,8 @@ def run(full: bool) -> Result:
     """Measure; `full` takes more pieces."""
     torch.set_num_threads(1)
     count = 32 if full else 12
-    drums = open_run("groove", "groove data.heard=true")
-    voices = open_run("chorales", "chorales data.heard=true")
+    drums = open_run("groove")
+    voices = open_run("chorales")
     parts = {m: [s.part(0, 32.0) for s in data.scores(c.kind, c.root, "valid") if s.beats >= 32][:count]
              for m, c in (("groove", drums.recipe.data), ("chorales", voices.recipe.data))}  # fmt: skip
     asked = {"groove": measure(drums, parts["groove"]), "chorales": measure(voices, parts["chorales"])}

@@ -41,7 +41,7 @@ def times(score: Score) -> np.ndarray:
 def run(full: bool) -> Result:
     """Measure; `full` takes more performances."""
     torch.set_num_threads(1)
-    model = open_run("groove", "groove data.heard=true")
+    model = open_run("groove")
     config, count = model.recipe.data, 24 if full else 8
     pieces = [s.part(0, 32.0) for s in data.scores(config.kind, config.root, "valid") if s.beats >= 32][:count]
     block = model.recipe.model.block * model.net.codec.ticks / 4  # type: ignore[operator]

@@ -22,7 +22,7 @@ RUNS = {"encoder-decoder": "chorales", "diagonal": "chorales-diagonal", "block-c
 def run(full: bool) -> Result:
     """Measure; `full` plays more pieces."""
     torch.set_num_threads(1)
-    models = {m: open_run(name, f"chorales model.mode={m}") for m, name in RUNS.items()}
+    models = {m: open_run(name) for m, name in RUNS.items()}
     reference, rows = models["full"], 96 if full else 32
     real, trained = real_features(reference, "valid"), real_features(reference, "train")
     scale = real.std(0).clip(1e-3)

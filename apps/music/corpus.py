@@ -24,7 +24,7 @@ from apps.music.synth import RATE, render
 from core.errors import DataError
 from core.run import fetch
 
-__all__ = ["Corpus", "Piece", "corpus", "fit", "told"]
+__all__ = ["Corpus", "Piece", "corpus", "fit", "moved", "shifted", "told"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Corpus:
         for number in rng.choice(len(room), count, p=room / room.sum()):
             piece, at = self.pieces[number], step * int(rng.integers(room[number]))
             shift = int(rng.integers(-transpose, transpose + 1)) if transpose else 0
-            x.append(_moved(piece.rows[at : at + length], shift, self.codec))
+            x.append(shifted(piece.rows[at : at + length], shift, self.codec))
             c.append(moved(piece.control[at : at + length], shift))
         frames = torch.stack(x)
         if isinstance(self.codec, RollCodec):
@@ -70,7 +70,7 @@ class Corpus:
         return frames, torch.stack(c)
 
 
-def _moved(rows: Tensor, shift: int, codec: RollCodec | MelCodec) -> Tensor:
+def shifted(rows: Tensor, shift: int, codec: RollCodec | MelCodec) -> Tensor:
     """Return the rows of a roll [n, ticks width] moved by semitones; what leaves the range is lost."""
     if not shift or not isinstance(codec, RollCodec) or codec.high == codec.low:
         return rows
