@@ -10,7 +10,7 @@ import apps  # noqa: E402
 from apps.__main__ import main  # noqa: E402
 
 apps.__path__.append(str(HERE))
-apps.DOMAINS["toy"] = "the app of the tests"
+apps.DOMAINS |= {"toy": "the app of the tests", "brackets": "brackets that always close"}
 
 if __name__ == "__main__":
     main()
