@@ -19,7 +19,21 @@ Guidance = Annotated[float | None, typer.Option("--guidance", help="Weight of wh
 File = Annotated[Path, typer.Argument(help="WAV, FLAC, Ogg or MIDI.")]
 Blocks = Annotated[int, typer.Option("--blocks", help="Stop after so many blocks; 0 goes on for ever.", min=0)]
 
-app = build("music", summary="Music that streams live: starts at once, follows controls, goes on for ever.")
+EXAMPLES = {
+    "sample": "sample toy --seconds 20 --bpm 110 --key D --out toy.wav",
+    "continue": "continue toy opening.mid --seconds 20 --out whole.wav",
+    "sketch": "sketch toy melody.mid --out arranged.wav",
+    "jam": "jam toy solo.wav --out duet.wav",
+    "live": "live toy --bpm 120 | aplay -r 32000 -f S16_LE",
+    "codec": "codec toy melody.mid --out again.wav",
+    "bench": "bench toy --blocks 50 --json",
+}
+
+app = build(
+    "music",
+    summary="Music that streams live: starts at once, follows controls, goes on for ever.",
+    examples=EXAMPLES,
+)
 
 
 @app.command()

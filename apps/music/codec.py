@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from apps.music.audio import limit
 from apps.music.spectral import FLOOR, HOP, MELS, SIZE, Framer, log_mel, magnitude
 from apps.music.synth import RATE
 from apps.music.vocoder import Vocoder, VocoderStream
@@ -221,4 +222,4 @@ class MelPlayer:
     def _give(self, audio: Tensor) -> Tensor:
         cut = min(self.skip, len(audio))
         self.skip -= cut
-        return audio[cut:]
+        return limit(audio[cut:])

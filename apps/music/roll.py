@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from apps.music.audio import limit
 from apps.music.codec import Pca
 from apps.music.score import DRUMS, Score
 from apps.music.synth import RATE, Synth
@@ -200,7 +201,7 @@ class RollPlayer:
         return out
 
     def _give(self, stop: int) -> Tensor:
-        audio = torch.from_numpy(self.synth.until(stop)).float()
+        audio = limit(torch.from_numpy(self.synth.until(stop)).float())
         cut = min(self.skip, len(audio))
         self.skip -= cut
         return audio[cut:]
