@@ -105,7 +105,10 @@ class Operators(nn.Module):
             parts = [slopes.matrix("dx"), slopes.matrix("dy"), cotangent(mesh)]
         else:
             degree = degree or (4 if family == "rbf" else 3)
-            made = rbf(mesh, k or 31, degree) if family == "rbf" else least_squares(mesh, degree, k or None)
+            if family == "rbf":
+                made = rbf(mesh, k or 31, degree, 7 if degree > 5 else 5)
+            else:
+                made = least_squares(mesh, degree, k or None)
             self.stencils = made
             parts = [made.matrix(name) for name in ("dx", "dy", "lap")]
         self.all, self.laplacian = SparseMap(vstack(parts)), SparseMap(parts[2])
