@@ -40,7 +40,21 @@ Reward = Annotated[
 Steer = Annotated[str, typer.Option("--steering", help="best-of-n, classifier, smc, tds, svdd, gilc, gilc-black-box.")]
 Files = Annotated[list[Path], typer.Argument(help="FASTA, GenBank, TSV or JSON files of sequences.")]
 
-app = build("bio", summary="DNA, protein and peptide design: hard rules always hold, rewards are judged by others.")
+EXAMPLES = {
+    "sample": "sample toy -n 20 --temperature 0.9 --out designs.fasta",
+    "design": "design toy -n 20 --forbid BsaI --require TATAWAW --gc 0.4-0.6 --out designs.fasta",
+    "finetune": 'finetune toy --reward "gc()" --updates 50 --out runs/tuned',
+    "score": 'score designs.fasta --reward "tm()" --model toy --out scores.tsv',
+    "oracle": "oracle tuning --out runs/bio/oracle-tuning",
+    "audit": "audit designs.fasta --forbid BsaI --out audit.json",
+    "report": "report designs.fasta --out report.html",
+}
+
+app = build(
+    "bio",
+    summary="DNA, protein and peptide design: hard rules always hold, rewards are judged by others.",
+    examples=EXAMPLES,
+)
 
 
 def show(result: Any, as_json: bool) -> None:

@@ -27,7 +27,20 @@ Budget = Annotated[int, typer.Option("--budget", help="Unique evaluations.", min
 Tables = Annotated[str, typer.Option("--tables", help="Folder of the real tables.")]
 FOLDER = "../shared/data/nas"
 
-app = build("nas", summary="Neural architectures: valid cells, hard limits, and the best ones in few queries.")
+EXAMPLES = {
+    "sample": "sample toy -n 5 --max-params 0.4 --require avg_pool_3x3 --fix 0-3=skip_connect",
+    "search": "search toy --reward digits:valid --budget 100 --out out/search",
+    "evaluate": "evaluate toy --budget 50 --seeds 2 --json",
+    "pareto": "pareto toy --cost flops --budget 200 --out front.json",
+    "export": "export 333132 --space nb201 --out cell.py",
+    "table": "table --part 0/2 --limit 10",
+}
+
+app = build(
+    "nas",
+    summary="Neural architectures: valid cells, hard limits, and the best ones in few queries.",
+    examples=EXAMPLES,
+)
 
 
 @app.command()

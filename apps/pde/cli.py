@@ -13,7 +13,19 @@ Steps = Annotated[int, typer.Option("--steps", help="Steps of the model.", min=1
 Every = Annotated[int, typer.Option("--every", help="Keep every so many.", min=1)]
 MeshFile = Annotated[str, typer.Option("--mesh", help="Another mesh than that of the training: a file.")]
 
-app = build("pde", summary="Fields on irregular meshes: known physics, learned rest, exact boundaries.")
+EXAMPLES = {
+    "sample": "sample runs/pde/toy -n 4 --out fields.xdmf",
+    "evaluate": "evaluate runs/pde/toy --json",
+    "rollout": "rollout runs/pde/toy --steps 60 --members 8 --out fields.xdmf",
+    "simulate": "simulate burgers --out burgers.npz",
+    "mesh": "mesh part.msh --json",
+}
+
+app = build(
+    "pde",
+    summary="Fields on irregular meshes: known physics, learned rest, exact boundaries.",
+    examples=EXAMPLES,
+)
 
 
 @app.command()
@@ -31,8 +43,8 @@ def sample(
 def rollout(
     model: Model, steps: Steps = 100, every: Every = 1,
     row: Annotated[int, typer.Option("--row", help="Test trajectory whose start is taken.", min=0)] = 0,
-    members: Annotated[int, typer.Option("--members", help="Members of an ensemble of noisy starts.", min=1)] = 1,
-    noise: Annotated[float, typer.Option("--noise", help="Their noise, relative to the spread.", min=0)] = 0.02,
+    members: Annotated[int, typer.Option("--members", help="Members of a calibrated ensemble.", min=1)] = 1,
+    noise: Annotated[float, typer.Option("--noise", help="Noise of their starts, relative.", min=0)] = 0.0,
     seed: Seed = 0, mesh: MeshFile = "", out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Roll a state out in time and compare with the truth (--out .xdmf, .pvd, .npz)."""

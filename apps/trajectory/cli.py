@@ -32,7 +32,17 @@ Guidance = Annotated[float | None, typer.Option("--guidance", help="Weight of cl
 Network = Annotated[str, typer.Option("--network", help="Other roads than those of the training: a file or folder.")]
 Real = Annotated[str, typer.Option("--trips", help="Trips to use instead of those that the training left out.")]
 
-app = build("trajectory", summary="Road trips on a real network: via points, closures, limits; always legal.")
+EXAMPLES = {
+    "sample": "sample toy -n 20 --origin 3 --destination 200 --via 100 --closed 50 --out trips.geojson",
+    "match": "match roads.osm traces.gpx --out trips.csv --report fates.csv",
+    "whatif": "whatif toy --busiest 2 --most 100 --out closed",
+}
+
+app = build(
+    "trajectory",
+    summary="Road trips on a real network: via points, closures, limits; always legal.",
+    examples=EXAMPLES,
+)
 
 
 @app.command()

@@ -34,6 +34,14 @@ Initial = Annotated[Path | None, typer.Option("--initial", help="Start from a ch
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)]
 
 ORDER = ("train", "sample", "evaluate", "check", "recipes", "data")
+EXAMPLES = {
+    "train": "train toy trainer.steps=50 optim.lr=1e-3 --out runs/mine",
+    "sample": "sample toy --seed 1 --json",
+    "evaluate": "evaluate toy --json",
+    "check": "check toy optim.lr=1e-3",
+    "recipes": "recipes --json",
+    "data": "data --json",
+}
 FREE = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -60,6 +68,24 @@ class Verbs(TyperGroup):
             raise typer.Exit(0) from None
 
 
+def exemplified(domain: str, examples: Mapping[str, str]) -> type[Verbs]:
+    """Return the group whose verbs end their `--help` with an example: a command without `quintet <domain>`."""
+
+    place = f"quintet {domain}".strip()
+
+    class Exemplified(Verbs):
+        """The verbs of one app."""
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            """Return a verb with its example."""
+            verb = super().get_command(ctx, cmd_name)
+            if verb is not None and cmd_name in examples:
+                verb.epilog = f"Example: {place} {examples[cmd_name]}"
+            return verb
+
+    return Exemplified
+
+
 def emit(result: Mapping[str, Any], as_json: bool = False) -> None:
     """Print a result on stdout: one JSON object, or a line for each entry."""
     import json
@@ -72,17 +98,20 @@ def emit(result: Mapping[str, Any], as_json: bool = False) -> None:
         print(f"{key:<{width}}  {f'{value:.6g}' if isinstance(value, float) else value}")
 
 
-def build(domain: str, *, schema: str | None = None, summary: str = "") -> typer.Typer:
+def build(
+    domain: str, *, schema: str | None = None, summary: str = "", examples: Mapping[str, str] | None = None
+) -> typer.Typer:
     """Return the command line of an app with the shared verbs.
 
     Args:
         domain: the name of the app's folder.
         schema: dotted path of the recipe's dataclass; by default `apps.<domain>.model:Recipe`.
         summary: the line that `--help` shows.
+        examples: for each verb of the domain's own, and for shared ones where another is better, a command.
     """
     kind = schema or f"apps.{domain}.model:Recipe"
     app = typer.Typer(
-        cls=Verbs,
+        cls=exemplified(domain, {**EXAMPLES, **(examples or {})}),
         help=summary,
         no_args_is_help=True,
         add_completion=False,
