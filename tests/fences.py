@@ -3,6 +3,7 @@
 A comment above a block says what is done with it; blocks of one page share a folder and run in their order:
 
     <!-- tested -->      run it: every command ends well, and lines shown below `$ command` are what it prints
+    <!-- tested KEY=VALUE ... -->   the same; without --slow these words are added, so that a training is short
     <!-- fails 3 -->     run it: every command ends with this exit code
     <!-- slow -->        run it with --slow only (it trains)
     <!-- file NAME -->   write it to NAME, for the blocks below
@@ -101,17 +102,18 @@ def play(blocks: list[Fence], shell: Shell, slow: bool = False) -> int:
             Path(rest).parent.mkdir(parents=True, exist_ok=True)
             Path(rest).write_text(fence.text, encoding="utf-8")
         elif word in {"tested", "fails"} or (word == "slow" and slow):
-            _play(fence, shell, int(rest or 0) if word == "fails" else 0)
+            more = f" {rest}" if word == "tested" and not slow else ""
+            _play(fence, shell, int(rest) if word == "fails" else 0, more)
             count += 1
     return count
 
 
-def _play(fence: Fence, shell: Shell, wanted: int) -> None:
+def _play(fence: Fence, shell: Shell, wanted: int, more: str) -> None:
     if fence.kind == "python":
         exec(compile(fence.text, f"block at line {fence.line}", "exec"), {"__name__": "__main__"})
         return
     for line, shown in fence.commands():
-        code, said, told = shell.run(line)
+        code, said, told = shell.run(line + more)
         assert code == wanted, (
             f"line {fence.line}: `{line}` ended with {code}, not {wanted}\n{said[-500:]}{told[-1500:]}"
         )
