@@ -6,6 +6,7 @@ page, `doctor` looks at the installation, `completion` prints what a shell needs
 
 import importlib
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -28,15 +29,27 @@ house = typer.Typer(
 @house.command()
 def demo(json: Json = False) -> None:
     """Run each app's main job on embedded data and write one page: out/demo/index.html."""
-    from core.run.report import write
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    out = Path("out/demo")
-    sections = []
-    for domain in DOMAINS:
-        folder = out / domain
-        folder.mkdir(parents=True, exist_ok=True)
-        sections += importlib.import_module(f"apps.{domain}.verbs").demo(folder)
-    page = write(out / "index.html", "quintet", sections)
+    from core.run.report import Chapter, write
+
+    out, chapters, began = Path("out/demo"), [], time.monotonic()
+    look = SpinnerColumn(), TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*look, console=Console(stderr=True)) as progress:
+        whole = progress.add_task("demo", total=len(DOMAINS))
+        for domain, line in DOMAINS.items():
+            progress.update(whole, description=f"demo: {domain}")
+            folder = out / domain
+            folder.mkdir(parents=True, exist_ok=True)
+            chapters.append(Chapter(domain, line, importlib.import_module(f"apps.{domain}.verbs").demo(folder)))
+            progress.advance(whole)
+    lead = (
+        "One diffusion core: each application's main job on its embedded data, made by `make demo` in "
+        f"{(time.monotonic() - began) / 60:.1f} minutes on this machine. What was asked, the audit of the constraints, "
+        "pictures or sound, figures beside baselines, and the commands that make it again."
+    )
+    page = write(out / "index.html", "quintet", chapters, lead)
     if json:
         emit({"page": str(page), "apps": list(DOMAINS)}, True)
     else:

@@ -144,10 +144,15 @@ def _parsed(line: str) -> None:
 
 
 def _quintet(words: list[str]) -> None:
-    if words in (["demo"], ["doctor"], ["--help"], ["--version"]):
-        return
     import typer.main
 
+    from apps.__main__ import OPTIONS, house
+
+    if words[0] in OPTIONS:
+        typing.cast(typing.Any, typer.main.get_command(house)).commands[words[0]].make_context(words[0], words[1:])
+        return
+    if words[0] in {"--help", "--version"}:
+        return
     domain, *rest = words
     assert (ROOT / "apps" / domain / "cli.py").is_file(), f"no app {domain}"
     group: typing.Any = typer.main.get_command(importlib.import_module(f"apps.{domain}.cli").app)

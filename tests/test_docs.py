@@ -67,6 +67,14 @@ def test_every_command_says_what_is_done_with_it(page: Path) -> None:
     assert wild == []
 
 
+def test_commands_of_the_demo_page_can_be_typed() -> None:
+    from apps import DOMAINS
+
+    for domain in DOMAINS:
+        for line in getattr(importlib.import_module(f"apps.{domain}.demo"), "COMMANDS", ()):
+            parsed(line)
+
+
 def test_the_tutorials_run_commands_of_every_app() -> None:
     text = "".join(f.text for p in PAGES for f in fences(p) if f.mark.startswith("tested"))
     from apps import DOMAINS

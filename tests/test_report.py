@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from benchmarks import harness
 from core.errors import UsageError
-from core.run.report import Frame, Link, Picture, Section, Table, Text, write
+from core.run.report import Chapter, Commands, Frame, Link, Picture, Section, Sound, Table, Text, write
 
 
 def test_a_page_embeds_pictures_and_escapes_text(tmp_path: Path) -> None:
@@ -27,6 +28,22 @@ def test_a_page_embeds_pictures_and_escapes_text(tmp_path: Path) -> None:
     assert "1 &lt; 2 &amp; &lt;script&gt;" in page and "<td>0.1235</td>" in page and "<h2>Trips</h2>" in page
     assert base64.b64encode(b"<svg/>").decode() in page
     assert 'src="../maps/m.html"' in page and 'href="../maps/m.geojson"' in page
+
+
+def test_chapters_open_the_page_with_what_they_found(tmp_path: Path) -> None:
+    (tmp_path / "a.ogg").write_bytes(b"OggS")
+    blocks = [Sound(tmp_path / "a.ogg", "a tune"), Commands(["quintet music train toy > log"])]
+    chapters = [
+        Chapter("music", "live", [Section("Tunes", blocks, "0 of 9 notes & hits break a rule")]),
+        Chapter("nas", "cells", [Section("Cells")]),
+    ]
+    page = write(tmp_path / "index.html", "demo", chapters, "Five rooms.").read_text()
+    assert "<p>Five rooms.</p><nav" in page and page.index("0 of 9 notes &amp; hits") < page.index(
+        '<article id="music"'
+    )
+    assert '<a href="#nas">' in page and "<h2>music</h2>" in page and "<h3>Tunes</h3>" in page
+    assert f"data:audio/ogg;base64,{base64.b64encode(b'OggS').decode()}" in page and "toy &gt; log" in page
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', page)
 
 
 def test_a_bar_holds_or_not() -> None:

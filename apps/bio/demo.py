@@ -25,7 +25,7 @@ from apps.bio.report import report
 from core.finetune import drakes
 from core.finetune.reward import Counted
 from core.noise import Stream
-from core.run.report import Frame, Link, Picture, Section, Table, Text
+from core.run.report import Commands, Frame, Link, Picture, Section, Table, Text
 
 __all__ = ["obtain", "sections"]
 
@@ -38,13 +38,23 @@ RULES: dict[str, Any] = {
 }  # fmt: skip
 REWARD, BEST = "tm()", 16
 TUNING = {"alpha": 1.0, "updates": 30, "batch": 16, "lr": 0.01, "steps": 16, "truncate": 4, "kl_steps": 4}
+COMMANDS = (
+    "quintet bio train toy",
+    f"quintet bio design toy -n {DESIGNS} --forbid BsaI --forbid BsmBI --forbid EcoRI --require {TATA} --homopolymer 5 "
+    f"--gc 0.4-0.6 --fix 1:GGATCCTGCAGC --fix 89:AAGCTTGGCACC --frame {READING[0]}:{READING[1]} --out designs.fasta",
+    "quintet bio audit designs.fasta",
+    f'quintet bio finetune toy --reward "{REWARD}" --alpha 1 --updates 30 --batch 16 --out runs/bio/tuned',
+    f'quintet bio score designs.fasta --reward "{REWARD}" --model toy --out scores.tsv',
+    "quintet bio report designs.fasta --out report.html",
+)
 Draw = Callable[[Any], Designs]
 
 
 def sections(folder: Path) -> list[Section]:
     """Write pictures, sequences and a report into `folder` and return what the page shows of them."""
     model, source = obtain(folder)
-    return [_designs(model, source, folder), _law(model, folder), _reward(model, folder)]
+    parts = [_designs(model, source, folder), _law(model, folder), _reward(model, folder)]
+    return [*parts, Section("Make it again", [Commands(COMMANDS)])]
 
 
 def obtain(folder: Path) -> tuple[SequenceModel, str]:
@@ -96,7 +106,8 @@ def _designs(model: SequenceModel, source: str, folder: Path) -> Section:
         _picture(chart, folder / "designs.png", "The primers and the codons stand; the rest varies as the model does."),
         Frame(folder / "report.html", "The report that `quintet bio report` makes of the designs."),
         *[Link(p, f"The designs as {p.name}") for p in paths],
-    ])  # fmt: skip
+    ], f"{rows[-1][3]} of {len(ours)} designs break a rule, {rows[-1][2]} of {len(free)} free samples do; price "
+       f"{rows[-1][4]:.1f} nats")  # fmt: skip
 
 
 def _audited(specs: list[Any], free: Designs, ours: Designs, price: dict[str, float]) -> list[list[Any]]:
@@ -150,7 +161,8 @@ def _law(model: SequenceModel, folder: Path) -> Section:
     return Section("Beside the known law", [
         Text(text), Table(header, rows, caption),
         _picture(chart, folder / "gaps.png", "The grammar sets the initiator 18 to 26 letters after the box."),
-    ])  # fmt: skip
+    ], f"Nats under the exact law: model {rows[1][-1]:.1f}, chain of order 3 {rows[2][-1]:.1f}, the law itself "
+       f"{rows[0][-1]:.1f}")  # fmt: skip
 
 
 SPAN = range(10, 36)

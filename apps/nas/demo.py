@@ -16,11 +16,17 @@ from apps.nas.rewards import Queries, Training, load
 from apps.nas.search import METHODS, method
 from core.errors import DataError
 from core.finetune.reward import Reward
-from core.run.report import Picture, Section, Table, Text
+from core.run.report import Commands, Link, Picture, Section, Table, Text
 
 __all__ = ["sections"]
 
-BUDGET, SEED = 60, 0
+BUDGET, SEED, DRAWN = 60, 0, 200
+COMMANDS = (
+    f"quintet nas sample toy -n {DRAWN} --max-params 0.4 --max-flops 60 --require avg_pool_3x3 --fix 0-3=skip_connect",
+    f"quintet nas search toy --reward params --budget {BUDGET} --out out/search",
+    f"quintet nas evaluate toy --reward params --budget {BUDGET} --seeds 1",
+    "quintet nas export 333132 --out cell.py",
+)
 
 
 def sections(folder: Path) -> list[Section]:
@@ -41,16 +47,43 @@ def sections(folder: Path) -> list[Section]:
     trained = float(Training(model.space, 5).score(_row(best))[0])
     rows = [[name, len(q.history), float(q.curve()[-1])] for name, q in runs.items()]
     return [
+        _limits(),
         Section("Architectures: the best of few queries", [
             Text(source), Picture(folder / "curves.png", "Best value after each query; one seed."),
-            Table(["search", "queries", "best"], rows),
-        ]),
+            Table(["search", "queries", "best"], rows, "every cell that was ever evaluated is counted, once"),
+        ], f"Best {reward.name} after {BUDGET} queries: guided {dict(runs)['guided'].curve()[-1]:.3f}, random "
+           f"{runs['random'].curve()[-1]:.3f}; one seed"),
         Section("Architectures: what was found", [
             Text(f"{cell}: {reward.name} {value:.3f}. Its stand-alone module (cell.py) trained for five epochs on "
                  f"digits now reaches {trained:.1f} % on noisy validation images."),
-            Picture(folder / "cell.png", "The cell."),
+            Picture(folder / "cell.png", "The cell: its operations on the edges from input to output."),
+            Link(folder / "cell.py", "The stand-alone module"), Link(folder / "cell.dot", "The graph"),
         ]),
+        Section("Make it again", [Commands(COMMANDS)]),
     ]  # fmt: skip
+
+
+def _limits() -> Section:
+    """Draw cells within hard limits, and count what free ones break."""
+    from apps import nas
+
+    verbs.say("demo: cells within hard limits")
+    model = nas.load("toy")
+    asked = verbs.wishes(max_params=0.4, max_flops=60, require=["avg_pool_3x3"], fix=["0-3=skip_connect"])
+    names = ["at most 0.4 M parameters", "at most 60 M FLOPs", "an average pooling", "edge 0-3 is skip_connect"]
+    given = dict(zip(names, [asked[2], asked[3], asked[0], asked[1]], strict=True))
+    sets = {"free": model.sample(DRAWN, seed=SEED), "ours": model.sample(DRAWN, seed=SEED, constraints=asked)}
+    broken = {k: {name: sum(map(bool, some.check([rule]))) for name, rule in given.items()} for k, some in sets.items()}
+    rows = [[name, *(broken[k][name] for k in sets)] for name in given]
+    rows.append(["all together", *(sum(map(bool, some.check(asked))) for some in sets.values())])
+    rows.append(["different networks", *(some.unique() for some in sets.values())])
+    text = (
+        f"{DRAWN} cells of NAS-Bench-201 within four limits, beside {DRAWN} without. The weights know which cells are "
+        "valid and nothing about quality; each drawn cell is rebuilt as a graph and its costs are counted anew."
+    )
+    return Section("Architectures: hard limits", [
+        Text(text), Table(["limit", "free cells that break it", "cells under limits that do"], rows),
+    ], f"{rows[-2][2]} of {DRAWN} cells break a limit, {rows[-2][1]} of {DRAWN} free ones do")  # fmt: skip
 
 
 def _reward(model: CellModel) -> tuple[Reward, str]:

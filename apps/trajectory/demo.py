@@ -18,12 +18,19 @@ from apps.trajectory.network import RoadNetwork
 from apps.trajectory.requests import departure
 from apps.trajectory.scorecard import judge
 from apps.trajectory.whatif import close
-from core.run.report import Frame, Link, Picture, Section, Table, Text
+from core.run.report import Commands, Link, Picture, Section, Table, Text
 
 __all__ = ["obtain", "sections"]
 
 TRIPS, REQUESTS, FLEET, DRAWS = 100, 120, 400, 1000
 MORNING = "08:15"
+COMMANDS = (
+    "quintet trajectory train toy --out out/demo/trajectory/model",
+    f"quintet trajectory sample toy -n {TRIPS} --origin 3 --destination 200 --via 100 --depart {MORNING} --out via.gpx",
+    f"quintet trajectory sample toy -n {TRIPS} --origin 3 --destination 200 --closed 50 --min-km 4 --out trips.geojson",
+    f"quintet trajectory evaluate toy -n {REQUESTS} --out card.html",
+    f"quintet trajectory whatif toy --busiest 2 --most {FLEET} --out whatif",
+)
 
 
 def sections(folder: Path) -> list[Section]:
@@ -34,7 +41,7 @@ def sections(folder: Path) -> list[Section]:
     verbs.say("demo: judging beside the baselines")
     real, training = verbs.demand(model, "", REQUESTS)
     parts += judge(model, real, training).sections("Trips: beside the baselines")
-    return [*parts, _whatif(model, bridges, folder)]
+    return [*parts, _whatif(model, bridges, folder), Section("Make it again", [Commands(COMMANDS)])]
 
 
 def obtain(folder: Path) -> tuple[TripModel, str]:
@@ -97,9 +104,11 @@ def _constraints(model: TripModel, source: str, bridges: list[np.ndarray], folde
     return Section("Trips under constraints", [
         Text(text), Table(header, rows, "every column is checked on the trips themselves"),
         *charts,
-        Frame(folder / "trips.html", "The same on a map; layers can be switched."),
+        Link(folder / "trips.html", "The same on a map with layers (its tiles and scripts come from the web)"),
         Link(folder / "trips.geojson", "The trips with the bridge closed, also .gpx, .csv and .rou.xml beside it"),
-    ])  # fmt: skip
+    ], f"{sum(row[1] for row in rows)} trips under rules: {sum(row[2] for row in rows)} illegal steps, "
+       f"{sum(row[1] - row[3] for row in rows)} that do not arrive, {rows[1][1] - rows[1][4]} that miss the via point, "
+       f"{rows[2][5]} over the closed bridge (free: {rows[0][5]})")  # fmt: skip
 
 
 def _near(network: RoadNetwork, east: float, north: float) -> int:
@@ -152,7 +161,8 @@ def _proportions(model: TripModel, folder: Path) -> Section:
     return Section("Right proportions", [
         Text(text), Table(header, table, "total variation of route shares, 0 is perfect, 1 is disjoint"),
         _picture(chart, folder / "routes.png", "The main routes of one pair with the model's shares."),
-    ])  # fmt: skip
+    ], f"Route shares: total variation {table[-1][2]:.3f} to the known law, {table[-1][3]:.3f} with all routes alike, "
+       f"{floor:.3f} of counting alone")  # fmt: skip
 
 
 def _whatif(model: TripModel, bridges: list[np.ndarray], folder: Path) -> Section:
@@ -177,7 +187,7 @@ def _whatif(model: TripModel, bridges: list[np.ndarray], folder: Path) -> Sectio
     links = [Link(p, p.name) for p in sorted(paths) if p.suffix != ".html"]
     return Section("What if the bridge is closed?", [
         Text(text), Table(["figure", "value"], figures), *shots,
-        Frame(folder / "whatif" / "flow_difference.html", "Change of trips per segment."), *links,
+        Link(folder / "whatif" / "flow_difference.html", "Change of trips per segment, as a map from the web"), *links,
     ])  # fmt: skip
 
 
