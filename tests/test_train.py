@@ -170,6 +170,27 @@ def test_other_settings_need_another_folder_but_more_steps_do_not(tmp_path: Path
     assert go(tmp_path, steps=14).step == 14
 
 
+def test_a_run_made_before_a_setting_goes_on_with_its_default(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def again(width: int, gate: str, **more: str) -> TrainResult:
+        config = {"model": {"width": width, "gate": gate}, "trainer": {}, **more}
+        trainer = replace(TRAINER, steps=13)
+        return train(Toy(), app="toy", config=config, trainer=trainer, optim=OPTIM, logger=LoggerConfig(),
+                     out=tmp_path, defaults={"model": {"width": 16, "gate": "none"}, "data": "all"})  # fmt: skip
+
+    train(Toy(), app="toy", config={"model": {"width": 32}, "data": "all"}, trainer=TRAINER, optim=OPTIM,
+          logger=LoggerConfig(), out=tmp_path)  # fmt: skip
+    with pytest.raises(UsageError, match=r"model.gate: 'none' -> 'tanh'\)"):
+        again(32, "tanh", data="all")
+    with pytest.raises(UsageError, match=r"model.width: 32 -> 16\)"):
+        again(16, "none", data="all")
+    with pytest.raises(UsageError, match=r"data: 'all' -> None\)"):
+        again(32, "none")
+    assert again(32, "none", data="all").step == 13
+    assert "made before these settings were; their defaults are taken: model.gate=none" in capfd.readouterr().err
+
+
 def test_fine_tuning_starts_from_the_averaged_weights(tmp_path: Path) -> None:
     go(tmp_path / "first")
     start = store.load(tmp_path / "first" / "model").weights

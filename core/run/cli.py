@@ -16,7 +16,7 @@ exit code; nothing but typer is imported before a verb runs.
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +31,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Out = Annotated[Path | None, typer.Option("--out", help="Where to write.", show_default=False)]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]... [HYDRA FLAGS]", show_default=False)]
 Initial = Annotated[Path | None, typer.Option("--initial", help="Start from a checkpoint's weights (fine-tuning).")]
+Shards = Annotated[
+    int, typer.Option("--shards", help="Write so many files, each sample once; --out names them.", min=0)
+]
+Processes = Annotated[int, typer.Option("--processes", help="Share the shards among so many processes.", min=1)]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)]
 
 ORDER = ("train", "sample", "evaluate", "check", "recipes", "data")
@@ -98,6 +102,57 @@ def emit(result: Mapping[str, Any], as_json: bool = False) -> None:
         print(f"{key:<{width}}  {f'{value:.6g}' if isinstance(value, float) else value}")
 
 
+class App(typer.Typer):
+    """An app's command line; where the app has a `stream.py`, its verb `sample` takes --shards and --processes."""
+
+    def __init__(self, domain: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.domain = domain
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[..., Any]:
+        """Register a verb."""
+        register = super().command(name, **settings)
+
+        def keep(function: Callable[..., Any]) -> Callable[..., Any]:
+            sample = (name or function.__name__) == "sample"
+            register(sharded(self.domain, function) if sample and streams(self.domain) else function)
+            return function
+
+        return keep
+
+
+def streams(domain: str) -> bool:
+    """Whether an app can write its samples in shards."""
+    import importlib.util
+
+    return importlib.util.find_spec(f"apps.{domain}.stream") is not None
+
+
+def sharded(domain: str, sample: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a verb `sample` with two more options."""
+    import functools
+    import inspect
+
+    @functools.wraps(sample)
+    def work(**asked: Any) -> None:
+        shards, processes = asked.pop("shards"), asked.pop("processes")
+        if not shards and processes == 1:
+            return sample(**asked)
+        from core.run.shards import write
+
+        json, out = asked.pop("json"), asked.pop("out")
+        result = write(domain, asked, out, shards=shards or processes, processes=processes)
+        return emit(result, json) if os.environ.get("LOCAL_RANK", "0") == "0" else None
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    more = {"shards": (Shards, 0), "processes": (Processes, 1)}
+    given = [p.replace(kind=kind) for p in inspect.signature(sample).parameters.values()]
+    given += [inspect.Parameter(k, kind, default=v, annotation=a) for k, (a, v) in more.items()]
+    work.__signature__ = inspect.Signature(given)  # type: ignore[attr-defined]
+    work.__annotations__ = {**sample.__annotations__, **{k: a for k, (a, _) in more.items()}}
+    return work
+
+
 def build(
     domain: str, *, schema: str | None = None, summary: str = "", examples: Mapping[str, str] | None = None
 ) -> typer.Typer:
@@ -110,7 +165,8 @@ def build(
         examples: for each verb of the domain's own, and for shared ones where another is better, a command.
     """
     kind = schema or f"apps.{domain}.model:Recipe"
-    app = typer.Typer(
+    app = App(
+        domain,
         cls=exemplified(domain, {**EXAMPLES, **(examples or {})}),
         help=summary,
         no_args_is_help=True,

@@ -17,7 +17,7 @@ import dataclasses
 import importlib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ __all__ = [
     "OptimConfig",
     "TrainerConfig",
     "compose",
+    "filled",
     "instance",
     "load_recipe",
     "locate",
@@ -253,6 +254,21 @@ def check(path: str, rule: dict[str, Any], value: Any) -> None:
             raise UsageError(f"must be at least {rule['low']}", field=path, value=item)
         if rule.get("high") is not None and not item <= rule["high"]:
             raise UsageError(f"must be at most {rule['high']}", field=path, value=item)
+
+
+def filled(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = ""
+) -> tuple[dict[str, Any], list[str]]:
+    """Return an older run's config with the settings that it does not know at their defaults, and their names."""
+    whole, added = dict(config), []
+    for key, value in defaults.items():
+        if key not in config:
+            whole[key] = value
+            added.append(f"{prefix}{key}={value}")
+        elif isinstance(value, Mapping) and isinstance(config[key], Mapping):
+            whole[key], inner = filled(config[key], value, f"{prefix}{key}.")
+            added += inner
+    return whole, added
 
 
 def keys(schema: Any, prefix: str = "") -> list[str]:

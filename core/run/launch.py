@@ -120,4 +120,5 @@ def run(domain: str, recipe: Any, out: Path, initial: Path | None) -> Any:
         logger=recipe.logger,
         out=out,
         initial=initial,
+        defaults=dataclasses.asdict(type(recipe)()),
     )

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 
 from core.errors import CheckpointError, QuintetError, UsageError
 from core.run import checkpoint as store
-from core.run.config import LoggerConfig, OptimConfig, TrainerConfig
+from core.run.config import LoggerConfig, OptimConfig, TrainerConfig, filled
 from core.run.data import Prefetch, stream
 from core.run.guard import Interrupted, reserved, signals
 from core.run.log import Journal
@@ -106,6 +107,7 @@ def train(
     logger: LoggerConfig,
     out: Path,
     initial: Path | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Train until the last step, an early stop, the clock or a signal; resume where `out` holds a checkpoint.
 
@@ -116,6 +118,7 @@ def train(
         trainer, optim, logger: the recipe's groups.
         out: the folder of the run; one run at a time may use it.
         initial: a checkpoint to start from instead of fresh weights (fine-tuning).
+        defaults: of all settings, for those that a run made by an older version does not know.
     Raises:
         UsageError: `out` is in use, not writable, or holds a run with other settings.
         Interrupted: on SIGTERM or SIGINT, after saving.
@@ -123,9 +126,10 @@ def train(
     """
     began = time.monotonic()
     config = json.loads(json.dumps(config, default=str))  # as a checkpoint gives it back
+    known = json.loads(json.dumps(defaults or {}, default=str))
     fabric = launch(trainer)
     with reserved(out, fabric.is_global_zero), signals() as caught:
-        run = prepare(task, app, config, trainer, optim, out, fabric, initial)
+        run = prepare(task, app, config, trainer, optim, out, fabric, initial, known)
         journal = Journal(out, first=run.step, last=trainer.steps, name=logger.name, active=fabric.is_global_zero)
         if run.step:
             journal.note(f"resuming after step {run.step} from {out / 'checkpoints'}")
@@ -166,6 +170,7 @@ def prepare(
     out: Path,
     fabric: Fabric,
     initial: Path | None,
+    defaults: Mapping[str, Any],
 ) -> Run:
     """Build or restore what a run consists of."""
     reseed(trainer.seed, "module")
@@ -179,23 +184,26 @@ def prepare(
     )
     found = store.newest(out / "checkpoints", complain=fabric.print if fabric.is_global_zero else lambda line: None)
     if found is not None:
-        restore(run, store.load(found, app=app))
+        restore(run, store.load(found, app=app), defaults)
     elif initial is not None:
         weights.put(store.load(initial, app=app).inference)
         run.average.reset()
     return run
 
 
-def restore(run: Run, saved: store.Checkpoint) -> None:
+def restore(run: Run, saved: store.Checkpoint, defaults: Mapping[str, Any]) -> None:
     """Put a checkpoint's state into a run; refuse one that was trained with other settings."""
     free = {"trainer", "logger"}
-    for key in {**saved.config, **run.config}:
-        old, new = saved.config.get(key), run.config.get(key)
+    known, added = filled(saved.config, defaults)
+    for key in {**known, **run.config}:
+        old, new = known.get(key), run.config.get(key)
         if key not in free and old != new:
             changed = difference(key, old, new)
             raise UsageError(
                 f"{run.out} holds a run with other settings ({changed})", field="out", hint="choose another --out"
             )
+    if (fresh := [line for line in added if line.partition(".")[0] not in free]) and run.fabric.is_global_zero:
+        print(f"made before these settings were; their defaults are taken: {', '.join(fresh)}", file=sys.stderr)
     if saved.optimizer is None:
         raise CheckpointError("an inference checkpoint cannot be resumed", field=str(saved.path))
     if saved.ema:
