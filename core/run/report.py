@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -44,6 +45,10 @@ figure img { height: auto }
 iframe { width: 100%; height: 30rem }
 audio { width: min(100%, 30rem); display: block }
 figcaption { opacity: .8; font-size: .92em }
+@media (max-width: 40rem) {
+  th, td { padding: .3rem .5rem; font-size: .9em }
+  td:first-child { white-space: normal }
+}
 """
 
 
@@ -60,13 +65,13 @@ class Block(Protocol):
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph."""
+    """A paragraph; what stands between backticks is code."""
 
     text: str
 
     def html(self, base: Path) -> str:
         """Return a paragraph."""
-        return f"<p>{escape(self.text)}</p>"
+        return f"<p>{prose(self.text)}</p>"
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class Picture:
         """Return a figure with the picture inside the page."""
         kind = KINDS[self.path.suffix.lower()]
         image = f'<img alt="{escape(self.caption or self.path.stem)}" src="{embedded(self.path, kind)}">'
-        return f"<figure>{image}<figcaption>{escape(self.caption)}</figcaption></figure>"
+        return f"<figure>{image}<figcaption>{prose(self.caption)}</figcaption></figure>"
 
 
 @dataclass(frozen=True)
@@ -194,6 +199,11 @@ def contents(chapters: Sequence[Chapter]) -> str:
     return f'<nav aria-label="applications"><ul>{"".join(items)}</ul></nav>' if items else ""
 
 
+def prose(text: str) -> str:
+    """Return text as HTML, with code where it stands between backticks."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def embedded(path: Path, kind: str) -> str:
     """Return a file as an address that holds it whole."""
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
@@ -212,7 +222,7 @@ def shown(cell: Any) -> str:
 def write(path: Path, title: str, parts: Sequence[Section | Chapter], lead: str = "") -> Path:
     """Write a page and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    opening = f"<p>{escape(lead)}</p>" if lead else ""
+    opening = f"<p>{prose(lead)}</p>" if lead else ""
     opening += contents([part for part in parts if isinstance(part, Chapter)])
     body = "".join(part.html(path.parent) for part in parts)
     view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
