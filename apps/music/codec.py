@@ -79,19 +79,22 @@ class Codec(Protocol):
 
 
 class Pca(nn.Module):
-    """Whitened principal components, as buffers, so that they travel with a checkpoint.
+    """Principal components, as buffers, so that they travel with a checkpoint.
 
     Args:
         width: numbers that go in.
         dim: components that come out.
+        whiten: give each unit variance; else all are divided by one number, their root mean square, and distances
+            between components are distances between rows.
     """
 
     mean: Tensor
     basis: Tensor
     scale: Tensor
 
-    def __init__(self, width: int, dim: int) -> None:
+    def __init__(self, width: int, dim: int, whiten: bool = True) -> None:
         super().__init__()
+        self.whiten = whiten
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("basis", torch.eye(width)[:, :dim].clone())
         self.register_buffer("scale", torch.ones(dim))
@@ -105,7 +108,8 @@ class Pca(nn.Module):
         dim = len(self.scale)
         kept, basis = values.flip(0)[:dim].clamp(min=1e-8), vectors.flip(1)[:, :dim]
         sign = torch.where(basis.sum(0) < 0, -1.0, 1.0)  # eigenvectors have none of their own
-        for old, new in ((self.mean, mean), (self.basis, basis * sign), (self.scale, kept.sqrt())):
+        scale = kept.sqrt() if self.whiten else kept.mean().sqrt().expand(dim)
+        for old, new in ((self.mean, mean), (self.basis, basis * sign), (self.scale, scale)):
             old.copy_(new)
         return float(kept.sum() / values.sum().clamp(min=1e-12))
 

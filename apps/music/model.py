@@ -32,7 +32,8 @@ class CodecConfig:
     """Frames.
 
     `roll`: scores, `ticks` sixteenths a frame, with or without drums, pitches low ... high - 1. `mel`: sound, 15.6
-    frames a second, a decoder of `width` channels. `dim` numbers a frame.
+    frames a second, a decoder of `width` channels. `dim` numbers a frame, all of unit variance where `whiten`, else of
+    the size that they have in the roll, so that a model spends itself on what is heard.
     """
 
     kind: str = setting("roll", choices=("roll", "mel"))
@@ -42,6 +43,7 @@ class CodecConfig:
     low: int = setting(36, low=0, high=128)
     high: int = setting(84, low=0, high=128)
     width: int = setting(256, low=8)
+    whiten: bool = setting(True)
 
 
 @dataclass
@@ -131,7 +133,8 @@ def make_codec(config: CodecConfig) -> RollCodec | MelCodec:
     """Build the codec of a recipe."""
     if config.kind == "mel":
         return MelCodec(config.dim, config.width)
-    return RollCodec(config.dim, config.ticks, config.drums, config.low, max(config.low, config.high))
+    high = max(config.low, config.high)
+    return RollCodec(config.dim, config.ticks, config.drums, config.low, high, whiten=config.whiten)
 
 
 class MusicNet(nn.Module):

@@ -35,16 +35,18 @@ class RollCodec(nn.Module):
         drums: whether there are drums.
         low, high: pitches low ... high - 1 (none where they are equal).
         bpm: tempo at which `decode` plays.
+        whiten: see `Pca`.
     """
 
     def __init__(
-        self, dim: int = 48, ticks: int = 4, drums: bool = True, low: int = 36, high: int = 84, bpm: float = 120.0
-    ) -> None:
+        self, dim: int = 48, ticks: int = 4, drums: bool = True, low: int = 36, high: int = 84, bpm: float = 120.0,
+        whiten: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.dim, self.ticks, self.low, self.high, self.bpm = dim, ticks, low, high, bpm
         self.hits = 3 * len(DRUMS) if drums else 0
         self.width = self.hits + 2 * (high - low)
-        self.pca = Pca(self.width * ticks, dim)
+        self.pca = Pca(self.width * ticks, dim, whiten)
         self.silent: np.ndarray | None = None
         """Columns that must not sound, bool [width]; decoding keeps them silent (`constraints.py`)."""
 
