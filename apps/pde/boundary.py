@@ -10,8 +10,8 @@ For each field, nodes of a part obey one condition (n the outward normal):
 | `slip`            | of a vector field at a straight wall: normal component 0, tangential one `neumann(0)` |
 | `free`            | none: the equation holds at the boundary too, with one-sided stencils |
 
-One condition serves all fields; several, divided by `;`, one each. g, a, b are expressions in x, y, t, the parameters
-(and may be another field's value on the node for coupled cells, as a parameter).
+One condition serves all fields; several, divided by `;`, one each. a and b are expressions in x, y and the parameters,
+g in these, t and the other fields' values on the node (so cells are coupled: `robin(d1, eps*D, d2*v)`).
 
 The gradient in a row is the one-sided stencil of the operators, so that the rows have their order. With R the nodes
 that have a Neumann or Robin row, G the rows' matrix and O all other nodes,
@@ -55,14 +55,16 @@ class Condition:
     g: Expression | None = None
 
 
-def _one(text: str, part: str, names: Sequence[str]) -> Condition | str:
+def _one(text: str, part: str, names: Sequence[str], fields: Sequence[str] = ()) -> Condition | str:
     found = re.fullmatch(r"\s*([a-z]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
     if not found or found[1] not in KINDS:
         raise UsageError("is not a boundary condition", field=f"boundary.{part}", value=text, choices=KINDS)
     words = _arguments(found[2] or "")
     if len(words) != KINDS[found[1]] and not (found[1] in ("dirichlet", "neumann") and not words):
         raise UsageError(f"{found[1]} takes {KINDS[found[1]]} values", field=f"boundary.{part}", value=text)
-    made = [Expression(w, names, spatial=False) for w in words] or [Expression(0, names, spatial=False)]
+    wide = (*names, *fields)
+    made = [Expression(w, wide if k == len(words) - 1 else names, spatial=False) for k, w in enumerate(words)]
+    made = made or [Expression(0, names, spatial=False)]
     if found[1] == "slip":
         return "slip"
     if found[1] == "free":
@@ -102,7 +104,7 @@ def read_conditions(
         texts = text.split(";")
         if len(texts) not in (1, len(fields)):
             raise UsageError(f"needs 1 or {len(fields)} conditions", field=f"boundary.{part}", value=text)
-        made = [_one(t, part, parameters) for t in texts] * (len(fields) if len(texts) == 1 else 1)
+        made = [_one(t, part, parameters, fields) for t in texts] * (len(fields) if len(texts) == 1 else 1)
         for k, condition in enumerate(made):
             out[k][part] = _slip(mesh, nodes, part, k, parameters) if isinstance(condition, str) else condition
     return out
@@ -222,5 +224,5 @@ class Padding(nn.Module):
         nodes = nodes.to(u.device)
         given = {k: v[..., nodes] if isinstance(v, Tensor) and v.ndim == 2 and v.shape[-1] == self.n else v
                  for k, v in parameters.items()}  # fmt: skip
-        scene = Scene.of((), u[:, nodes], self.points.to(u)[nodes], t, given)
+        scene = Scene.of(self.fields, u[:, nodes], self.points.to(u)[nodes], t, given)
         return g(scene).to(u).expand(u.shape[0], len(nodes))

@@ -1,7 +1,8 @@
 """Terms of an equation as text: `-u*dx(u) - v*dy(u) + nu*lap(u) + exp(-t)*sin(x)`.
 
 A term knows the fields, the parameters, x, y, t and pi; the operators dx, dy, lap of any expression and
-`div(D, u)` = div(D grad u); sin, cos, tan, exp, log, sqrt, abs, tanh, min, max. The text is parsed into a tree of
+`div(D, u)` = div(D grad u); `part(cell, u)`, on the nodes of each boundary part whose name begins with `cell` the mean
+of u over that part, elsewhere 0; sin, cos, tan, exp, log, sqrt, abs, tanh, min, max. The text is parsed into a tree of
 these and nothing else: a recipe is untrusted input, and no part of it is ever executed as code.
 """
 
@@ -126,10 +127,12 @@ class Expression:
         raise self._wrong(node, "cannot stand in an expression")
 
     def _call(self, node: ast.Call, name: str) -> Callable[[Scene], Tensor]:
+        if name == "part":
+            return self._part(node)
         arguments = [self._read(a) for a in node.args]
         wanted = 1 if name in PLAIN else 2 if name in PAIRS else SPATIAL.get(name, 0)
         if not wanted:
-            raise self._wrong(node.func, "unknown function", [*PLAIN, *PAIRS, *SPATIAL])
+            raise self._wrong(node.func, "unknown function", [*PLAIN, *PAIRS, *SPATIAL, "part"])
         if len(arguments) != wanted:
             raise self._wrong(node, f"{name} takes {wanted} arguments")
         if name in PLAIN:
@@ -143,6 +146,21 @@ class Expression:
             return lambda scene: _flux(scene, keys, [a(scene) for a in arguments])
         part = ("dx", "dy", "lap").index(name)
         return lambda scene: scene.derivatives(keys[0], arguments[0](scene), _shape(scene))[part]
+
+    def _part(self, node: ast.Call) -> Callable[[Scene], Tensor]:
+        if len(node.args) != 2 or not isinstance(node.args[0], ast.Name):
+            raise self._wrong(node, "part takes the beginning of the parts' names and an expression")
+        if not self.spatial:
+            raise self._wrong(node, "cannot stand here")
+        prefix, inner = node.args[0].id, self._read(node.args[1])
+        return lambda scene: _mean(scene, prefix, inner(scene))
+
+
+def _mean(scene: Scene, prefix: str, value: Tensor) -> Tensor:
+    """Return the means over boundary parts (`Operators.part`)."""
+    own = getattr(scene.operators, "base", scene.operators)  # learned operators wrap the plain ones
+    assert own is not None and scene.state is not None
+    return own.part(prefix)(value.to(scene.state).expand(_shape(scene))[..., None])[..., 0]
 
 
 def _shape(scene: Scene) -> torch.Size:

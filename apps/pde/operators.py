@@ -19,13 +19,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix, lil_matrix, vstack
 from torch import Tensor, nn
 
 from apps.pde.laplacian import cotangent
 from apps.pde.mesh import Mesh
 from apps.pde.passing import mlp
 from apps.pde.stencils import ORDER, Stencils, least_squares, moments, rbf
+from core.errors import UsageError
 
 __all__ = ["FAMILIES", "Correction", "Family", "Operators", "SparseMap"]
 
@@ -98,7 +99,8 @@ class Operators(nn.Module):
 
     def __init__(self, mesh: Mesh, family: Family = "rbf", k: int = 0, degree: int = 0) -> None:
         super().__init__()
-        self.family, self.n = family, len(mesh)
+        self.family, self.n, self.mesh = family, len(mesh), mesh
+        self.parts = nn.ModuleDict()
         self.stencils: Stencils | None = None
         if family == "cotangent":
             slopes = least_squares(mesh, degree or 1, k or 7, ("dx", "dy"))
@@ -127,6 +129,28 @@ class Operators(nn.Module):
         """Return d u_0 / dx + d u_1 / dy of a vector field [B, N, 2], [B, N]."""
         dx, dy, _ = self(u)
         return dx[..., 0] + dy[..., 1]
+
+    def part(self, prefix: str) -> SparseMap:
+        """Return the mean over each boundary part whose name begins with `prefix`, on its nodes; elsewhere 0.
+
+        Raises:
+            UsageError: no part's name begins so.
+        """
+        if prefix not in self.parts:
+            names = [g for g in self.mesh.groups if g.startswith(prefix)]
+            if not names:
+                raise UsageError("no boundary part begins so", field="part", value=prefix, choices=self.mesh.groups)
+            mean = lil_matrix((self.n, self.n))
+            for name in names:
+                a, b = self.mesh.groups[name].T
+                half = np.linalg.norm(self.mesh.shortest(self.mesh.points[b] - self.mesh.points[a]), axis=1) / 2
+                weight = np.bincount(np.r_[a, b], np.r_[half, half], self.n)
+                nodes = self.mesh.nodes(name)
+                mean[np.ix_(nodes, nodes)] = np.tile(weight[nodes] / weight.sum(), (len(nodes), 1))
+            self.parts[prefix] = SparseMap(mean.tocsr())
+        made = self.parts[prefix]
+        assert isinstance(made, SparseMap)
+        return made
 
     def diffuse(self, D: Tensor, u: Tensor) -> Tensor:
         """Return div(D grad u) for D [B, N, 1 or C] and u [B, N, C]."""

@@ -16,9 +16,15 @@ from scipy.spatial import Delaunay, KDTree
 from apps.pde.mesh import Mesh
 from core.errors import UsageError
 
-__all__ = ["SHAPES", "Box", "channel", "jittered", "make", "relaxed", "square", "with_cuts", "with_hole"]
+__all__ = ["CELL", "CENTRES", "SHAPES", "Box", "channel", "jittered", "make", "relaxed", "square", "with_cells",
+           "with_cuts", "with_dolphin", "with_hole"]  # fmt: skip
 
 Distance = Callable[[np.ndarray], np.ndarray]
+CELL, CENTRES = 0.05, ((0.27, 0.3), (0.7, 0.22), (0.33, 0.74), (0.76, 0.7))
+DOLPHIN = ((200, 500), (250, 545), (300, 565), (330, 600), (400, 635), (470, 650), (500, 720), (545, 735), (560, 640),
+           (630, 600), (700, 530), (750, 460), (820, 455), (855, 420), (800, 400), (765, 355), (775, 300), (720, 320),
+           (695, 400), (640, 455), (560, 490), (520, 430), (470, 370), (435, 385), (450, 475), (380, 490), (310, 495),
+           (250, 475))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -206,6 +212,30 @@ def disc(x: float, y: float, radius: float) -> Distance:
     return lambda p: radius - np.hypot(p[:, 0] - x, p[:, 1] - y)
 
 
+def polygon(corners: np.ndarray) -> Distance:
+    """Return the distance of a domain with a polygonal hole of corners [M, 2]."""
+    a, b = corners, np.roll(corners, -1, 0) - corners
+    low, high, flat = a[:, 1], a[:, 1] + b[:, 1], np.where(b[:, 1] == 0, 1e-300, b[:, 1])
+
+    def distance(p: np.ndarray) -> np.ndarray:
+        offset = p[:, None] - a
+        along = ((offset * b).sum(-1) / (b**2).sum(-1)).clip(0, 1)
+        d = np.sqrt(((offset - along[..., None] * b) ** 2).sum(-1)).min(1)
+        y = p[:, 1:]
+        crossed = ((low <= y) != (high <= y)) & (p[:, :1] < a[:, 0] + (y - low) * b[:, 0] / flat)
+        return np.where(crossed.sum(1) % 2 == 1, d, -d)
+
+    return distance
+
+
+def smooth_polygon(points: np.ndarray, each: int = 6) -> np.ndarray:
+    """Return the corners of a closed Catmull-Rom curve through points [M, 2], `each` for every one of them."""
+    a, b, c, d = (np.roll(points, k, 0) for k in (1, 0, -1, -2))
+    t = (np.arange(each) / each)[:, None, None]
+    out = b + 0.5 * ((c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    return out.transpose(1, 0, 2).reshape(-1, 2)
+
+
 def square(nodes: int, seed: int = 0) -> Mesh:
     """Return a periodic unit square (Burgers A, FitzHugh-Nagumo, Gray-Scott)."""
     return relaxed(Box(1, 1, (True, True)), np.sqrt(2 / np.sqrt(3) / nodes), {}, seed=seed, rounds=20, scatter=1.0)
@@ -224,6 +254,25 @@ def with_cuts(nodes: int, seed: int = 0, radius: float = 0.2) -> Mesh:
     return relaxed(Box(1, 1, (False, True)), h, cuts, seed=seed)
 
 
+def with_dolphin(nodes: int, seed: int = 0) -> Mesh:
+    """Return a periodic unit square with a hole in the shape of a dolphin, `dolphin` (Burgers C)."""
+    outline = smooth_polygon(np.array(DOLPHIN) / 1000)
+    h = np.sqrt(2 / np.sqrt(3) * 0.909 / nodes)
+    return relaxed(Box(1, 1, (True, True)), h, {"dolphin": polygon(outline)}, seed=seed, rounds=100)
+
+
+def with_cells(nodes: int, seed: int = 0) -> Mesh:
+    """Return a unit square with four small round cells, `cell_1` to `cell_4`, of radius `CELL`."""
+
+    def size(p: np.ndarray) -> np.ndarray:
+        away = np.min([np.hypot(p[:, 0] - x, p[:, 1] - y) for x, y in CENTRES], 0) - CELL
+        return 1 + np.clip(6 * away, 0, 1.6)
+
+    h = np.sqrt(2 / np.sqrt(3) / nodes) * 0.56
+    parts = {f"cell_{k + 1}": disc(x, y, CELL) for k, (x, y) in enumerate(CENTRES)}
+    return relaxed(Box(1, 1), h, parts, seed=seed, rounds=150, size=size, scatter=0.1)
+
+
 def channel(nodes: int, seed: int = 0) -> Mesh:
     """Return [0, 16] x [0, 8] with a cylinder of diameter 2 at (5, 4): parts left, right, bottom, top, cylinder."""
     h = np.sqrt(2 / np.sqrt(3) * 125 / nodes) * 0.66
@@ -237,7 +286,8 @@ def channel(nodes: int, seed: int = 0) -> Mesh:
 
 
 SHAPES: dict[str, Callable[..., Mesh]] = {
-    "square": square, "hole": with_hole, "cuts": with_cuts, "channel": channel
+    "square": square, "hole": with_hole, "dolphin": with_dolphin, "cuts": with_cuts, "channel": channel,
+    "cells": with_cells,
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@
 | `burgers`         | u_t = -u u_x - v u_y + nu lap u, v alike; nu = 5e-3                     | torus, hole, cuts  |
 | `fitzhugh_nagumo` | u_t = lap u + u - u^3 - v + 0.01, v_t = 10 lap v + 0.25 (u - v)         | torus of side 128  |
 | `gray_scott`      | u_t = D_u lap u - u v^2 + F (1 - u), v_t = D_v lap v + u v^2 - (F + k) v | torus              |
+| `cells`           | u_t = D lap u - decay u between small cells with Sel'kov kinetics (v, w)  | square, four cells |
 | `cylinder`        | Navier-Stokes, velocities over U, lengths over D, Re = U D / nu         | channel, cylinder  |
 
 `known` is what PhyMPGN and PhyMPGN+ are told by default: the diffusion. `full` is the whole right-hand side where it is
@@ -79,9 +80,21 @@ SYSTEMS = {
     ),
 }  # fmt: skip
 
+_MADE = "(alpha*w + w*v**2)"
+SYSTEMS["cells"] = System(
+    "cells", ("u", "v", "w"), {"u": "D*lap(u) - decay*u"},
+    {"u": "D*lap(u) - decay*u",
+     "v": f"part(cell, 1)*({_MADE} - v + 2*pi*(d1*part(cell, u) - d2*v))",
+     "w": f"part(cell, 1)*rate*(mu - {_MADE})"},
+    {"D": 0.05, "decay": 1.0, "d1": 0.8, "d2": 0.4, "eps": 0.05, "alpha": 0.9, "mu": 1.5, "rate": 0.1},
+    shape="cells", boundary=dict.fromkeys(("left", "right", "bottom", "top"), "neumann(0); free; free")
+    | {f"cell_{k}": "robin(d1, eps*D, d2*v); free; free" for k in range(1, 5)},
+)  # fmt: skip
+
 ELSEWHERE: dict[tuple[str, str], dict[str, str]] = {
     ("burgers", "square"): {},
     ("burgers", "hole"): {"hole": "dirichlet(0)"},
+    ("burgers", "dolphin"): {"dolphin": "dirichlet(0)"},
     ("burgers", "cuts"): dict.fromkeys(("left", "right", "cut_left", "cut_right"), "neumann(0)"),
 }
 

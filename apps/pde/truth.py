@@ -24,6 +24,7 @@ PARTS = ("train", "valid", "test")
 GRID = {"burgers": 128, "fitzhugh_nagumo": 128, "gray_scott": 192}
 WARM = 0.02  # largest step of FitzHugh-Nagumo's warm-up from noise, whose errors do not matter
 Say = Callable[[str], None]
+Move = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def solve(
     """
     if label.reynolds:
         return _cylinder(config, mesh, label.reynolds, say, state)
-    run = _spectral if all(mesh.period) and not mesh.groups else _elements
+    run = _cells if own.name == "cells" else _spectral if all(mesh.period) and not mesh.groups else _elements
     states = run(config, own, mesh, label.seed(seed))
     return Orbit(states.astype(np.float32), dict(own.parameters))
 
@@ -118,6 +119,27 @@ def _elements(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndar
                        refine=config.fine or 1, zero=zero)  # fmt: skip
 
 
+def _cells(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndarray:
+    from apps.pde import shapes
+    from apps.pde.cells import Cells, random_start
+
+    each = _stride(config)
+    curve = {} if config.mesh else {f"cell_{k + 1}": _onto(c, shapes.CELL) for k, c in enumerate(shapes.CENTRES)}
+    solver = Cells(mesh, own.parameters, config.fine, curve)
+    start = random_start(len(solver.names), seed)
+    return solver.run(start, config.dt / each, config.steps * each, each)
+
+
+def _onto(centre: tuple[float, float], radius: float) -> Move:
+    """Return the map of points near a circle onto it."""
+
+    def move(points: np.ndarray) -> np.ndarray:
+        away = points - centre
+        return centre + radius * away / np.linalg.norm(away, axis=1, keepdims=True)
+
+    return move
+
+
 def tapered(
     points: np.ndarray, mesh: Mesh, zero: tuple[str, ...], size: float = 1.0, width: float = 0.05
 ) -> np.ndarray:
@@ -141,7 +163,7 @@ def _cylinder(config: DataConfig, mesh: Mesh, number: float, say: Say, state: Pa
 
     if config.warmup == 0:
         raise UsageError("the flow starts from rest: give it time", field="warmup", value=0, hint="data.warmup=30")
-    curve = {} if config.mesh else {"cylinder": _round}
+    curve = {} if config.mesh else {"cylinder": _onto((2.5, 2.0), 0.5)}
     flow = Flow(mesh, 1 / number, _ramp, refine=config.fine, curve=curve)
     end = config.warmup + config.steps * config.dt
     run = flow.run(end, every=config.dt, start=config.warmup, disturb=0.3, speed=1.8, dt=config.truth_dt or None,
@@ -150,12 +172,6 @@ def _cylinder(config: DataConfig, mesh: Mesh, number: float, say: Say, state: Pa
     force = 2 * np.stack([np.interp(run.times[-count:], run.clock, f) for f in run.force.T], -1)
     extra = {"pressure": run.pressure[-count:].astype(np.float32), "force": force}
     return Orbit(run.velocity[-count:].astype(np.float32), {"Re": number}, extra)
-
-
-def _round(points: np.ndarray) -> np.ndarray:
-    """Return points near the surface of the shape `channel`'s cylinder, in diameters, moved onto it."""
-    away = points - (2.5, 2.0)
-    return (2.5, 2.0) + 0.5 * away / np.linalg.norm(away, axis=1, keepdims=True)
 
 
 def _ramp(points: np.ndarray, t: float) -> np.ndarray:
