@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -112,7 +113,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             return {k: found[k] for k in found.files}
     except FileNotFoundError:
         raise DataError("no such file", field="file", value=str(path)) from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         message = f"not a data set of `quintet pde simulate` ({type(error).__name__})"
         raise DataError(message, field="file", value=str(path)) from None
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -265,7 +266,7 @@ class _Track:
         try:
             with np.load(path, allow_pickle=False) as found:
                 a = {k: found[k] for k in found.files}
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             raise DataError("is damaged", field="state", value=str(path), hint="delete it") from None
         if "stamp" not in a or not np.array_equal(a["stamp"], stamp):
             raise DataError("is of another run", field="state", value=str(path), hint="delete it")

@@ -228,7 +228,7 @@ def polygon(corners: np.ndarray) -> Distance:
     return distance
 
 
-def smooth_polygon(points: np.ndarray, each: int = 6) -> np.ndarray:
+def smooth_polygon(points: np.ndarray, each: int = 4) -> np.ndarray:
     """Return the corners of a closed Catmull-Rom curve through points [M, 2], `each` for every one of them."""
     a, b, c, d = (np.roll(points, k, 0) for k in (1, 0, -1, -2))
     t = (np.arange(each) / each)[:, None, None]
@@ -258,7 +258,7 @@ def with_dolphin(nodes: int, seed: int = 0) -> Mesh:
     """Return a periodic unit square with a hole in the shape of a dolphin, `dolphin` (Burgers C)."""
     outline = smooth_polygon(np.array(DOLPHIN) / 1000)
     h = np.sqrt(2 / np.sqrt(3) * 0.909 / nodes)
-    return relaxed(Box(1, 1, (True, True)), h, {"dolphin": polygon(outline)}, seed=seed, rounds=100)
+    return relaxed(Box(1, 1, (True, True)), h, {"dolphin": polygon(outline)}, seed=seed, rounds=60)
 
 
 def with_cells(nodes: int, seed: int = 0) -> Mesh:

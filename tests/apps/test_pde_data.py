@@ -1,0 +1,94 @@
+"""Data sets: what an interruption leaves, what a test trajectory depends on, and truth against an independent run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apps.pde import data, shapes, spectral, truth
+from apps.pde.model import DataConfig
+from core.errors import DataError, UsageError
+
+FIXTURE = Path(__file__).resolve().parents[3] / "shared" / "data" / "pde" / "burgers_A_510nodes.npz"
+
+
+def small(folder: Path, **changes: object) -> DataConfig:
+    config = DataConfig(nodes=60, steps=3, dt=0.01, fine=24, modes=1, train=2, valid=1, test=1, cache=str(folder))
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def test_an_interrupted_set_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, solve, seen = small(tmp_path), truth.solve, []
+
+    def failing(*args, **kwargs):  # noqa: ANN002, ANN003, ANN202
+        seen.append(args[4].name)
+        if seen.count("valid-000") == 1 and args[4].name == "valid-000":
+            raise KeyboardInterrupt
+        return solve(*args, **kwargs)
+
+    monkeypatch.setattr(truth, "solve", failing)
+    with pytest.raises(KeyboardInterrupt):
+        data.splits(config, 0)
+    folder = data.folder(config, 0)
+    assert sorted(p.name for p in folder.iterdir()) == ["mesh.npz", "train-000.npz", "train-001.npz"]
+    found = data.splits(config, 0)
+    assert seen == ["train-000", "train-001", "valid-000", "valid-000", "test-000"]
+    plain = data.splits(replace(config, cache=""), 0)
+    assert np.array_equal(found.train.states, plain.train.states)
+    assert np.array_equal(found.test.states, plain.test.states)
+    assert found.train.states.shape == (2, 4, len(found.train.mesh), 2)
+
+
+def test_more_training_trajectories_leave_the_test_alone(tmp_path: Path) -> None:
+    few, more = (data.splits(small(tmp_path, train=n), 0) for n in (1, 3))
+    assert np.array_equal(few.test.states, more.test.states) and len(more.train) == 3
+    starts = np.concatenate([p.states[:, 0] for p in (more.train, more.valid, more.test)])
+    assert len(np.unique(starts.round(6), axis=0)) == 5
+    assert len(list(tmp_path.iterdir())) == 1  # how many there are is not among what names the folder
+    other = data.splits(small(tmp_path, train=1), 1)
+    assert not np.array_equal(other.train.states, few.train.states)
+
+
+def test_damage_is_one_line(tmp_path: Path) -> None:
+    config = small(tmp_path)
+    data.splits(config, 0)
+    file = data.folder(config, 0) / "train-001.npz"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DataError, match="not a data set"):
+        data.splits(config, 0)
+    with pytest.raises(UsageError, match="needs Reynolds numbers"):
+        data.splits(DataConfig(system="cylinder"), 0)
+    with pytest.raises(DataError, match=r"data.valid: needs one trajectory"):
+        data.splits(DataConfig(system="cylinder", reynolds=[200.0]), 0)
+    with pytest.raises(UsageError, match="no such parameter; did you mean 'nu'"):
+        data.splits(DataConfig(parameters={"nuu": 1.0}), 0)
+
+
+@pytest.mark.skipif(not FIXTURE.is_file(), reason="shared data are absent")
+def test_spectral_truth_is_an_independent_runs() -> None:
+    with np.load(FIXTURE) as found:
+        points, states = found["pos"].astype(float), found["U"][0].astype(float)
+    k = np.stack(np.meshgrid(np.arange(-6, 7), np.arange(-6, 7), indexing="ij"), -1).reshape(-1, 2)
+
+    def basis(p: np.ndarray) -> np.ndarray:
+        wave = np.exp(2j * np.pi * p @ k.T)
+        return np.concatenate([wave.real, wave.imag], 1)
+
+    # the state at t = 0 is a sum of 13 x 13 waves, which 510 nodes determine
+    weights = np.linalg.lstsq(basis(points), states[0], rcond=1e-10)[0]
+    solver = spectral.Spectral("burgers", {"nu": 5e-3}, 128)
+    start = (basis(solver.grid().reshape(-1, 2)) @ weights).reshape(128, 128, 2)
+    got = solver.run(np.moveaxis(start, -1, 0), 1e-3, 100, 10, points)
+    error = np.linalg.norm(got - states[:11], axis=(1, 2)) / np.linalg.norm(states[:11], axis=(1, 2))
+    assert error.max() < 1.5e-4  # of the grid of 128, where fronts are steepest; 3e-8 on the run's own grid of 160
+
+
+def test_starts_vanish_where_the_boundary_wants_it() -> None:
+    mesh = shapes.make("dolphin", 300)
+    factor = truth.tapered(mesh.points, mesh, ("dolphin",))
+    assert np.abs(factor[mesh.nodes("dolphin")]).max() < 1e-12 and factor.max() > 0.999
+    assert set(mesh.groups) == {"dolphin"} and mesh.quality().min_angle > 8
+    assert np.array_equal(truth.tapered(mesh.points, mesh, ()), np.ones(len(mesh)))
