@@ -63,7 +63,7 @@ def test_damage_is_one_line(tmp_path: Path) -> None:
         data.splits(DataConfig(system="cylinder"), 0)
     with pytest.raises(DataError, match=r"data.valid: needs one trajectory"):
         data.splits(DataConfig(system="cylinder", reynolds=[200.0]), 0)
-    with pytest.raises(UsageError, match="no such parameter; did you mean 'nu'"):
+    with pytest.raises(UsageError, match="no such parameter; one of nu"):
         data.splits(DataConfig(parameters={"nuu": 1.0}), 0)
 
 
