@@ -5,4 +5,5 @@ DOMAINS: dict[str, str] = {
     "bio": "DNA, protein and peptide design: hard rules always hold, rewards are judged by others",
     "music": "music that starts at once, follows controls and never clicks: block-wise flow, streamed live",
     "nas": "neural architectures: valid cells within hard limits, the best ones in few evaluations",
+    "pde": "fields on irregular meshes: known physics, learned rest, exact boundaries, calibrated ensembles",
 }

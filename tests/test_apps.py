@@ -185,7 +185,26 @@ def _brackets() -> Case:
     )
 
 
-CASES: dict[str, Callable[[], Case]] = {"trajectory": _trajectory, "bio": _bio, "nas": _nas, "music": _music}
+def _pde() -> Case:
+    from apps.pde import tokenizer
+
+    def draw(model: Any, index: np.ndarray, seed: int) -> Sequence[np.ndarray]:
+        return model.sample(len(index), steps=5, seed=seed, index=index)
+
+    few = ["data.nodes=120", "data.train=2", "data.valid=1", "data.test=1", "data.steps=40", "model.width=16"]
+    return Case(
+        short=["trainer.steps=50", "optim.warmup=5", "optim.lr=0.003", "window=8", *few],
+        objects=lambda task: list(task.data.train.states[0]),
+        encode=tokenizer.encode,
+        decode=tokenizer.decode,
+        draw=draw,
+        obeys=lambda model, one: bool(np.isfinite(one).all()) and not one[model.mesh.nodes("hole")].any(),
+        same=np.array_equal,
+    )
+
+
+CASES: dict[str, Callable[[], Case]] = {"trajectory": _trajectory, "bio": _bio, "nas": _nas, "music": _music,
+                                    "pde": _pde}  # fmt: skip
 CASES["brackets"] = _brackets
 FOLDERS = {name: TOYHOUSE / name if name == "brackets" else ROOT / "apps" / name for name in CASES}
 DONE = {name: make for name, make in CASES.items() if (FOLDERS[name] / "task.py").is_file()}

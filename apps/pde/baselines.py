@@ -1,8 +1,8 @@
-"""What else one would use, behind one interface: `rollout(start [N, C], steps, parameters) -> [steps + 1, N, C]`.
+"""What else one would use, behind one interface: `rollout(start [V, N, C], steps, parameters) -> [V, steps + 1, N, C]`.
 
 * `Operators`: the same operators and known terms, nothing learned.
-* `Sparse`: sparse regression of the rate on a library of terms made by the same operators (SINDy; Brunton et al., 2016;
-  PDE-FIND; Rudy et al., 2017): ridge by thresholds.
+* `Sparse`: sparse regression of the unknown rate on a library of terms made by the same operators (SINDy; Brunton et
+  al., 2016; PDE-FIND; Rudy et al., 2017): least squares by thresholds, the threshold chosen on validation data.
 * Networks: the recipes' `model.kind=phympgn`, with `model.laplace=plain`, `model.padding=false`, or
   `model.knowledge=none` (MeshGraphNet style).
 * Sensors: `gappy_pod` and `rbf_field`.
@@ -19,13 +19,15 @@ from scipy.interpolate import RBFInterpolator
 from torch import Tensor
 
 from apps.pde.data import Trajectories
-from apps.pde.dynamics import Dynamics
+from apps.pde.dynamics import Dynamics, simpson
 from apps.pde.mesh import Mesh
 from apps.pde.model import ModelConfig
 from apps.pde.stepping import explicit
 from apps.pde.systems import System
 
 __all__ = ["Operators", "Sparse", "gappy_pod", "rbf_field"]
+
+THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 @dataclass(eq=False)
@@ -36,25 +38,27 @@ class Operators:
     mesh: Mesh
     dt: float
     config: ModelConfig
+    substeps: int = 1
 
     def __post_init__(self) -> None:
         """Build the solver."""
-        self.net = Dynamics(replace(self.config, kind="operators"), self.system, self.mesh, self.dt).double()
+        own = replace(self.config, kind="operators")
+        self.net = Dynamics(own, self.system, self.mesh, self.dt, self.substeps).double()
 
     @torch.inference_mode()
-    def rollout(self, start: np.ndarray, steps: int, parameters: Mapping[str, float] | None = None) -> np.ndarray:
-        """Return the states [steps + 1, N, C]; what is not finite stays so."""
-        u = torch.as_tensor(np.asarray(start, np.float64))[None]
-        given = {k: torch.tensor([[float(v)]], dtype=torch.float64) for k, v in (parameters or {}).items()}
-        return torch.cat([u[:, None], self.net(u, steps, 0.0, given)], 1)[0].numpy()
+    def rollout(self, start: np.ndarray, steps: int, parameters: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+        """Return the states [V, steps + 1, N, C]; what is not finite stays so."""
+        given = {k: torch.as_tensor(v, dtype=torch.float64)[:, None] for k, v in (parameters or {}).items()}
+        u = self.net.pad(torch.as_tensor(np.asarray(start, np.float64)), 0.0, given)
+        return torch.cat([u[:, None], self.net(u, steps, 0.0, given)], 1).numpy()
 
 
 @dataclass(eq=False)
 class Sparse:
-    """Sparse regression: du/dt as few terms of a library as will do.
+    """Sparse regression: what the known terms leave of du/dt, as few terms of a library as will do.
 
     Args:
-        net: gives operators and boundary.
+        net: gives operators, known terms and boundary; of `Operators`.
         threshold: relative size under which a term is dropped.
         weights: [terms, C], after `fit`.
     """
@@ -82,39 +86,72 @@ class Sparse:
             columns += [a * part[..., b] for part in (dx, dy) for b in range(C)]
         return torch.stack([*columns, *lap.unbind(-1)], -1)
 
-    def fit(self, data: Trajectories, stride: int = 10) -> Sparse:
-        """Fit on trajectories: central differences in time, sequentially thresholded least squares."""
-        states = torch.from_numpy(data.states[:, 1:-1:stride].astype(np.float64))
-        rate = (data.states[:, 2::stride] - data.states[:, :-2:stride]).astype(np.float64) / (2 * data.dt)
-        free = ~self.net.boundary.dirichlet.all(-1).numpy()
-        X = self.library(states.flatten(0, 1))[:, free].flatten(0, 1).numpy()
-        Y = rate.reshape(-1, *rate.shape[2:])[:, free].reshape(-1, rate.shape[-1])
-        size = np.sqrt((X**2).mean(0)).clip(1e-12)
-        weights = np.zeros((X.shape[1], Y.shape[1]))
-        for c in range(Y.shape[1]):
-            keep = np.ones(X.shape[1], bool)
-            for _ in range(10):
-                w = np.zeros(X.shape[1])
-                w[keep] = np.linalg.lstsq(X[:, keep] / size[keep], Y[:, c], rcond=1e-10)[0]
-                small = np.abs(w) < self.threshold * np.abs(w).max()
-                if (small & keep).sum() == 0:
-                    break
-                keep &= ~small
-            weights[:, c] = w / size
-        self.weights = weights
+    def moments(self, data: Trajectories, frames: int = 100) -> tuple[np.ndarray, np.ndarray]:
+        """Return X'X and X'Y over trajectories, by changes over two states as in `Dynamics.calibrate`."""
+        free, count = ~self.net.boundary.dirichlet.all(-1), data.states.shape[1] - 2
+        terms = len(self.names())
+        gram, moment = np.zeros((terms, terms)), np.zeros((terms, data.states.shape[-1]))
+        for row in range(len(data)):
+            u = torch.from_numpy(data.states[row].astype(np.float64))
+            now = torch.stack([u[k : count + k : max(1, count // frames)] for k in range(3)])
+            flat = now.flatten(0, 1)
+            own = {k: torch.full((len(flat), 1), float(v[row])) for k, v in data.parameters.items()}
+            rest = (now[2] - now[0]) / (2 * data.dt) - simpson(self.net.rate(flat, 0.0, own).reshape(now.shape))
+            X = simpson(self.library(flat)[:, free].unflatten(0, (3, -1))).flatten(0, 1).numpy()
+            gram += X.T @ X
+            moment += X.T @ rest[:, free].flatten(0, 1).numpy()
+        return gram, moment
+
+    @torch.inference_mode()
+    def fit(self, data: Trajectories, valid: Trajectories | None = None) -> Sparse:
+        """Fit on trajectories; where others are given, take the threshold whose roll-outs are best on them."""
+        gram, moment = self.moments(data)
+        if valid is None:
+            self.weights = _thresholded(gram, moment, self.threshold)
+            return self
+        best = np.inf
+        for threshold in THRESHOLDS:
+            weights = _thresholded(gram, moment, threshold)
+            own = replace(self, threshold=threshold, weights=weights)
+            out = own.rollout(valid.states[:, 0], valid.states.shape[1] - 1, valid.parameters)
+            error = float(np.nan_to_num(np.square(out - valid.states).mean(), nan=1e30, posinf=1e30))
+            if self.weights is None or error < best:
+                best, self.threshold, self.weights = error, threshold, weights
         return self
 
     @torch.inference_mode()
-    def rollout(self, start: np.ndarray, steps: int, parameters: Mapping[str, float] | None = None) -> np.ndarray:
-        """Return the states [steps + 1, N, C]."""
+    def rollout(self, start: np.ndarray, steps: int, parameters: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+        """Return the states [V, steps + 1, N, C]."""
         assert self.weights is not None
-        w = torch.from_numpy(self.weights)
-        u = torch.as_tensor(np.asarray(start, np.float64))[None]
+        w, net, dt = torch.from_numpy(self.weights), self.net, self.net.dt
+        given = {k: torch.as_tensor(v, dtype=torch.float64)[:, None] for k, v in (parameters or {}).items()}
+        u = net.pad(torch.as_tensor(np.asarray(start, np.float64)), 0.0, given)
         out = [u]
-        for k in range(steps):
-            u = explicit(lambda v, t: self.library(v) @ w, self.net.pad, u, k * self.net.dt, self.net.dt, "heun")
-            out.append(u)
-        return torch.cat(out)[:, :].numpy()
+        for k in range(steps * net.substeps):
+            u = explicit(lambda v, t: net.rate(v, t, given) + self.library(v) @ w,
+                         lambda v, t: net.pad(v, t, given), u, k * dt, dt, "heun")  # fmt: skip
+            if (k + 1) % net.substeps == 0:
+                out.append(u)
+        return torch.stack(out, 1).numpy()
+
+
+def _thresholded(gram: np.ndarray, moment: np.ndarray, threshold: float) -> np.ndarray:
+    """Return least-squares weights without the terms that are, in their units, below `threshold` of the largest."""
+    unit = np.sqrt(gram.diagonal()).clip(1e-12)
+    A, B = gram / unit / unit[:, None], moment / unit[:, None]
+    weights = np.zeros_like(moment)
+    for c in range(moment.shape[1]):
+        keep = np.ones(len(gram), bool)
+        w = np.zeros(len(gram))
+        for _ in range(10):
+            w = np.zeros(len(gram))
+            w[keep] = np.linalg.lstsq(A[np.ix_(keep, keep)], B[keep, c], rcond=1e-10)[0]
+            small = (np.abs(w) < threshold * np.abs(w).max()) & keep
+            if not small.any():
+                break
+            keep &= ~small
+        weights[:, c] = w / unit
+    return weights
 
 
 def gappy_pod(snapshots: np.ndarray, nodes: np.ndarray, values: np.ndarray, rank: int, noise: float) -> np.ndarray:

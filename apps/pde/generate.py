@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 
 from apps.pde.data import posed
 from apps.pde.dynamics import Dynamics, finite
+from apps.pde.ensemble import Spread, calibrate
+from apps.pde.ensemble import members as draw_members
 from apps.pde.formats import read_mesh, write_series
 from apps.pde.mesh import Mesh
 from apps.pde.model import Recipe
@@ -110,6 +113,14 @@ class FieldModel:
                 times.append(t + k * span)
         return Fields(self.mesh, net.system.fields, np.array(times), np.stack(kept))
 
+    @torch.inference_mode()
+    def rollouts(self, start: np.ndarray, steps: int, parameters: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+        """Return the states [V, steps + 1, N, C] from V starts [V, N, C] at once; what is not finite stays so."""
+        net = self.net
+        given = {k: torch.as_tensor(v, dtype=torch.float32)[:, None] for k, v in (parameters or {}).items()}
+        u = net.pad(torch.as_tensor(np.asarray(start, np.float32)).to(net.points.device), 0.0, given)
+        return torch.cat([u[:, None], net(u, steps, 0.0, given)], 1).cpu().numpy()
+
     def sample(
         self, n: int, *, steps: int = 20, seed: int = 0, index: np.ndarray | None = None,
         parameters: Mapping[str, float] | None = None,
@@ -133,19 +144,29 @@ class FieldModel:
             out.append(self.rollout(start, steps, parameters=parameters, every=max(1, steps)).states[-1])
         return out
 
-    def ensemble(
-        self, start: np.ndarray, steps: int, members: int = 16, noise: float = 0.02, seed: int = 0,
-        parameters: Mapping[str, float] | None = None, every: int = 1,
-    ) -> tuple[Fields, np.ndarray]:  # fmt: skip
-        """Return mean and spread of roll-outs from noisy starts, and the members [M, T, N, C].
+    @cached_property
+    def spread(self) -> Spread:
+        """How members must differ, calibrated on the recipe's validation trajectories (`ensemble.calibrate`)."""
+        from apps.pde.data import splits
 
-        Member m's noise, `noise` times the start's standard deviation, is a function of (seed, m).
+        r = self.recipe
+        return calibrate(self.net, splits(r.data, r.seed).valid, stride=r.stride)
+
+    def ensemble(
+        self, start: np.ndarray, steps: int, members: int = 16, spread: Spread | None = None, seed: int = 0,
+        t: float = 0.0, parameters: Mapping[str, float] | None = None, every: int = 1,
+    ) -> tuple[Fields, np.ndarray]:  # fmt: skip
+        """Return mean and spread of perturbed roll-outs, and the members [M, T, N, C].
+
+        `spread` says how they differ, the calibrated one by default; member m is a function of (seed, m).
         """
-        draw = Stream.of(seed, members).fold(2).normal(*start.shape).numpy()
-        all_ = [self.rollout(start + noise * start.std(0) * z, steps, parameters=parameters, every=every) for z in draw]
-        states = np.stack([f.states for f in all_])
-        mean = dataclasses.replace(all_[0], states=states.mean(0), spread=states.std(0, ddof=1))
-        return mean, states
+        net = self.net
+        u = torch.as_tensor(np.asarray(start, np.float32))[None].to(net.points.device)
+        given = self._given(parameters)
+        states = draw_members(net, u, steps, spread or self.spread, members, seed, t, given, every)[0]
+        times = t + np.arange(states.shape[1]) * every * net.dt * net.substeps
+        fields = Fields(self.mesh, net.system.fields, times, states.mean(0), states.std(0, ddof=1))
+        return fields, states
 
 
 def restore(name: str | Path, mesh: str = "", device: str = "cpu") -> FieldModel:

@@ -80,11 +80,12 @@ class DataConfig:
 
 @dataclass
 class Recipe:
-    """A training run: everything that `quintet pde train` can be told.
+    """A training run: all that `quintet pde train` can be told. `seed` is of the data, `trainer.seed` of the rest.
 
-    `window` is M, the states of a roll-out, `stride` apart (one step of the model is that long in training); `noise` the standard deviation, in units of each field's, that is added to
-    its first state afresh each time; `loss` `all` frames, or `ends` (first and last, the gradient cut after the first
-    step, as the paper's code does). `batch` windows make a step.
+    `window` is M, the states of a roll-out, `stride` apart (a step of the model is that long in training); `noise` the
+    standard deviation, in units of each field's, that is added to the first state afresh each time; `loss` `all`
+    frames, or `ends` (first and last, the gradient cut after the first step, as the paper's code does).
+    `batch` windows make a step.
     """
 
     seed: int = setting(0, low=0)

@@ -12,9 +12,10 @@ sees u, grad u and lap u in units of their spread over the training data,
 
     z = [u / s_0, dx u / s_1, dy u / s_1, lap u / s_2],     net = W p(z) + mlp([z, h]),
 
-with p all products of two of them and of three fields (convection and the reactions of the paper are some), and h from
-`rounds` of message passing where a term is not local. W starts at the ridge regression of the measured rates, the rest
-at zero; roll-outs train both. It sees no coordinates, so it may be moved to another mesh.
+with p all products of two of them and of three fields (convection and the reactions of the paper are some) and of one
+with the nearness of the boundary, where stencils are one-sided; h comes from `rounds` of message passing where a term
+is not local. W starts at the ridge regression of the measured rates, the rest at zero; roll-outs train both. The net
+sees no coordinates, so it may be moved to another mesh.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations_with_replacement
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse import csr_matrix, diags, identity
 from torch import Tensor, nn
 
 from apps.pde.boundary import Condition
@@ -66,6 +69,15 @@ def node_types(mesh: Mesh, conditions: list[dict[str, Condition]]) -> Tensor:
         elif all(c.kind == "free" for c in own):
             kind[nodes] = 3
     return nn.functional.one_hot(kind, 4).float()
+
+
+def nearness(mesh: Mesh) -> np.ndarray:
+    """Return how near each node is to the boundary: the share of it among neighbours and among theirs, [N, 2]."""
+    step = mesh.adjacency + identity(len(mesh), format="csr")
+    mean = csr_matrix(diags(1 / np.asarray(step.sum(1)).ravel()) @ step)
+    held = np.zeros(len(mesh))
+    held[mesh.boundary_nodes] = 1
+    return np.stack([mean @ held, mean @ (mean @ held)], 1)
 
 
 class LearnedOperators(nn.Module):
@@ -155,6 +167,7 @@ class Plus(nn.Module):
     out: Tensor
     geometry: Tensor
     graph: Tensor
+    near: Tensor
     pairs: Tensor
     triples: Tensor
 
@@ -166,19 +179,20 @@ class Plus(nn.Module):
                   "triples": combinations_with_replacement(range(fields), 3)}  # fmt: skip
         for name, rows in powers.items():
             self.register_buffer(name, torch.tensor(list(rows)).T.contiguous(), persistent=False)
-        self.polynomial = nn.Linear(size + self.pairs.shape[1] + self.triples.shape[1], fields)
+        self.polynomial = nn.Linear(3 * size + self.pairs.shape[1] + self.triples.shape[1], fields)
         nn.init.zeros_(self.polynomial.weight)
         nn.init.zeros_(self.polynomial.bias)
         if width:
             self.layers = nn.ModuleList(MessageLayer(width, 3, 2) for _ in range(rounds))
-            self.encode = mlp(size, width) if rounds else None
-            self.head = mlp(size + (width if rounds else 0), width, width, fields)
+            self.encode = mlp(size + 2, width) if rounds else None
+            self.head = mlp(size + 2 + (width if rounds else 0), width, width, fields)
             nn.init.zeros_(self.head[-1].weight)  # type: ignore[arg-type]
             nn.init.zeros_(self.head[-1].bias)  # type: ignore[arg-type]
         self.register_buffer("scale", torch.ones(3, fields))
         self.register_buffer("out", torch.ones(fields))
         self.register_buffer("geometry", torch.from_numpy(edge_geometry(mesh)).float(), persistent=False)
         self.register_buffer("graph", torch.from_numpy(mesh.graph()), persistent=False)
+        self.register_buffer("near", torch.from_numpy(nearness(mesh)).float(), persistent=False)
 
     def see(self, u: Tensor, derivatives: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Return z [B, N, S] of u and (dx u, dy u, lap u)."""
@@ -186,31 +200,38 @@ class Plus(nn.Module):
         s = self.scale.to(u)
         return torch.cat([u / s[0], dx / s[1], dy / s[1], lap / s[2]][: (1, 3, 4)[self.inputs]], -1)
 
-    def powers(self, z: Tensor) -> Tensor:
-        """Return p(z), [B, N, P]."""
+    def powers(self, z: Tensor, at: Tensor | None = None) -> Tensor:
+        """Return p(z), [B, N, P], for z at all nodes, or at some (bool [N])."""
         (a, b), (i, j, k) = self.pairs, self.triples
-        return torch.cat([z, z[..., a] * z[..., b], z[..., i] * z[..., j] * z[..., k]], -1)
+        one, two = (self.near if at is None else self.near[at]).to(z).unbind(-1)
+        more = [z * one[:, None], z * two[:, None]]
+        return torch.cat([z, z[..., a] * z[..., b], z[..., i] * z[..., j] * z[..., k], *more], -1)
 
     def forward(self, u: Tensor, derivatives: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Return the unknown rate [B, N, C] from u and (dx u, dy u, lap u)."""
-        z = seen = self.see(u, derivatives)
+        z = self.see(u, derivatives)
         rate = self.polynomial(self.powers(z))
         if not self.width:
             return self.out.to(u) * rate
+        seen = torch.cat([z, self.near.to(u).expand(*u.shape[:2], -1)], -1)
         if self.encode is not None:
-            h = self.encode(z)
+            h = self.encode(seen)
             edge = self.geometry.to(u).expand(u.shape[0], -1, -1)
             for layer in self.layers:
                 h = h + layer(h, edge, self.graph)
-            seen = torch.cat([z, h], -1)
+            seen = torch.cat([seen, h], -1)
         return self.out.to(u) * (rate + self.head(seen))
 
     @torch.no_grad()
-    def fit(self, seen: Sequence[tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor]], ridge: float = 1e-6) -> None:
+    def fit(
+        self, seen: Sequence[tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor]], at: Tensor, ridge: float = 1e-6
+    ) -> None:  # fmt: skip
         """Set the units and the polynomial from (u, derivatives, unknown rate) of some trajectories.
 
         Args:
-            seen: of each trajectory, states [T, N, C], their derivatives, and what the network shall return.
+            seen: of each trajectory, states [3 T, N, C] at three times of T intervals, their derivatives, and the mean
+                over the interval of what the network shall return [T, N, C].
+            at: nodes that these are of, bool [N].
             ridge: relative to the mean square of the regressors.
         """
         spread = [torch.stack([(u - u.mean((0, 1))).square().mean((0, 1)), (d[0] ** 2 + d[1] ** 2).mean((0, 1)),
@@ -220,7 +241,8 @@ class Plus(nn.Module):
         size = self.polynomial.in_features + 1
         gram, moment = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, self.fields, dtype=torch.float64)
         for u, d, rest in seen:
-            X = self.powers(self.see(u, d)).flatten(0, 1).double()
+            X = self.powers(self.see(u, d), at).unflatten(0, (3, -1))
+            X = ((X[0] + 4 * X[1] + X[2]) / 6).flatten(0, 1).double()
             X = torch.cat([X, torch.ones_like(X[:, :1])], 1)
             gram += X.T @ X / len(X)
             moment += X.T @ (rest / self.out).flatten(0, 1).double() / len(X)

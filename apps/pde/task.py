@@ -2,7 +2,8 @@
 
     loss = mean over the window's states of ((prediction - truth) / std)^2 on the nodes that no boundary row sets.
 
-A batch is a pure function of (seed, step, rank): its windows, and the noise of their first states, fresh each time.
+A batch is a pure function of (`trainer.seed`, step, rank): its windows, and the noise of their first states, fresh each
+time.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class FieldTask:
 
     def module(self) -> Dynamics:
         """Build the model on the recipe's mesh."""
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.recipe.trainer.seed)
         train, d = self.data.train, self.recipe.data
         net = Dynamics(self.recipe.model, self.data.system, train.mesh, train.dt, d.substeps)
         given = {k: torch.from_numpy(v).float() for k, v in train.parameters.items()}
@@ -63,7 +64,7 @@ class FieldTask:
     def batch(self, step: int, rank: int, world: int) -> Batch:
         """Return some windows with noise on their first states."""
         r, train = self.recipe, self.data.train
-        rng = np.random.default_rng([r.seed, step, rank])
+        rng = np.random.default_rng([r.trainer.seed, step, rank])
         rows = rng.integers(len(train), size=r.batch)
         span = (r.window - 1) * r.stride + 1
         begin = rng.integers(train.states.shape[1] - span + 1, size=r.batch)
@@ -92,8 +93,8 @@ class FieldTask:
         """Return the mean square error (in the fields' own units) of whole validation trajectories, rolled out."""
         net: Dynamics = getattr(module, "module", module)  # type: ignore[assignment]
         valid, stride = self.data.valid, self.recipe.stride
-        truth = torch.from_numpy(valid.states[:, ::stride])
-        given = {k: torch.from_numpy(v).float()[:, None] for k, v in valid.parameters.items()}
+        truth = torch.from_numpy(valid.states[:, ::stride]).to(net.points.device)
+        given = {k: torch.from_numpy(v).float()[:, None].to(truth) for k, v in valid.parameters.items()}
         start = net.pad(truth[:, 0], float(valid.times[0]), given)
         out = net(start, truth.shape[1] - 1, float(valid.times[0]), given, stride=stride)
         mse = (out - truth[:, 1:]).square().mean(-1).mean(-1)  # [n, T]

@@ -168,9 +168,14 @@ def test_noise_is_fresh_at_each_step_and_a_function_of_it() -> None:
     assert np.isfinite(task.validate(task.module(), 0)["loss"])
 
 
-def test_training_learns_what_is_not_told() -> None:
+def test_regression_then_training_learn_what_is_not_told() -> None:
     task = tiny()
-    net = task.module()
+    net, known = task.module(), tiny(kind="operators").module()
+    alone = task.validate(known, 0)["loss"]
+    assert task.validate(net, 0)["loss"] < 0.05 * alone
+    with torch.no_grad():
+        net.net.polynomial.weight.zero_()  # type: ignore[union-attr]
+        net.net.polynomial.bias.zero_()  # type: ignore[union-attr]
     optim = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=0.0)
     losses = []
     for step in range(25):
