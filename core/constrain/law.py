@@ -37,7 +37,10 @@ Mode = Literal["exists", "reference", "reference-all", "product"]
 class Window(Protocol):
     """What a law admits over the next L tokens of B rows, in a local alphabet of K tokens."""
 
-    alphabet: Tensor  # int64 [B, K] global tokens, -1 where a row has fewer
+    @property
+    def alphabet(self) -> Tensor:
+        """The global tokens of each row, int64 [B, K], -1 where a row has fewer."""
+        ...
 
     def settle(self, known: Tensor) -> Tensor:
         """Return `known` (-1 unknown) with the sites filled that have a single admissible value."""
