@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from apps.nas.space import load as load_space
 from core.finetune.reward import Reward
 from core.run.config import load_recipe
 
-__all__ = ["COLUMNS", "NB201", "ORACLE", "fresh", "hardware", "many", "table"]
+__all__ = ["COLUMNS", "NB201", "ORACLE", "Race", "Reached", "fresh", "hardware", "many", "single", "table"]
 
 NB201 = load_space("nb201")
 COLUMNS = {"c10": "c10_test_200", "c100": "c100_test_200", "in16": "in16_test_200"}
@@ -36,18 +39,37 @@ def table(column: str) -> Any:
     return load(f"nb201:{column}", NB201)
 
 
+@dataclass(eq=False)
+class Race(Queries):
+    """Queries that end the search where `goal` is reached: what comes after is of no interest."""
+
+    goal: float = math.inf
+
+    def score(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the values [B]."""
+        out = super().score(x)
+        if max(v for _, v in self.history) >= self.goal:
+            raise Reached
+        return out
+
+
+class Reached(Exception):  # noqa: N818
+    """The goal was met."""
+
+
 def many(
     name: str, reward: Reward, space: Space, budget: int, seeds: Sequence[int], model: CellModel | None = None,
-    limits: Sequence[Constraint] = (), note: Callable[[Queries], None] = lambda q: None,
+    limits: Sequence[Constraint] = (), goal: float = math.inf,
 ) -> list[Queries]:  # fmt: skip
-    """Run a search from several seeds; progress goes to stderr."""
-    out = []
+    """Run a search from several seeds, each until it reaches the goal; progress goes to stderr."""
+    out: list[Queries] = []
     for seed in seeds:
-        queries = Queries(reward)
-        method(name, model)(queries, Field(space, limits, seed), budget)
-        note(queries)
+        queries = Race(reward, goal=goal)
+        with contextlib.suppress(Reached):
+            method(name, model)(queries, Field(space, limits, seed), budget)
         out.append(queries)
-        print(f"{name} on {queries.name}, seed {seed}: {queries.curve()[-1]:.3f}", file=sys.stderr, flush=True)
+        line = f"{name} on {queries.name}, seed {seed}: {queries.curve()[-1]:.3f}, {queries.unique} queries"
+        print(line, file=sys.stderr, flush=True)
     return out
 
 

@@ -1,39 +1,64 @@
-"""The paper's method works: the eager policy gradient without a surrogate, its inverse, and aiming at a value."""
+"""The paper's method works: the eager policy gradient without a surrogate, its inverse, and aiming at a value.
+
+The settings of `TuneConfig` were chosen on validation columns of the same table (`c10_val_200_s777`, `in16_val_12`);
+the test columns judge.
+"""
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 
-from apps.nas.rewards import Negated, Queries, Target
-from benchmarks._nas import COLUMNS, NB201, fresh, many, single, table
+from apps.nas.baselines import Field
+from apps.nas.rewards import Negated, Target
+from apps.nas.search import Policy
+from benchmarks._nas import COLUMNS, NB201, Race, Reached, fresh, single, table
 from benchmarks.harness import Bar, Result
+from core.finetune.reward import Reward
 
-QUERIES = 1000
+QUERIES, TARGETS = 1000, (70.0, 85.0, 92.0)
+
+
+def tuned(reward: Reward, seed: int, budget: int, goal: float = np.inf) -> tuple[Race, np.ndarray]:
+    """Return the queries of one run, and 64 samples of its policy in the end (none where the goal ended it)."""
+    model, queries = fresh(), Race(reward, goal=goal)
+    last = np.zeros((0, NB201.D), int)
+    with contextlib.suppress(Reached):
+        tuner = Policy(model, model.recipe.tune)(queries, Field(NB201, seed=seed), budget)
+        last = tuner.sample(64).numpy()
+    return queries, last
+
+
+def share(rows: np.ndarray) -> float:
+    """Return the share of different rows."""
+    return len({tuple(row) for row in rows.tolist()}) / len(rows)
 
 
 def run(full: bool) -> Result:
     """Tune the policy from several seeds on each data set."""
     single()
-    model, figures, bars, shares = fresh(), {}, [], []
-    seeds = range(10 if full else 2)
-    last = model.recipe.tune.queries
-
-    def note(queries: Queries) -> None:
-        shares.append(len({row for row, _ in queries.history[-last:]}) / last)
-
+    figures, bars = {}, []
+    seeds = range(20 if full else 10)
     for key, column in COLUMNS.items():
         reward = table(column)
-        runs = many("policy", reward, NB201, QUERIES, seeds, model, note=note)
-        figures[key] = float(np.mean([q.reached(reward.best()) is not None for q in runs]))
+        runs = [tuned(reward, seed, QUERIES, reward.best())[0] for seed in seeds]
+        queries = [q.reached(reward.best()) or QUERIES + 1 for q in runs]
+        figures[key] = float(np.mean(np.array(queries) <= QUERIES))
+        figures[f"{key} median queries"] = float(np.median(queries))
         bars.append(Bar(f"{key}: share of seeds at the optimum within {QUERIES} queries", figures[key], ">=", 0.9))
-    figures["unique share of the last batch"] = min(shares)
-    bars.append(Bar("least unique share of the last batch", min(shares), ">=", 0.2))
     reward = table("c10_test_200")
-    inverse = many("policy", Negated(reward), NB201, QUERIES // 2, seeds, model)
-    figures["inverse"] = float(np.median([-q.curve()[-1] for q in inverse]))
+    ends = [tuned(reward, seed, QUERIES)[1] for seed in seeds[: 6 if full else 2]]
+    figures["unique share of the last batch"] = min(share(rows) for rows in ends)
+    bars.append(Bar("least unique share of the last samples", figures["unique share of the last batch"], ">=", 0.2))
+    inverse = [tuned(Negated(reward), seed, QUERIES // 2, -10.0)[0].curve()[-1] for seed in seeds]
+    figures["inverse"] = float(np.median([-v for v in inverse]))
     bars.append(Bar("accuracy that the inverse control reaches, percent", figures["inverse"], "<=", 10.0))
-    aims = [many("policy", Target(reward, v), NB201, QUERIES // 4, seeds, model) for v in (70.0, 85.0, 92.0)]
-    late = [np.mean([v for _, v in q.history[-32:]]) for runs in aims for q in runs]
-    figures["distance of the last 32 from the target"] = float(-np.mean(late))
-    bars.append(Bar("mean distance of the last samples from a target accuracy", -float(np.mean(late)), "<=", 1.0))
-    return Result(figures, bars, notes=f"{len(seeds)} seeds; 10 with --full. Real table, 200-epoch test accuracy.")
+    for aim in TARGETS:
+        last = [tuned(Target(reward, aim), seed, QUERIES // 2)[1] for seed in seeds[: 6 if full else 2]]
+        gaps = [float(np.abs([reward.values[tuple(row)] - aim for row in rows.tolist()]).mean()) for rows in last]
+        figures[f"mean distance from {aim:g}"] = float(np.median(gaps))
+    worst = max(figures[f"mean distance from {aim:g}"] for aim in TARGETS)
+    bars.append(Bar("mean distance of samples from a target accuracy, worst target", worst, "<=", 1.0))
+    notes = f"{len(seeds)} seeds; 20 with --full. Last samples and targets: 2 seeds, 6 with --full. 200-epoch test."
+    return Result(figures, bars, notes=notes)

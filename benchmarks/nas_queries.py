@@ -34,7 +34,7 @@ def run(full: bool) -> Result:
     for key, reward in rewards.items():
         for name in names:
             seeds = range(SEEDS if full or name != "policy" else 3)
-            runs = many(name, reward, NB201, BUDGET[name], seeds, model)
+            runs = many(name, reward, NB201, BUDGET[name], seeds, model, goal=reward.best())
             found = asdict(efficiency(runs, reward.best(), BUDGET[name]))
             (figures if name == "guided" else peers)[f"{key} {name}"] = found
         median = figures[f"{key} guided"]["queries"]

@@ -163,15 +163,15 @@ class LocalSearch:
 class Ridge:
     """A linear predictor with Thompson sampling: over all allowed cells where they can be listed, else over a pool."""
 
-    initial: int = 20
-    batch: int = 5
+    initial: int = 10
+    batch: int = 3
     pool: int = 2000
 
     def __call__(self, queries: Queries, field: Field, budget: int) -> None:
         """Spend the budget."""
         queries.score(field.uniform(min(self.initial, budget)))
         everything = listable(field)
-        phi = None if everything is None else features(field.space, everything)
+        phi = None if everything is None else described(field.space, everything)
         while queries.unique < budget:
             model = fitted(queries, field.space)
             count = min(self.batch, budget - queries.unique)
@@ -220,10 +220,23 @@ def listable(field: Field) -> np.ndarray | None:
         return None
 
 
-def fitted(queries: Queries, space: Space) -> Surrogate:
-    """Return the surrogate of everything that was asked."""
+_KNOWN: dict[tuple[str, bytes], np.ndarray] = {}
+
+
+def described(space: Space, x: np.ndarray) -> np.ndarray:
+    """Return the features of a list of cells; those of the last few lists are kept."""
+    key = (repr(space), x.tobytes())
+    if key not in _KNOWN:
+        if len(_KNOWN) > 3:
+            _KNOWN.clear()
+        _KNOWN[key] = features(space, x)
+    return _KNOWN[key]
+
+
+def fitted(queries: Queries, space: Space, scores: str = "best") -> Surrogate:
+    """Return the surrogate of everything that was asked (`scores` as in `Surrogate`)."""
     x = np.array([row for row, _ in queries.history])
-    return Surrogate(space).fit(x, np.array([v for _, v in queries.history]))
+    return Surrogate(space, scores).fit(x, np.array([v for _, v in queries.history]))
 
 
 BASELINES: dict[str, Callable[[], Search]] = {

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from apps.nas.constraints import Constraint, compile_
 from apps.nas.space import Space
-from core.constrain.law import Mode
 from core.constrain.layers import Layers
-from core.constrain.shared import SharedLaw, SharedWindow
+from core.constrain.shared import Mode, SharedLaw, SharedWindow
 from core.noise import Stream
 
 __all__ = ["uniform", "window"]

@@ -51,10 +51,9 @@ def images() -> tuple[Tensor, Tensor]:
     """Return the images [1797, 1, 8, 8] in [0, 1] and their classes, in the order of the split."""
     from sklearn.datasets import load_digits
 
-    data = load_digits()
-    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    x = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
-    return x[order], torch.tensor(data.target)[order]
+    x, y = (torch.tensor(part) for part in load_digits(return_X_y=True))
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    return (x.float().view(-1, 1, SIZE, SIZE) / 16)[order], y[order]
 
 
 @lru_cache(maxsize=2)

@@ -64,7 +64,7 @@ class TuneConfig:
     """The policy gradient: rounds of `queries` cells each, `inner` steps between them.
 
     `form` eager or step; `states` of each cell's trajectory in a step; `clip` of the advantages; `kl` to the pretrained
-    model; `entropy` weight below `floor` nats; `replay`: share of each step's cells that is drawn from the best seen.
+    model; `entropy` weight below `floor` nats; `replay`: share of each step's cells drawn from the `top` share seen.
     """
 
     form: str = setting("eager", choices=("eager", "step"))
@@ -76,8 +76,9 @@ class TuneConfig:
     clip: float = setting(5.0, low=0)
     kl: float = setting(0.02, low=0)
     entropy: float = setting(1.0, low=0)
-    floor: float = setting(0.3, low=0)
+    floor: float = setting(0.6, low=0)
     replay: float = setting(0.5, low=0, high=1)
+    top: float = setting(0.2, low=0, high=1)
     frozen: float = setting(0.0, low=0, high=1)
     gradient: float = setting(1.0, low=0)
 
@@ -137,13 +138,13 @@ class CellNet(nn.Module):
         for name, table in tables.items():
             self.register_buffer(f"_{name}", table, persistent=False)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the logits, -inf beyond each variable's alphabet."""
+    def forward(self, x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the logits, -inf beyond each variable's alphabet; `context` [B, dim] is added to every node."""
         b = len(x_t)
         x, e = self._x.repeat(b, 1), self._e.repeat(b, 1, 1)  # type: ignore[operator]
         x[:, self._node] = x_t[:, self._at].clamp(max=self.kn)  # type: ignore[index]
         e[:, self._low, self._high] = x_t[:, self._on].clamp(max=self.ke)  # type: ignore[index]
-        nodes, pairs = self.graph(x, e, t)
+        nodes, pairs = self.graph(x, e, t, context)
         out = nodes.new_full((b, self.space.D, self.K), -torch.inf)
         out[:, self._at, : nodes.shape[-1]] = nodes[:, self._node]  # type: ignore[index]
         out[:, self._on, : self.ke] = pairs[:, self._low, self._high]  # type: ignore[index]

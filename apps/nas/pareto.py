@@ -2,28 +2,33 @@
 
 Cost is known or cheap (a closed form, a latency table) and costs no query; accuracy does. In each round the surrogate
 gives one draw of the accuracy of every candidate (samples of the policy, mutants of the present front), and the
-candidate is asked that would add the most area to the front of what was asked, drawn alike. The policy learns from the
-members of the front, so that it proposes compromises instead of one winner.
+candidate is asked that would add the most area to the front of what was asked, drawn alike. The policy hears a
+preference between the two (`Compromise`), and is what a user keeps: asked with a preference, it draws such cells.
 
 Reference: Zitzler and Thiele, 1999 (hypervolume); Bradford et al., 2018 (Thompson sampling for fronts).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from apps.nas.baselines import Field, fitted
 from apps.nas.generate import CellModel
+from apps.nas.model import CellNet
 from apps.nas.rewards import Queries
 from apps.nas.search import Tuner
 from apps.nas.surrogate import features
 from core.finetune.reward import Reward, hypervolume, pareto
+from core.nn.graph_transformer import GraphTransformer
 
-__all__ = ["Front", "gain", "search"]
+__all__ = ["Compromise", "Front", "gain", "search"]
+
+RATE = 4e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +62,77 @@ def gain(values: np.ndarray, front: np.ndarray, reference: np.ndarray) -> np.nda
     return (width.clip(0) * rise.clip(0)).sum(1)
 
 
+class Preferring(nn.Module):
+    """A network that hears a preference: 1 for the reward alone, 0 for low cost alone.
+
+    The preference enters through an embedding that starts at zero, so that before any learning the model is the
+    pretrained one at every preference.
+    """
+
+    def __init__(self, net: CellNet) -> None:
+        super().__init__()
+        dim = net.graph.node_head.in_features
+        self.net = net
+        last = nn.Linear(dim, dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.embed = nn.Sequential(nn.Linear(3, dim), nn.GELU(), last)
+        self.wish = torch.full((1,), 0.5)
+
+    @property
+    def graph(self) -> GraphTransformer:
+        """The transformer."""
+        return self.net.graph
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return logits; row i hears `wish[i]`, and wishes repeat where there are more rows."""
+        w = self.wish.repeat(len(x_t) // len(self.wish))[:, None]
+        return self.net(x_t, t, self.embed(torch.cat([w, w * w, (torch.pi * w).sin()], 1)))
+
+
+class Compromise:
+    """One policy for all preferences.
+
+    Whatever was asked teaches at every preference: for a random one, cells are drawn among those that serve it best,
+
+        s_w(x) = -max(w (1 - u_1), (1 - w) (1 - u_2)) + 0.05 (u_1 + u_2),     u the objectives' ranks in [0, 1]
+
+    (Chebyshev's scalarisation, which reaches concave parts of a front too), and made more likely at that preference.
+    """
+
+    def __init__(self, model: CellModel, field: Field) -> None:
+        net = Preferring(copy.deepcopy(model.net))  # type: ignore[arg-type]
+        base = CellModel(net, model.recipe, model.space, model.process, model.name)
+        self.tuner = Tuner(base, replace(model.recipe.tune, lr=RATE), field)
+
+    def sample(self, wish: Tensor) -> Tensor:
+        """Draw one allowed cell for each preference [n] in [0, 1], int64 [n, D]."""
+        self.hear(wish)
+        return self.tuner.sample(len(wish))
+
+    def hear(self, wish: Tensor) -> None:
+        """Tell the policy, and the model that it is tied to, what is wanted."""
+        for model in (self.tuner.model, self.tuner.before):
+            model.net.wish = wish.float()  # type: ignore[assignment]
+
+    def learn(self, x: Tensor, values: np.ndarray, steps: int, rows: int = 32, best: int = 3) -> None:
+        """Take some steps from cells x [n, D] with objectives values [n, 2], both to be large."""
+        rng, n = self.tuner.field.rng, len(x)
+        u = values.argsort(0, kind="stable").argsort(0, kind="stable") / max(n - 1, 1)
+        for _ in range(steps):
+            wish = rng.random(rows)
+            score = -np.maximum(wish * (1 - u[:, :1]), (1 - wish) * (1 - u[:, 1:])) + 0.05 * u.sum(1, keepdims=True)
+            order = np.argsort(-score, axis=0, kind="stable")[: min(best, n)]
+            taken = order[rng.integers(len(order), size=rows), np.arange(rows)]
+            self.hear(torch.from_numpy(wish))
+            self.tuner.raise_(x[torch.from_numpy(taken)], torch.ones(rows, dtype=torch.float64))
+
+
 def search(
-    model: CellModel, queries: Queries, cost: Reward, field: Field, budget: int, pool: int = 512, batch: int = 5
-) -> Front:
-    """Spend a budget of queries and return the front of everything that was asked.
+    model: CellModel, queries: Queries, cost: Reward, field: Field, budget: int, pool: int = 256, batch: int = 5,
+    steps: int = 6,
+) -> tuple[Front, Compromise]:  # fmt: skip
+    """Spend a budget of queries; return the front of everything that was asked, and the policy.
 
     Args:
         model: the pretrained policy.
@@ -68,35 +140,39 @@ def search(
         cost: less is better; not counted.
         field: space, limits, randomness.
         budget: unique queries.
-        pool: samples of the policy in each round, and as many mutants.
+        pool: samples of the policy in each round, and as many mutants and uniform draws.
         batch: cells asked in each round.
+        steps: of the policy in each round.
     """
-    tuner = Tuner(model, model.recipe.tune, field)
-    first = tuner.sample(min(20, budget)).unique(dim=0)
-    queries.score(first)
+    policy = Compromise(model, field)
+    queries.score(policy.sample(torch.rand(min(20, budget))).unique(dim=0))
     while queries.unique < budget:
-        x = torch.tensor([row for row, _ in queries.history])
-        price = cost.score(x).numpy()
-        front = Front.of(x, torch.from_numpy(np.column_stack([[v for _, v in queries.history], -price])))
-        tuner.learn(front.x, torch.ones(len(front.x), dtype=torch.float64) + torch.rand(len(front.x)) * 1e-6)
+        x, values = asked(queries, cost)
+        front = Front.of(x, torch.from_numpy(values))
+        policy.learn(x, values, steps)
         parents = front.x[torch.from_numpy(field.rng.integers(len(front.x), size=pool))]
-        wide = torch.cat([tuner.sample(pool), field.mutate(parents), field.uniform(pool)]).unique(dim=0)
+        wishes = torch.from_numpy(field.rng.random(pool))
+        wide = torch.cat([policy.sample(wishes), field.mutate(parents), field.uniform(pool)]).unique(dim=0)
         fresh = np.array([row for row in wide.tolist() if not queries.known(row)])
         count = min(batch, budget - queries.unique, len(fresh))
         if not count:
             break
-        chosen = _choose(queries, field, fresh, cost, price, count)
-        queries.score(torch.from_numpy(fresh[chosen]))
+        queries.score(torch.from_numpy(fresh[_choose(queries, field, fresh, cost, -values[:, 1], count)]))
+    x, values = asked(queries, cost)
+    return Front.of(x, torch.from_numpy(values)), policy
+
+
+def asked(queries: Queries, cost: Reward) -> tuple[Tensor, np.ndarray]:
+    """Return the cells that were asked for, and their rewards and negated costs [n, 2]."""
     x = torch.tensor([row for row, _ in queries.history])
-    values = torch.tensor([v for _, v in queries.history], dtype=torch.float64)
-    return Front.of(x, torch.stack([values, -cost.score(x)], 1))
+    return x, np.column_stack([[v for _, v in queries.history], -cost.score(x).numpy()])
 
 
 def _choose(
     queries: Queries, field: Field, fresh: np.ndarray, cost: Reward, price: np.ndarray, count: int
 ) -> list[int]:
     """Return which candidates add the most to the drawn front, one for each draw."""
-    model = fitted(queries, field.space)
+    model = fitted(queries, field.space, "normal")
     ahead = cost.score(torch.from_numpy(fresh)).numpy()
     scale = max(float(price.std()), 1e-9)
     known = np.column_stack([model.y, -price / scale])

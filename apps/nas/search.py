@@ -29,6 +29,8 @@ from core.solvers.tokens import SOLVERS
 
 __all__ = ["METHODS", "Guided", "Policy", "Tuner", "method"]
 
+WIDE = 4
+
 
 class Tuner:
     """A copy of a model under policy gradient.
@@ -42,8 +44,8 @@ class Tuner:
     def __init__(self, model: CellModel, config: TuneConfig, field: Field) -> None:
         self.before, self.config, self.field = model, config, field
         self.model = CellModel(copy.deepcopy(model.net), model.recipe, model.space, model.process, model.name)
-        layers = self.model.net.graph.layers  # type: ignore[union-attr]
-        for layer in list(layers)[: round(config.frozen * len(layers))]:
+        layers = list(self.model.net.graph.layers)  # type: ignore[union-attr, arg-type]
+        for layer in layers[: round(config.frozen * len(layers))]:
             layer.requires_grad_(False)
         moving = [p for p in self.model.net.parameters() if p.requires_grad]
         self.adam = torch.optim.AdamW(moving, lr=config.lr, weight_decay=0.0)
@@ -54,22 +56,35 @@ class Tuner:
         """Draw n allowed cells from the policy."""
         return self.model.draw(self.field.layers, self.field.stream(n))
 
-    def learn(self, x: Tensor, reward: Tensor) -> None:
-        """Take the steps that a batch of rewarded cells is good for."""
+    def propose(self, n: int, queries: Queries) -> Tensor:
+        """Return what a round learns from: up to n different samples never asked for, and the known ones among n.
+
+        Samples are free and rewards are not: of `WIDE` n samples those that are known cost nothing.
+        """
+        rows = [tuple(row) for row in self.sample(WIDE * n).tolist()]
+        fresh = list(dict.fromkeys(row for row in rows if not queries.known(row)))[:n]
+        again = list(dict.fromkeys(row for row in rows[:n] if queries.known(row)))
+        return torch.tensor(again + fresh, dtype=torch.long)
+
+    def learn(self, x: Tensor, reward: Tensor, inner: int | None = None) -> None:
+        """Take the steps that a batch of rewarded cells is good for (`inner` of them, else as the recipe says)."""
         self.replay.add(x, reward)
         advantage = self.advantage(reward)
-        for _ in range(self.config.inner):
+        for _ in range(inner or self.config.inner):
             old = round(self.config.replay * self.config.queries)
             rows, weight = x, advantage
             if old:
-                best = self.replay.draw(old, 0.2, self.field.rng)
+                best = self.replay.draw(old, self.config.top, self.field.rng)
                 rows, weight = torch.cat([x, best]), torch.cat([advantage, torch.ones(old, dtype=torch.float64)])
-            stream = self.field.stream(len(rows))
-            n = self.config.states
-            x_t, x_0, t = states(self.model.process, rows, stream, n)
-            loss, _ = eager(self.model.predict, self.model.process, x_t, x_0, t, weight.repeat(n),
-                            self.penalties, self.before.predict)  # fmt: skip
-            self.step(loss)
+            self.raise_(rows, weight)
+
+    def raise_(self, rows: Tensor, weight: Tensor) -> None:
+        """Take one step that makes cells [B, D] more likely by their weights [B]."""
+        stream, n = self.field.stream(len(rows)), self.config.states
+        x_t, x_0, t = states(self.model.process, rows, stream, n)
+        loss, _ = eager(self.model.predict, self.model.process, x_t, x_0, t, weight.repeat(n),
+                        self.penalties, self.before.predict)  # fmt: skip
+        self.step(loss)
 
     def step(self, loss: Tensor) -> None:
         """Follow one gradient."""
@@ -108,7 +123,7 @@ class Policy:
             if self.config.form == "step":
                 tuner.learn_per_step(n, queries.score)
             else:
-                x = tuner.sample(n).unique(dim=0)
+                x = tuner.propose(n, queries)
                 tuner.learn(x, queries.score(x))
             idle = 0 if queries.unique > before else idle + 1
         return tuner
@@ -125,14 +140,16 @@ class Guided:
         batch: asked in each round.
         pool: samples of the policy from which they are chosen.
         mutants: of the best cells, beside them.
+        inner: steps of the policy between rounds.
     """
 
     model: CellModel
     config: TuneConfig
-    initial: int = 20
-    batch: int = 5
-    pool: int = 512
+    initial: int = 10
+    batch: int = 4
+    pool: int = 256
     mutants: int = 256
+    inner: int = 2
 
     def __call__(self, queries: Queries, field: Field, budget: int) -> Tuner:
         """Spend the budget; return the tuned policy."""
@@ -148,7 +165,7 @@ class Guided:
             idle = idle + 1 if not count else 0
             if count:
                 x = torch.from_numpy(fitted(queries, field.space).screen(fresh, count, field.rng))
-                tuner.learn(x, queries.score(x))
+                tuner.learn(x, queries.score(x), self.inner)
         return tuner
 
 

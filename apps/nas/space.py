@@ -204,7 +204,7 @@ def load(name: str | Path) -> Space:
         raise DataError(f"cannot be read ({' '.join(str(error).split())})", field=str(path)) from None
     if not isinstance(text, dict):
         raise DataError("is no YAML mapping", field=str(path))
-    return make(text)
+    return make({str(key): value for key, value in text.items()})
 
 
 def make(text: Mapping[str, Any]) -> Space:

@@ -176,7 +176,7 @@ def pareto(
     model = load(name)
     queries = Queries(load_reward(reward, model.space, folder))
     price = load_reward(cost, model.space, folder)
-    front = fronts.search(model, queries, price, Field(model.space, asked, seed), budget)
+    front, _ = fronts.search(model, queries, price, Field(model.space, asked, seed), budget)
     rows = [{"cell": str(Cell.of(model.space, x)), reward: float(v[0]), cost: -float(v[1])}
             for x, v in zip(front.x.tolist(), front.values, strict=True)]  # fmt: skip
     if out is not None:

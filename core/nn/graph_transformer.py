@@ -106,13 +106,14 @@ class GraphTransformer(nn.Module):
         self.register_buffer("sines", sines(nodes, dim), persistent=False)
         self.register_buffer("present", one_hot(torch.tensor(present), edge_states).sum(0).bool(), persistent=False)
 
-    def forward(self, x: Tensor, e: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, e: Tensor, t: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return node logits [B, n, node_out] and pair logits [B, n, n, edge_out] (entry i, j for i < j).
 
         Args:
             x: node tokens [B, n].
             e: pair tokens [B, n, n], read above the diagonal.
             t: times [B].
+            context: [B, dim], added to every node.
         """
         upper = e.triu(1)
         h = self.node_in(x) + self.time(t.to(self.node_head.weight.dtype)[:, None])[:, None]
@@ -121,6 +122,8 @@ class GraphTransformer(nn.Module):
             h = h + self.place.weight + self.depth(depths(known))
         else:
             h = h + self.sines
+        if context is not None:
+            h = h + context[:, None]
         pair = self.edge_in(upper + upper.transpose(1, 2))
         for layer in self.layers:
             h, pair = layer(h, pair, self.reads)

@@ -49,7 +49,7 @@ def test_classes_of_graphs_are_isomorphism_classes() -> None:
     graphs = []
     for cell in cells:
         graph = nx.DiGraph([(i, j) for i, j, _ in cell.edges])
-        nx.set_node_attributes(graph, {j: cell.to_networkx().nodes[j]["op"] for j in graph}, "op")
+        nx.set_node_attributes(graph, {j: {"op": cell.to_networkx().nodes[j]["op"]} for j in graph})
         graphs.append(graph)
     match = nx.algorithms.isomorphism.categorical_node_match("op", "")
     for a, b in itertools.combinations(range(len(cells)), 2):

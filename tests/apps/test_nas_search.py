@@ -12,7 +12,7 @@ from apps.nas.constraints import Forbid, Limit, Require
 from apps.nas.generate import CellModel, untrained
 from apps.nas.metrics import efficiency, novelty
 from apps.nas.model import Recipe, TuneConfig
-from apps.nas.pareto import Front, gain, search
+from apps.nas.pareto import Compromise, Front, gain, search
 from apps.nas.rewards import Negated, Queries, Target, columns, load
 from apps.nas.search import Policy, Tuner, method
 from apps.nas.space import Space
@@ -148,9 +148,22 @@ def test_gain_is_the_difference_of_hypervolumes() -> None:
 
 def test_front_search_beats_nothing_but_itself() -> None:
     q = Queries(Hidden())
-    front = search(model("tune.inner=1"), q, load("flops", NB201), Field(NB201, seed=0), 40, pool=64)
+    front, _ = search(model(), q, load("flops", NB201), Field(NB201, seed=0), 40, pool=64)
     assert q.unique == 40
     assert (front.values[:-1, 0] >= front.values[1:, 0]).all() and (front.values[:-1, 1] <= front.values[1:, 1]).all()
+
+
+def test_one_policy_hears_every_preference() -> None:
+    field, flops = Field(NB201, seed=0), load("flops", NB201)
+    m, x = model("tune.lr=5e-3", "tune.kl=0.0", "tune.states=2"), field.uniform(60)
+    policy = Compromise(m, field)
+    wish = torch.tensor([0.05, 0.95]).repeat_interleave(48)
+    assert (policy.sample(wish[:8]) == Compromise(m, Field(NB201, seed=0)).sample(wish[:8])).float().mean() > 0.15
+    policy.learn(x, np.column_stack([Hidden().score(x), -flops.score(x)]), steps=120)
+    drawn = policy.sample(wish)
+    cheap, dear = flops.score(drawn[:48]).mean(), flops.score(drawn[48:]).mean()
+    assert float(cheap) < float(dear) - 20
+    assert float(Hidden().score(drawn[48:]).mean()) > float(Hidden().score(drawn[:48]).mean()) + 0.5
 
 
 def test_rewards_by_name() -> None:
