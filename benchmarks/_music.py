@@ -23,8 +23,9 @@ RUNS = Path("runs/music")
 CHORALE_BPM = 90.0
 """The tempo that the reader gives all chorales; no other is known to what they trained."""
 MADE_BY = {
-    "chorales": "chorales", "groove": "groove", "chorales-arc": "chorales-arc",
-    **{f"chorales-{mode}": f"chorales model.mode={mode}" for mode in ("full", "diagonal", "block-causal")},
+    "chorales": "chorales", "chorales-arc": "chorales-arc", "groove": "groove",
+    "chorales-full": "chorales model.mode=full",
+    **{f"chorales-{m}": f"chorales model.mode={m} trainer.steps=1250" for m in ("diagonal", "block-causal")},
 }  # fmt: skip
 
 

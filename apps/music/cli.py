@@ -20,10 +20,12 @@ File = Annotated[Path, typer.Argument(help="WAV, FLAC, Ogg or MIDI.")]
 Blocks = Annotated[int, typer.Option("--blocks", help="Stop after so many blocks; 0 goes on for ever.", min=0)]
 
 EXAMPLES = {
-    "sample": "sample toy --seconds 20 --bpm 110 --key D --out toy.wav",
+    "generate": "generate toy --seconds 20 --bpm 110 --key D --out toy.wav",
+    "sample": "sample toy --seconds 20 --out toy.wav",
     "continue": "continue toy opening.mid --seconds 20 --out whole.wav",
     "sketch": "sketch toy melody.mid --out arranged.wav",
     "jam": "jam toy solo.wav --out duet.wav",
+    "stream": "stream toy --bpm 120 | aplay -r 32000 -f S16_LE",
     "live": "live toy --bpm 120 | aplay -r 32000 -f S16_LE",
     "codec": "codec toy melody.mid --out again.wav",
     "bench": "bench toy --blocks 50 --json",
@@ -36,8 +38,9 @@ app = build(
 )
 
 
+@app.command("sample", hidden=True)
 @app.command()
-def sample(
+def generate(
     model: Model, n: Pieces = 1, seconds: Seconds = 10.0, bpm: Bpm = 120.0, key: Key = "", label: Label = "",
     seed: Seed = 0, steps: Steps = None, guidance: Guidance = None, out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
@@ -79,14 +82,15 @@ def jam(model: Model, file: File, seed: Seed = 0, steps: Steps = None, out: Out 
     emit(verbs.jam(model, file, seed, steps, out), json)
 
 
+@app.command("live", hidden=True)
 @app.command()
-def live(
+def stream(
     model: Model, blocks: Blocks = 0, bpm: Bpm = 120.0, key: Key = "", label: Label = "", seed: Seed = 0,
     steps: Steps = None, guidance: Guidance = None,
     sound: Annotated[str, typer.Option("--format", help="s16 or f32: raw mono samples on stdout.")] = "s16",
     play: Annotated[bool, typer.Option("--play", help="Play on the sound device instead.")] = False,
 ) -> None:  # fmt: skip
-    """Play without end to a pipe: quintet music live toy | aplay -r 32000 -f S16_LE."""
+    """Play without end to a pipe: quintet music stream toy | aplay -r 32000 -f S16_LE."""
     from apps.music import verbs
 
     settings = {"bpm": bpm, "steps": steps, "guidance": guidance}

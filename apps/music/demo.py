@@ -27,9 +27,9 @@ RULED = 12
 COMMANDS = (
     "quintet music train toy --out out/demo/music/model",
     "quintet music sketch runs/music/toy out/demo/music/sketch.mid --guidance 1.5 --seed 1 --out asked.ogg",
-    f"quintet music sample runs/music/toy -n {RULED} --seconds 12 --key Dm --out pieces.mid",
+    f"quintet music generate runs/music/toy -n {RULED} --seconds 12 --key Dm --out pieces.mid",
     "quintet music bench runs/music/toy --blocks 50",
-    "quintet music live runs/music/toy --bpm 100 --play",
+    "quintet music stream runs/music/toy --bpm 100 --play",
     "quintet music evaluate runs/music/toy --out card.html",
 )
 
