@@ -11,6 +11,7 @@ Model = Annotated[str, typer.Argument(help="The folder of a run or of a checkpoi
 Seed = Annotated[int, typer.Option("--seed", help="All randomness.", min=0)]
 Steps = Annotated[int, typer.Option("--steps", help="Steps of the model.", min=1)]
 Every = Annotated[int, typer.Option("--every", help="Keep every so many.", min=1)]
+Row = Annotated[int, typer.Option("--row", help="Test trajectory.", min=0)]
 MeshFile = Annotated[str, typer.Option("--mesh", help="Another mesh than that of the training: a file.")]
 
 EXAMPLES = {
@@ -19,6 +20,8 @@ EXAMPLES = {
     "rollout": "rollout runs/pde/toy --steps 60 --members 8 --out fields.xdmf",
     "simulate": "simulate burgers --out burgers.npz",
     "mesh": "mesh part.msh --json",
+    "validate": "validate runs/pde/toy --row 0",
+    "report": "report runs/pde/toy --out report",
 }
 
 app = build(
@@ -76,6 +79,22 @@ def simulate(
     from apps.pde import verbs
 
     emit(verbs.simulate(words or [], Path(out) if out else None), json)
+
+
+@app.command()
+def validate(model: Model, row: Row = 0, json: Json = False) -> None:
+    """Solve a test trajectory again and print how far the model is from it over time, and what both cost."""
+    from apps.pde import reports
+
+    emit(reports.validate(model, row=row), json)
+
+
+@app.command()
+def report(model: Model, row: Row = 0, out: Out = None, json: Json = False) -> None:
+    """Write the same as an HTML page with pictures, an animation and a series for ParaView (--out FOLDER)."""
+    from apps.pde import reports
+
+    emit(reports.report(model, row=row, out=out or Path("report")), json)
 
 
 @app.command()

@@ -105,3 +105,18 @@ def test_a_row_reads_another_field_and_terms_know_parts(mesh: Mesh) -> None:
         Expression("part(sell, u)", own.fields)(scene)
     with pytest.raises(UsageError, match="unknown name"):  # coefficients must not depend on the state
         read_conditions(mesh, {**own.boundary, "left": "robin(v, 1, 0); free; free"}, own.fields, tuple(own.parameters))
+
+
+def test_a_model_is_validated_against_a_new_solve() -> None:
+    from apps import pde
+    from apps.pde.data import splits
+    from apps.pde.reports import compare
+
+    found = compare(pde.load("toy"), 1)
+    d = found.model.recipe
+    assert np.array_equal(found.orbit.states, splits(d.data, d.seed).test.states[1])
+    figures = found.figures()
+    assert figures["boundary_error"] == 0 and figures["mse"] < 1e-4 and figures["model_seconds"] > 0
+    assert found.table()[0][1:] == [0.0, pytest.approx(1.0), pytest.approx(1.0)]
+    with pytest.raises(UsageError, match="the test part has"):
+        compare(found.model, 99)
