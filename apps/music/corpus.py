@@ -17,7 +17,8 @@ from torch import Tensor
 
 from apps.music import controls, data, spectral, synth
 from apps.music.codec import MelCodec
-from apps.music.model import Recipe
+from apps.music.folder import Library, StreamCorpus
+from apps.music.model import DataConfig, Recipe
 from apps.music.roll import TICKS, RollCodec
 from apps.music.score import Score
 from apps.music.synth import RATE, render
@@ -140,18 +141,26 @@ def fit(codec: RollCodec | MelCodec, recipe: Recipe) -> None:
     """Fit the components of a codec to the training part; scores in all keys that occur."""
     config = recipe.data
     if isinstance(codec, MelCodec):
-        codec.fit(data.recordings(config.root, "train"))
+        codec.fit(_sounds(config, "train"))
         return
     pieces = data.scores(config.kind, config.root, "train", config.count, recipe.seed)
     keys = range(-config.transpose, config.transpose + 1, 2) if config.transpose else range(1)
     codec.fit(s.transpose(k) for s in pieces for k in keys)
 
 
-def corpus(codec: RollCodec | MelCodec, recipe: Recipe, split: str) -> Corpus:
+def _sounds(config: DataConfig, split: str) -> list[Tensor]:
+    if config.kind == "folder":
+        return Library(config.root, split).some(32, 10 * RATE)
+    return data.sounds(config.kind, config.root, split)
+
+
+def corpus(codec: RollCodec | MelCodec, recipe: Recipe, split: str) -> Corpus | StreamCorpus:
     """Return the pieces of a split in the frames of a fitted codec; only those that train are told what is heard."""
     config = recipe.data
     if isinstance(codec, MelCodec):
-        return Corpus(codec, [_recorded(codec, audio) for audio in data.recordings(config.root, split)])
+        if config.kind == "folder":
+            return StreamCorpus(codec, Library(config.root, split))
+        return Corpus(codec, [_recorded(codec, audio) for audio in _sounds(config, split)])
     names = data.labels(config.kind, config.root)
     scores = data.scores(config.kind, config.root, split, config.count, recipe.seed)
     heard = _all_heard(scores, codec) if config.heard and split == "train" else [{}] * len(scores)

@@ -22,10 +22,12 @@ from apps.music.score import Score, read_midi
 from apps.music.tunes import STYLES, collection
 from core.errors import DataError, UsageError
 
-__all__ = ["KINDS", "SPLITS", "chorales", "groove", "labels", "recordings", "scores"]
+__all__ = ["KINDS", "SPLITS", "SOUNDS", "chorales", "groove", "labels", "loops", "recordings", "scores", "sounds"]
 
 SPLITS = ("train", "valid", "test")
-KINDS = ("tunes", "chorales", "groove", "recordings")
+KINDS = ("tunes", "chorales", "groove", "recordings", "loops", "folder")
+SOUNDS = KINDS[3:]
+"""Kinds that are sound, without a score."""
 TRAINS = 0.8
 """Share of each recording, from its beginning, that trains."""
 
@@ -74,6 +76,20 @@ def groove(root: str, split: str) -> list[Score]:
     return out
 
 
+def loops(root: str, split: str) -> list[Tensor]:
+    """Return short loops and phrases [m], one in five, by the order of their names, held out."""
+    paths = sorted(_folder(root, "loops_cc0").glob("*.flac"))
+    out = [read(p) for k, p in enumerate(paths) if (k % 5 == 4) == (split != "train")]
+    if not out:
+        raise DataError("holds no .flac files", field="data.root", value=root)
+    return out
+
+
+def sounds(kind: str, root: str, split: str) -> list[Tensor]:
+    """Return the sounds of a collection that fits into memory (`SOUNDS` but folder)."""
+    return {"recordings": recordings, "loops": loops}[kind](root, split)
+
+
 def recordings(root: str, split: str) -> list[Tensor]:
     """Return the parts [m] of each recording that train, or that judge (`valid` and `test` are the same)."""
     out = []
@@ -101,7 +117,7 @@ def scores(kind: str, root: str, split: str, count: int = 84, seed: int = 0) -> 
     """Return the scores of a collection.
 
     Args:
-        kind: one of `KINDS` but recordings.
+        kind: one of `KINDS` but `SOUNDS`.
         root: folder of the real data.
         split: one of `SPLITS`.
         count: how many arrangements of the embedded tunes.

@@ -9,10 +9,12 @@ import torch
 
 from apps.music import data
 from apps.music.corpus import corpus
+from apps.music.folder import Library
 from apps.music.generate import Music, MusicModel
 from apps.music.metrics import block_features, frechet, loop, nearest, sound_features
 from apps.music.roll import TICKS, RollCodec
 from apps.music.score import Score
+from apps.music.synth import RATE
 from core.errors import DataError
 
 __all__ = ["features", "judge", "real_features"]
@@ -35,7 +37,11 @@ def real_features(model: MusicModel, split: str) -> np.ndarray:
         beats = length * codec.ticks / TICKS
         pieces = data.scores(config.kind, config.root, split, config.count, model.recipe.seed)
         return np.concatenate([block_features(_kept(codec, s), beats) for s in pieces])
-    whole = data.recordings(config.root, split)
+    whole = (
+        Library(config.root, split).some(16, 20 * RATE)
+        if config.kind == "folder"
+        else data.sounds(config.kind, config.root, split)
+    )
     return np.concatenate([sound_features(codec.decode(codec.encode(a)), length * codec.hop) for a in whole])
 
 

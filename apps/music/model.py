@@ -64,7 +64,8 @@ class ModelConfig:
 class DataConfig:
     """What is learned from.
 
-    `kind` is one of tunes (embedded), chorales, groove, recordings; `root` the folder of the real data; `count` how
+    `kind` is one of tunes (embedded), chorales, groove, recordings, loops, folder (any recordings below `root`, read
+    where they are needed); `root` the folder of the real data; `count` how
     many arrangements of the tunes. Scores are moved by up to `transpose` semitones. `each` and `everything` are the
     probabilities that one group of controls, and all of them, are not asked for in a block, `free` the share of
     sequences that are asked nothing but, half of them, a beat; `heard` renders scores, so that they can be asked for by

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from apps.music import controls, data
 from apps.music.codec import MelCodec
 from apps.music.corpus import Corpus, corpus, fit
+from apps.music.folder import Library, StreamCorpus
 from apps.music.model import MusicNet, Recipe, adopt, make_codec
 from apps.music.spectral import HOP
+from apps.music.synth import RATE
 from apps.music.vocoder import spectral_loss
 from core.errors import UsageError
 from core.finetune import arc
@@ -63,8 +65,8 @@ class FlowTask:
             self.codec.load_state_dict({k: self.state[f"codec.{k}"] for k in own})
         else:
             fit(self.codec, self.recipe)
-        self.data: Corpus = corpus(self.codec, self.recipe, "train")
-        self.held: Corpus = corpus(self.codec, self.recipe, "valid")
+        self.data: Corpus | StreamCorpus = corpus(self.codec, self.recipe, "train")
+        self.held: Corpus | StreamCorpus = corpus(self.codec, self.recipe, "valid")
 
     def module(self) -> MusicNet:
         """Build the network around the codec."""
@@ -205,9 +207,14 @@ class CodecTask:
         self.codec = make_codec(self.recipe.codec)
         if not isinstance(self.codec, MelCodec):
             raise UsageError("only mel has a decoder to train", field="codec.kind", value=self.recipe.codec.kind)
-        root = self.recipe.data.root
-        self.train, self.held = data.recordings(root, "train"), data.recordings(root, "valid")
-        self.codec.fit(self.train)
+        config = self.recipe.data
+        self.train: list[Tensor] | Library = []
+        if config.kind == "folder":
+            self.train = Library(config.root)
+            self.held = Library(config.root, "valid").some(4, 10 * RATE)
+        else:
+            self.train, self.held = (data.sounds(config.kind, config.root, part) for part in ("train", "valid"))
+        fit(self.codec, self.recipe)
 
     def module(self) -> MusicNet:
         """Build the network around the codec."""
@@ -217,13 +224,11 @@ class CodecTask:
 
     def batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
         """Return segments of the training parts, each second equally likely."""
-        rng = np.random.default_rng([self.recipe.seed, step, rank])
-        size = np.array([len(a) - SEGMENT * HOP for a in self.train])
-        rows = []
-        for k in rng.choice(len(size), self.recipe.data.batch, p=size / size.sum()):
-            at = int(rng.integers(size[k]))
-            rows.append(self.train[k][at : at + SEGMENT * HOP])
-        sound = torch.stack(rows)
+        rng, count = np.random.default_rng([self.recipe.seed, step, rank]), self.recipe.data.batch
+        if isinstance(self.train, Library):
+            sound = torch.stack([self.train.window(rng, SEGMENT * HOP) for _ in range(count)])
+        else:
+            sound = torch.stack(_segments(self.train, count, rng))
         return {"sound": sound, "z": torch.stack([self.codec.encode(s) for s in sound])}  # type: ignore[arg-type]
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Any]]:
@@ -242,6 +247,14 @@ class CodecTask:
             made = net.codec.decode(net.codec.encode(part))[: len(part)]  # type: ignore[arg-type, operator]
             losses.append(float(spectral_loss(made[None], part[None])))
         return {"loss": sum(losses) / len(losses)}
+
+
+def _segments(sounds: list[Tensor], count: int, rng: np.random.Generator) -> list[Tensor]:
+    size, rows = np.array([max(0, len(a) - SEGMENT * HOP) for a in sounds]), []
+    for k in rng.choice(len(size), count, p=size / size.sum()):
+        at = int(rng.integers(size[k]))
+        rows.append(sounds[k][at : at + SEGMENT * HOP])
+    return rows
 
 
 TASKS = {"flow": FlowTask, "arc": ArcTask, "codec": CodecTask}

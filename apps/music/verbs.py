@@ -55,7 +55,7 @@ def wishes(name: str, *, key: str = "", label: str = "") -> dict[str, Tensor]:
         asked["key"] = torch.eye(24)[KEYS.index(key)]
     if label:
         config = restore(name).recipe.data
-        known = data.labels(config.kind, config.root) if config.kind != "recordings" else []
+        known = data.labels(config.kind, config.root) if config.kind not in data.SOUNDS else []
         if label not in known:
             raise UsageError("no such style in the training data", field="label", value=label, choices=known)
         asked["label"] = torch.eye(16)[known.index(label)]

@@ -1,0 +1,90 @@
+"""Recordings that stay on the disk, and loops: the same windows as from memory, and the paper's recipe on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from apps.music import audio, data, folder
+from apps.music.codec import MelCodec
+from apps.music.folder import Library, StreamCorpus
+from apps.music.spectral import HOP
+from apps.music.synth import RATE
+from apps.music.task import make
+from core.errors import DataError
+from core.run.config import load_recipe
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out, rng = tmp_path_factory.mktemp("library"), np.random.default_rng(0)
+    for k, rate in enumerate((RATE, 44100, 22050, 48000)):
+        t = np.arange(4 * rate) / rate
+        tone = 0.3 * np.sin(2 * np.pi * 220 * (k + 1) * t) + 0.02 * rng.standard_normal(len(t))
+        (out / f"{k}").mkdir()
+        soundfile.write(out / f"{k}" / "a.wav", np.stack([tone, 0.5 * tone], 1), rate)
+    (out / "broken.ogg").write_bytes(b"not audio")
+    return out
+
+
+@pytest.fixture(autouse=True)
+def halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "EVERY", 2)
+
+
+def test_windows_are_what_the_files_hold(root: Path) -> None:
+    train, held = Library(str(root)), Library(str(root), "valid")
+    assert len(train.files) + len(held.files) == 4 and not set(train.files) & set(held.files)
+    for library in (train, held):
+        for k, path in enumerate(library.files):
+            whole, part = audio.read(path), library.read(k, 1.5, 8000)
+            assert part is not None and part.shape == (8000,)
+            there = whole[round(1.5 * RATE) :][:8000]
+            assert float((part - there)[200:-200].abs().max()) < 0.02  # the resampler hears no past
+    a, b = (train.window(np.random.default_rng(3), 5000) for _ in range(2))
+    assert torch.equal(a, b) and not torch.equal(a, train.window(np.random.default_rng(4), 5000))
+    with pytest.raises(DataError, match=r"of 60.0 s"):
+        train.window(np.random.default_rng(0), 60 * RATE)
+    with pytest.raises(DataError):
+        Library(str(root / "nowhere"))
+    (root / "empty").mkdir(exist_ok=True)
+    with pytest.raises(DataError, match="recordings"):
+        Library(str(root / "empty"))
+
+
+def test_frames_of_a_window_are_those_of_the_whole(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Library(str(root))
+    codec = MelCodec(dim=8, width=16)
+    codec.fit(library.some(2, RATE))
+    sound = library.some(1, 12 * codec.hop)[0]
+    monkeypatch.setattr(library, "window", lambda rng, samples: sound[4 * codec.hop :][:samples])
+    x, control = StreamCorpus(codec, library).cut(1, 6, np.random.default_rng(0))
+    assert x.shape == (1, 6, 8) and control.shape[:2] == (1, 6)
+    assert float((x[0] - codec.encode(sound)[5:11]).abs().max()) <= 1e-4
+    assert codec.hop == 4 * HOP
+
+
+@pytest.mark.parametrize("task", ["flow", "codec"])
+def test_the_papers_recipe_runs_on_a_folder(root: Path, task: str) -> None:
+    small = ["start=", "model.dim=32", "model.depth=2", "model.heads=2", "model.block=2", "model.window=2",
+             "codec.width=16", "codec.dim=8", "data.batch=2", "trainer=cpu"]  # fmt: skip
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(Library, "some", lambda self, count, samples, seed=0: [self.window(np.random.default_rng(0), RATE)])
+    found = make(load_recipe("music", "jamendo", [*small, f"task={task}", f"data.root={root}"]))
+    net = found.module()
+    loss, _ = found.loss(net, found.batch(0, 0, 1), 0)
+    loss.backward()
+    monkey.undo()
+    assert bool(loss.isfinite())
+
+
+def test_loops_are_split_and_short() -> None:
+    place = Path("../shared/data/music")
+    if not (place / "loops_cc0").is_dir():
+        pytest.skip("no loops here")
+    train, held = (data.loops(str(place), part) for part in ("train", "valid"))
+    assert len(train) == 25 and len(held) == 6 and all(len(x) > RATE // 4 for x in train + held)
