@@ -176,3 +176,22 @@ def test_a_cell_trained_in_a_group_is_the_cell_trained_alone(name: str) -> None:
                 sgd.step()
     alone = torch.stack([net.eval()(x[0]) for net in nets])
     assert torch.allclose(group.eval()(x[0]), alone, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_rows_of_the_table_are_what_training_gives() -> None:
+    from apps.nas.digits import train_all
+    from apps.nas.rewards import digits_table
+    from apps.nas.table import work
+
+    path = digits_table()
+    parts = [path] if path.is_file() else sorted(path.glob("part-*.csv"))
+    known = {(r.space, r.cell, r.seed): r for part in parts for r in read(part)}
+    groups = [(c, s) for c, s in work() if all((x.space.name, str(x), s) in known for x in c)]
+    if not groups:
+        pytest.skip("the digits table has no whole group yet")
+    torch.set_num_threads(1)
+    cells, seed = groups[0]
+    for cell, score in zip(cells, train_all(cells, seed), strict=True):
+        row = known[cell.space.name, str(cell), seed]
+        assert abs(score.valid - row.valid) < 3 and abs(score.valid_loss - row.valid_loss) < 0.06, str(cell)

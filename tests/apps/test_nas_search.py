@@ -188,3 +188,26 @@ def test_recipes_compose() -> None:
     for name in ("toy", "nb201", "nb101", "digits201", "digits101", "dgpo"):
         assert isinstance(load_recipe("nas", name), Recipe)
     assert load_recipe("nas", "dgpo").sample.steps == 800
+
+
+def test_published_setting_learns_and_freezes_on_a_tiny_batch() -> None:
+    recipe = load_recipe("nas", "dgpo", ["data.batch=2"])
+    task = make(recipe)
+    net = task.module()
+    assert len(net.graph.layers) == 8  # type: ignore[arg-type]
+    assert sum(p.numel() for p in net.parameters()) > 4e6
+    loss, _ = task.loss(net, task.batch(0, 0, 1), 0)
+    loss.backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in net.parameters() if p.requires_grad)
+
+
+@pytest.mark.slow
+def test_published_setting_samples_eight_hundred_steps_and_is_tuned() -> None:
+    recipe = load_recipe("nas", "dgpo", ["tune.queries=2", "tune.inner=1", "tune.states=2", "tune.lr=1e-4"])
+    tuner = Tuner(untrained(recipe), recipe.tune, Field(NB201))
+    cells = untrained(recipe).sample(2, seed=0)
+    assert cells.manifest["steps"] == 800 and not any(cells.check())
+    before = [p.clone() for p in tuner.model.net.parameters()]
+    tuner.learn(cells.x, torch.tensor([0.0, 1.0]))
+    moved = [not torch.equal(a, b) for a, b in zip(before, tuner.model.net.parameters(), strict=True)]
+    assert any(moved) and sum(moved) < len(moved) / 2
