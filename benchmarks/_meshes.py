@@ -63,7 +63,12 @@ def dfg(near: float, wake: float, far: float) -> Mesh:
 
     def draw(gmsh: Any) -> Mapping[str, Sequence[int]]:
         kernel = gmsh.model.occ
-        kernel.cut([(2, kernel.addRectangle(0, 0, 0, 2.2, 0.41))], [(2, kernel.addDisk(0.2, 0.2, 0, 0.05, 0.05))])
+        half = [kernel.addCircle(0.2, 0.2, 0, 0.05, angle1=k * np.pi, angle2=(k + 1) * np.pi) for k in range(2)]
+        disc = kernel.addPlaneSurface([kernel.addCurveLoop(half)])  # of two arcs: the pressure's probes are nodes
+        kernel.cut([(2, kernel.addRectangle(0, 0, 0, 2.2, 0.41))], [(2, disc)])
+        kernel.synchronize()
+        used = {curve for _, curve in gmsh.model.getBoundary(gmsh.model.getEntities(2), oriented=False)}
+        kernel.remove([(1, c) for _, c in gmsh.model.getEntities(1) if c not in used], recursive=True)
         kernel.synchronize()
         parts: dict[str, list[int]] = {k: [] for k in ("left", "right", "bottom", "top", "cylinder")}
         for _, curve in gmsh.model.getEntities(1):

@@ -34,7 +34,7 @@ from core.errors import DataError, UsageError
 __all__ = ["Flow", "Run"]
 
 LIMIT, COURANT = 0.7, 0.15
-REST = 60.0  # processor seconds between two writings of a run's state
+REST = 30.0  # processor seconds between two writings of a run's state
 Inflow = Callable[[np.ndarray, float], np.ndarray]
 
 
