@@ -8,6 +8,7 @@ checkpoint, and the newest complete one must load.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -142,6 +143,30 @@ def killed(folder: Path, times: int, seed: int) -> dict[str, Any]:
     return {"interruptions": len(signals), "identical": int(same), "SIGKILL": signals.count("SIGKILL")}
 
 
+def injected(folder: Path) -> tuple[int, int]:
+    """Return (faults injected, checkpoints lost): each stage, kind of failure, number kept, step made anew or again.
+
+    Lost means that afterwards no complete checkpoint loads, or an older one than the last that had been complete.
+    """
+    kinds = (None, OSError(28, "No space left on device"), OSError(13, "Permission denied"), KeyboardInterrupt())
+    tried = lost = 0
+    for stage in (*STAGES, "between renames"):
+        for number, kind in enumerate(kinds):
+            for keep in (1, 3):
+                for again in (False, True):
+                    place = folder / f"{stage}-{number}-{keep}-{again}".replace(" ", "-")
+                    save(place, 1, keep)
+                    save(place, 2, keep)
+                    with contextlib.suppress(QuintetError, OSError, KeyboardInterrupt, Fault.Crash), Fault(stage, kind):
+                        save(place, 2 if again else 3, keep)
+                    tried += 1
+                    try:
+                        lost += store.load(place).step < 2
+                    except QuintetError:
+                        lost += 1
+    return tried, lost
+
+
 def faults(folder: Path) -> int:
     """Fail at each stage of a write; return at how many of them the newest complete checkpoint still loads."""
     held = 0
@@ -159,12 +184,19 @@ def faults(folder: Path) -> int:
     return held
 
 
-def save(place: Path, step: int) -> None:
+def save(place: Path, step: int, keep: int = 1) -> None:
     """Write a checkpoint whose weights tell its step."""
     state = {"w": torch.full((4,), float(step))}
     optimizer = {"state": {"w": {"m": torch.zeros(4)}}, "param_groups": []}
     store.save(
-        place, app="toy", config={}, step=step, module_state=state, ema_state=state, optimizer_state=optimizer, keep=1
+        place,
+        app="toy",
+        config={},
+        step=step,
+        module_state=state,
+        ema_state=state,
+        optimizer_state=optimizer,
+        keep=keep,
     )
 
 
@@ -174,25 +206,35 @@ class Fault:
     class Crash(Exception):
         """A crash that no code expects."""
 
-    def __init__(self, stage: str) -> None:
-        self.stage, self.count = stage, 0
+    def __init__(self, stage: str, error: BaseException | None = None) -> None:
+        self.stage, self.error, self.count, self.renames = stage, error, 0, 0
         self.saved = {"flush": store.flush, "replace": store.replace, "prune": store.prune}
-        self.mkdir = Path.mkdir
+        self.mkdir, self.rename = Path.mkdir, os.rename
 
     def __enter__(self) -> None:
         for name in self.saved:
             setattr(store, name, getattr(self, name))
         if self.stage == "mkdir":
             Path.mkdir = self.crash  # type: ignore[method-assign,assignment]
+        if self.stage == "between renames":
+            os.rename = self.second  # type: ignore[assignment]
 
     def __exit__(self, *_: object) -> None:
         for name, function in self.saved.items():
             setattr(store, name, function)
         Path.mkdir = self.mkdir  # type: ignore[method-assign]
+        os.rename = self.rename
+
+    def second(self, *places: Any) -> None:
+        """Move aside what stands there, and crash before the new folder takes its place."""
+        self.renames += 1
+        if self.renames == 2:
+            self.crash()
+        self.rename(*places)
 
     def crash(self, *_: object, **__: object) -> None:
         """Fail."""
-        raise Fault.Crash(self.stage)
+        raise self.error or Fault.Crash(self.stage)
 
     def flush(self, path: Path, blob: bytes) -> None:
         """Write half of the n-th file and crash."""

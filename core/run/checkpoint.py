@@ -6,14 +6,16 @@ A checkpoint is a folder:
     manifest.json        format, app, config, step, metrics, version, the optimiser's scalars, sha256 of each file
 
 It is written under a temporary name, each file and the folder are flushed to disk, and a rename makes it appear:
-a reader sees all of it or nothing. The manifest is written last; sha256 is needed because safetensors itself does
-not notice changed bytes of data. Older checkpoints are pruned only after the new one stands.
+a reader sees all of it or nothing. What it replaces is moved aside first, and put back if the writer dies before its
+own is in place. The manifest is written last; sha256 is needed because safetensors itself does not notice changed
+bytes of data. Older checkpoints are pruned only after the new one stands.
 
 A run keeps them under `checkpoints/step-<number>`; an inference checkpoint (`export`) holds the averaged weights only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -115,6 +117,8 @@ def load(path: Path | str, *, app: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     if not (path / MANIFEST).is_file():
+        recover(path.parent)
+    if not (path / MANIFEST).is_file():
         found = newest(path / "checkpoints") or newest(path)
         if found is None:
             raise CheckpointError("no complete checkpoint here", field="checkpoint", value=str(path))
@@ -137,6 +141,7 @@ def load(path: Path | str, *, app: str | None = None) -> Checkpoint:
 
 def newest(folder: Path, complain: Callable[[str], None] = lambda line: None) -> Path | None:
     """Return the newest checkpoint in `folder` whose every file has its checksum; `complain` hears of the others."""
+    recover(folder)
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             read(path)
@@ -149,6 +154,7 @@ def newest(folder: Path, complain: Callable[[str], None] = lambda line: None) ->
 
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the `keep` newest checkpoints, and what interrupted writers left."""
+    recover(folder)
     for path in sorted(folder.glob("step-*"), reverse=True)[keep:]:
         shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(".tmp-*"):
@@ -194,6 +200,26 @@ def replace(scratch: Path, target: Path) -> None:
     finally:
         os.close(handle)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Put back what a writer that died had moved aside and not yet replaced."""
+    for aside in folder.glob(".tmp-old-*"):
+        name, _, writer = aside.name.removeprefix(".tmp-old-").rpartition("-")
+        if not (folder / name).exists() and not (writer.isdigit() and alive(int(writer))):
+            with contextlib.suppress(OSError):
+                os.rename(aside, folder / name)
+
+
+def alive(process: int) -> bool:
+    """Whether another process runs under this number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return process != os.getpid()
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -173,6 +173,7 @@ def compose(domain: str, name: str, overrides: Sequence[str], schema: type | str
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     folder, stem = place(domain, name)
     register(schema)
@@ -181,6 +182,11 @@ def compose(domain: str, name: str, overrides: Sequence[str], schema: type | str
             return hydra.compose(stem, overrides=[searchpath(domain), *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides, schema) from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f"line {where.line + 1}" if where else "no text"
+        problem = getattr(error, "problem", None) or "it holds bytes that are no UTF-8"
+        raise UsageError(f"cannot be read as YAML ({line}: {problem})", field="recipe", value=name) from None
 
 
 def instance(config: DictConfig, schema: type | str) -> Any:

@@ -237,7 +237,7 @@ def opened(archive: Path) -> Iterator[Any]:
     """Open a zip or tar archive for reading."""
     try:
         reader = zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
         raise DataError(f"not a zip or tar archive ({error})", field=str(archive)) from None
     with reader:
         yield reader

@@ -9,6 +9,7 @@ sweepers and output folders are Hydra's. Flags go first: argparse refuses overri
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,7 @@ def launch(domain: str, order: Order, *, schema: str, out: Path | None, initial:
 
     folder, stem = place(domain, order.recipe)
     register(schema)
+    writable(out)
     defaults = hydra_defaults(domain, stem, out or Path("runs") / domain / stem)
     given = {o.partition("=")[0] for o in order.overrides}
     sys.argv = [words[0], *order.flags, *(d for d in defaults if d.partition("=")[0] not in given), *order.overrides]
@@ -92,6 +94,14 @@ def launch(domain: str, order: Order, *, schema: str, out: Path | None, initial:
     finally:
         sys.argv = words
     return results
+
+
+def writable(out: Path | None) -> None:
+    """Refuse an output folder that cannot be made, before Hydra tries."""
+    blocked = next((p for p in (out, *out.parents) if p.exists()), None) if out is not None else None
+    if blocked is not None and not (blocked.is_dir() and os.access(blocked, os.W_OK)):
+        why = "is a file" if blocked.is_file() else "cannot be written"
+        raise UsageError(why, field="out", value=str(blocked))
 
 
 def hydra_defaults(domain: str, stem: str, out: Path) -> list[str]:

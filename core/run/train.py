@@ -234,7 +234,11 @@ def loop(run: Run, journal: Journal, caught: list[int], began: float) -> Literal
     clock = time.monotonic()
     try:
         while run.step < cfg.steps:
-            figures = advance(run, [prefetch.get(run.step * micro + a, cfg.steps * micro) for a in range(micro)])
+            batches = [prefetch.get(run.step * micro + a, cfg.steps * micro) for a in range(micro)]
+            try:
+                figures = advance(run, batches)
+            except torch.OutOfMemoryError as error:
+                raise exhausted(run, error) from None
             if due(run.step, cfg.log_every, cfg.steps):
                 seconds, clock = time.monotonic() - clock, time.monotonic()
                 journal.step(run.step, {**average_figures(run.fabric, figures), "seconds": seconds})
@@ -361,6 +365,12 @@ def dump(run: Run, batches: Sequence[Any], loss: float, norm: float) -> None:
         field="train",
         hint=f"see {folder}; try a lower optim.lr or trainer.clip",
     )
+
+
+def exhausted(run: Run, error: Exception) -> QuintetError:
+    """Say that the memory did not suffice; the last checkpoint stands, and the run goes on from it."""
+    hint = "halve the batch and double trainer.accumulate in another --out, or set trainer.precision=bf16-mixed"
+    return QuintetError(f"out of memory at step {run.step} ({str(error).splitlines()[0]})", field="train", hint=hint)
 
 
 def reseed(*key: int | str) -> None:
