@@ -56,6 +56,8 @@ def read_mesh(path: Path | str, period: tuple[float, float] = (0.0, 0.0), tagged
     if wrong := kinds - {"triangle", "line", "vertex"}:
         raise DataError("holds other cells than straight triangles", field="mesh", value=", ".join(sorted(wrong)))
     points = np.asarray(found.points, np.float64)
+    if points.ndim != 2:
+        raise DataError("holds no points", field="mesh", value=path.name)
     if points.shape[1] > 2 and np.ptp(points[:, 2]) > 1e-9 * np.ptp(points):
         raise DataError("is not flat: z varies", field="mesh", value=path.name)
     triangles = [b.data for b in found.cells if b.type == "triangle"]

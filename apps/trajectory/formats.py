@@ -214,7 +214,10 @@ def read_sumo_network(path: str | Path) -> RoadNetwork:
     names, rows = list(net.edges), list(net.edges.values())
     number = {name: i for i, name in enumerate(names)}
     node = {name: i for i, name in enumerate(dict.fromkeys(x for r in rows for x in r[:2]))}
-    lines = [np.array([p.split(",")[:2] for p in r[3].split()], dtype=np.float64) for r in rows]
+    try:
+        lines = [np.array([p.split(",")[:2] for p in r[3].split()], dtype=np.float64).reshape(-1, 2) for r in rows]
+    except ValueError as error:
+        raise DataError(f"a lane's shape cannot be read ({error})", field=str(path)) from None
     joins = sorted({(number[a], number[k]) for a, k in net.connections if a in number and k in number})
     source, target = np.array(joins, dtype=np.int64).reshape(-1, 2).T
     u, v = np.array([node[r[0]] for r in rows]), np.array([node[r[1]] for r in rows])
