@@ -48,7 +48,8 @@ def pretrained(space: Space, reward: str, below: float, steps: int) -> tuple[Cel
 
 def measured(space: Space, name: str, below: float, steps: int, seeds: range) -> dict[str, Any]:
     """Return what the filtered and the unfiltered model reach, means over seeds, and what the first one was taught."""
-    reward, figures = load(name, space), {}
+    reward = load(name, space)
+    figures: dict[str, Any] = {}
     for label, level in (("filtered", below), ("unfiltered", 0.0)):
         model, cells = pretrained(space, name, level, steps)
         best, crossing, before = [], [], float((reward.score(model.sample(SAMPLES, seed=7).x) > below).double().mean())
@@ -82,9 +83,11 @@ def run(full: bool) -> Result:
             missing = f"Digits-NB101 is missing: its table has {len(values)} of {len(unique(small))} classes. "
     except DataError:
         missing = "Digits-NB101 is missing: its table is not computed yet. "
-    figures, bars = {}, []
+    figures: dict[str, Any] = {}
+    bars: list[Bar] = []
     for label, (space, reward, below) in tasks.items():
-        found = figures[label] = measured(space, reward, below, steps, seeds) | {"threshold": below}
+        found = {**measured(space, reward, below, steps, seeds), "threshold": below}
+        figures[label] = found
         gap = found["unfiltered"]["best"] - found["filtered"]["best"]
         bars += [
             Bar(f"{label}: cells in training at or above the threshold", found["cells above in training"], "==", 0),
