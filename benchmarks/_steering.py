@@ -12,7 +12,7 @@ Every method steers the same model to the same reward with about `CALLS` evaluat
 | tds | a score and a gradient a step of each of 32 particles |
 | svdd | two proposals a step |
 | sdpo | 8 completions of each of 256 noisy states, scored once |
-| drakes | 128 updates of 16 paths of 16 steps; alpha falls along the run, each value starts from the one before |
+| drakes | 128 updates of 16 paths of 8 steps; alpha falls along the run, each value starts from the one before |
 """
 
 from __future__ import annotations
@@ -46,9 +46,12 @@ __all__ = ["CELLS", "DRAKES", "SEEDS", "Bench", "Cell"]
 
 SAMPLES, STEPS, CALLS = 64, 32, 2048
 SEEDS = (0, 1, 2)
-DRAKES = (0.4, 0.2, 0.1, 0.05, 0.02)
-UPDATES = (48, 20, 20, 20, 20)
-SHARED: dict[str, Any] = {"batch": 16, "steps": 16, "truncate": 4, "kl_steps": 2, "lr": 2e-3}
+DRAKES = (0.2, 0.1, 0.05, 0.02, 0.01)
+UPDATES = (32, 24, 24, 24, 24)
+SHARED: dict[str, Any] = {"batch": 16, "steps": 16, "truncate": 4, "kl_steps": 2}
+OWN: dict[str, dict[str, Any]] = {"drakes": {"steps": 8, "truncate": 8, "lr": 5e-3, "draws": 8}, "sdpo": {"lr": 1e-3}}
+"""Settings of the two that tune; those of drakes were chosen by the tuning oracle on other seeds."""
+
 LEAN = 60
 """Updates that make the conditional copy of cfg, and those of sdpo."""
 
@@ -109,10 +112,15 @@ class Bench:
         return replace(self.model.base(steps=STEPS), network=straight(self.model.net).eval().requires_grad_(False))
 
     @cached_property
-    def key(self) -> str:
-        """What the cells depend on."""
-        settings = [SAMPLES, STEPS, CALLS, DRAKES, UPDATES, SHARED, LEAN, checksum(self.model.net)]
-        return hashlib.sha256(json.dumps([*settings, checksum(self.reward.body)]).encode()).hexdigest()[:12]
+    def weights(self) -> list[str]:
+        """What all cells depend on: the checksums of model and reward."""
+        return [checksum(self.model.net), checksum(self.reward.body)]
+
+    def key(self, method: str) -> str:
+        """What the cells of a method depend on."""
+        more = {"drakes": [SHARED, OWN["drakes"], DRAKES, UPDATES], "sdpo": [SHARED, OWN["sdpo"], LEAN], "cfg": [LEAN]}
+        settings = [SAMPLES, STEPS, CALLS, *more.get(method, []), *self.weights]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
 
     def stream(self, seed: int) -> Stream:
         """Return the streams of a cell's samples."""
@@ -120,7 +128,7 @@ class Bench:
 
     def path(self, cell: Cell, suffix: str) -> Path:
         """Return a file of a cell."""
-        return self.cache / self.key / f"{cell.name}{suffix}"
+        return self.cache / self.key(cell.method) / f"{cell.name}{suffix}"
 
     def fill(self, cell: Cell) -> tuple[Tensor, dict[str, Any]]:
         """Return a cell's sequences [n, L] and counts, drawn where they are not kept yet."""
@@ -184,7 +192,7 @@ def guided(bench: Bench, cell: Cell) -> tuple[Steered, int]:
 
 def by_sdpo(bench: Bench, cell: Cell) -> tuple[Steered, int]:
     """Tune by SDPO on completions scored once, then draw."""
-    shared = {**SHARED, "lr": 1e-3, "seed": cell.seed}
+    shared = {**SHARED, **OWN["sdpo"], "seed": cell.seed}
     task = TuneTask(bench.base, bench.reward, Tuning("sdpo", cell.strength, LEAN, pool=CALLS, **shared))
     module = task.module()
     optimizer = torch.optim.Adam(module.parameters(), task.tuning.lr)
@@ -196,8 +204,9 @@ def by_sdpo(bench: Bench, cell: Cell) -> tuple[Steered, int]:
 def by_drakes(bench: Bench, cell: Cell) -> tuple[Steered, int]:
     """Tune by DRAKES from where the next larger alpha ended, then draw."""
     at = DRAKES.index(cell.strength)
-    base = replace(bench.base, plan=uniform_plan(SHARED["steps"]))
-    task = TuneTask(base, bench.reward, Tuning("drakes", cell.strength, UPDATES[at], seed=cell.seed, **SHARED))
+    base = replace(bench.base, plan=uniform_plan(OWN["drakes"]["steps"]))
+    options = {**SHARED, **OWN["drakes"], "seed": cell.seed}
+    task = TuneTask(base, bench.reward, Tuning("drakes", cell.strength, UPDATES[at], **options))
     module = task.module()
     if at:
         before = replace(cell, strength=DRAKES[at - 1])

@@ -37,9 +37,9 @@ class Surrogate:
             if k < steps - truncate:
                 continue
             if k not in self.noise:
-                u = w.stream.fold(k).uniform(*log_p.shape[1:])
-                self.noise[k] = drakes.gumbel_given(w.path.x_0, log_p.detach(), u)
-            soft = ((log_p + self.noise[k]) / w.temperature).softmax(-1)
+                u = w.stream.fold(k).uniform(w.draws, *log_p.shape[1:]).unbind(1)
+                self.noise[k] = [drakes.gumbel_given(w.path.x_0, log_p.detach(), v) for v in u]
+            soft = torch.stack([((log_p + g) / w.temperature).softmax(-1) for g in self.noise[k]]).mean(0)
             self.anchor.setdefault(k, soft.detach())
             shift = torch.cat([soft - self.anchor[k], torch.zeros_like(soft[..., :1])], -1)
             z = torch.where(w.path.uncovered(k)[..., None], w.hard(k + 1) + shift, z)

@@ -105,11 +105,11 @@ def test_path_kl_is_the_enumerated_one_also_from_some_steps() -> None:
     assert drakes.path_kl(prior_net, prior_net, base, 50, Stream.of(0, 1)).value == 0
 
 
-@pytest.mark.parametrize(("truncate", "kl_steps"), [(4, None), (2, None), (4, 2), (1, 3)])
-def test_gradients_are_those_of_the_surrogate(truncate: int, kl_steps: int | None) -> None:
+@pytest.mark.parametrize(("truncate", "kl_steps", "draws"), [(4, None, 1), (2, None, 3), (4, 2, 2), (1, 3, 1)])
+def test_gradients_are_those_of_the_surrogate(truncate: int, kl_steps: int | None, draws: int) -> None:
     policy, prior_net = networks()
     base = sampler(policy, Ancestral(), 4)
-    found = drakes.walk(policy, prior_net, base, torch.arange(16), Stream.of(0, 1), 0.8, kl_steps)
+    found = drakes.walk(policy, prior_net, base, torch.arange(16), Stream.of(0, 1), 0.8, kl_steps, draws)
     reward = Table(torch.randn(K**L, generator=torch.Generator().manual_seed(3), dtype=torch.float64), K)
     x_0, _ = found.run(truncate)
     assert torch.equal(x_0.detach(), one_hot(found.path.x_0, K).double())

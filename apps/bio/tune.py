@@ -63,6 +63,7 @@ class Tuning:
         truncate: last steps that are back-propagated through.
         kl_steps: steps of each path at which the KL is taken.
         temperature: of the Gumbel-softmax.
+        draws: noises that it is averaged over.
         pool: sequences scored by an offline method; 0: updates x batch.
         seed: all randomness.
     """
@@ -76,6 +77,7 @@ class Tuning:
     truncate: int = 4
     kl_steps: int = 4
     temperature: float = 1.0
+    draws: int = 8
     pool: int = 0
     seed: int = 0
 
@@ -186,7 +188,7 @@ def by_drakes(task: TuneTask, module: nn.Module, stream: Stream) -> tuple[Tensor
     t = task.tuning
     return drakes.loss(
         module, task.prior, task.base, soft(task.reward), t.alpha, min(t.truncate, task.base.plan.steps),
-        t.temperature, t.batch, stream, min(t.kl_steps, task.base.plan.steps),
+        t.temperature, t.batch, stream, min(t.kl_steps, task.base.plan.steps), t.draws,
     )  # fmt: skip
 
 

@@ -10,8 +10,9 @@ uncovered with token y under the prediction p,
 
     z = one_hot(y) + soft - stop(soft),        soft = softmax((log p + g) / temperature),
 
-with Gumbel noise g drawn given that y is the argmax of log p + g (Maddison et al. 2014; Paulus et al. 2020). Hence y
-may be drawn in any way, also jointly by a constraint, and network and reward only ever see real sequences. The gradient
+with Gumbel noise g drawn given that y is the argmax of log p + g (Maddison et al. 2014), `soft` the mean over some
+`draws` of it: that takes the variance of the noise away and asks the reward nothing (Paulus et al. 2020). Hence y may
+be drawn in any way, also jointly by a constraint, and network and reward only ever see real sequences. The gradient
 is that of the surrogate in which the hard values are constants; it can be checked by finite differences, and it is
 biased as every straight-through gradient is.
 
@@ -106,6 +107,7 @@ class Walk:
         path: the hard path of the policy.
         chosen: bool [B, T], at which steps the KL is taken.
         temperature: of the Gumbel-softmax.
+        draws: noises that it is averaged over.
         stream: the noise of the Gumbel-softmax.
     """
 
@@ -115,6 +117,7 @@ class Walk:
     path: Path
     chosen: Tensor
     temperature: float
+    draws: int
     stream: Stream
     windows: dict[int, Window] = field(default_factory=dict)
 
@@ -146,8 +149,9 @@ class Walk:
         log_p = self.laws(self.policy, z, k, everyone)
         sites = self.path.uncovered(k)
         y = self.path.x_0
-        g = gumbel_given(y, log_p.detach(), self.stream.fold(k).uniform(*log_p.shape[1:]))
-        soft = ((log_p + g) / self.temperature).softmax(-1)
+        u = self.stream.fold(k).uniform(self.draws, *log_p.shape[1:])
+        g = gumbel_given(y[:, None].expand(u.shape[:-1]), log_p.detach()[:, None], u)
+        soft = ((log_p[:, None] + g) / self.temperature).softmax(-1).mean(1)
         soft = torch.cat([soft, torch.zeros_like(soft[..., :1])], -1).to(z.dtype)
         after = one_hot(self.path.state(k + 1), self.base.mask + 1).to(z.dtype)
         z_s = torch.where(sites[..., None], after + (soft - soft.detach()), after + (z - z.detach()))
@@ -178,7 +182,7 @@ class Walk:
 
 def walk(
     policy: nn.Module, prior: nn.Module, base: Base, rows: Tensor, stream: Stream,
-    temperature: float = 1.0, kl_steps: int | None = None,
+    temperature: float = 1.0, kl_steps: int | None = None, draws: int = 1,
 ) -> Walk:
     """Sample hard paths of the policy, ready to be walked again.
 
@@ -189,18 +193,19 @@ def walk(
         stream: of all noise.
         temperature: of the Gumbel-softmax.
         kl_steps: at how many steps of each path the KL is taken; None: all.
+        draws: noises that the Gumbel-softmax is averaged over.
     """
     stream, steps = replace(stream, samples=rows), base.plan.steps
     if kl_steps is not None and not 0 < kl_steps <= steps:
         raise UsageError(f"must lie in 1..{steps}", field="kl_steps", value=kl_steps)
     path = record(replace(base, network=policy), stream.fold(0))
     chosen = stream.fold(1).permutation(steps) < (kl_steps or steps)
-    return Walk(policy, prior, base, path, chosen, temperature, stream.fold(2))
+    return Walk(policy, prior, base, path, chosen, temperature, draws, stream.fold(2))
 
 
 def loss(
     policy: nn.Module, prior: nn.Module, base: Base, reward: SoftReward, alpha: float, truncate: int,
-    temperature: float, batch: int, stream: Stream, kl_steps: int | None = None,
+    temperature: float, batch: int, stream: Stream, kl_steps: int | None = None, draws: int = 1,
 ) -> tuple[Tensor, dict[str, float]]:
     """Return `-mean r + alpha KL` of a batch of fresh paths, with its straight-through gradient, and metrics.
 
@@ -215,13 +220,14 @@ def loss(
         batch: paths B; a stream of other than B rows gives consecutive ones from its first.
         stream: of all noise; fold in the number of the update.
         kl_steps: at how many steps of each path the KL is taken; None: all.
+        draws: noises that the Gumbel-softmax is averaged over.
 
     Raises:
         UsageError: `truncate` or `kl_steps` is not within the plan.
     """
     if not 0 < truncate <= base.plan.steps:
         raise UsageError(f"must lie in 1..{base.plan.steps}", field="truncate", value=truncate)
-    found = walk(policy, prior, base, address(stream, batch).samples, stream, temperature, kl_steps)
+    found = walk(policy, prior, base, address(stream, batch).samples, stream, temperature, kl_steps, draws)
     x_0, kl = found.run(truncate)
     value = reward.soft(x_0).double()
     estimate = PathKL.of(kl)
