@@ -183,7 +183,7 @@ class Walk:
 def walk(
     policy: nn.Module, prior: nn.Module, base: Base, rows: Tensor, stream: Stream,
     temperature: float = 1.0, kl_steps: int | None = None, draws: int = 1,
-) -> Walk:
+) -> Walk:  # fmt: skip
     """Sample hard paths of the policy, ready to be walked again.
 
     Args:
@@ -206,7 +206,7 @@ def walk(
 def loss(
     policy: nn.Module, prior: nn.Module, base: Base, reward: SoftReward, alpha: float, truncate: int,
     temperature: float, batch: int, stream: Stream, kl_steps: int | None = None, draws: int = 1,
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
     """Return `-mean r + alpha KL` of a batch of fresh paths, with its straight-through gradient, and metrics.
 
     Args:

@@ -142,7 +142,7 @@ def resample(log_w: Tensor, u: Tensor) -> Tensor:
 def impose(
     predict: Predict, process: Categorical, plan: Plan, window: LawWindow, solver: Solver, stream: Stream,
     x: Tensor, count: int, share: float = 0.5,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run N particles per sample to the model's law conditioned on an imposed one.
 
     Every site is revealed by the solver, also those that the law leaves a single value: their probability under the
