@@ -97,7 +97,7 @@ class ArcConfig:
     """Adversarial post-training: blocks rolled out, most steps of each, layers that the critic reads, contrast.
 
     A share `alone` of the roll-outs begins with the model's own music instead of real music, a window of it after up to
-    `burn` blocks: where endless play is to be, it has to be judged.
+    `burn` blocks: where endless play is to be, it has to be judged. The critic learns alone for `lead` steps.
     """
 
     blocks: int = setting(6, low=1)
@@ -107,6 +107,7 @@ class ArcConfig:
     contrast: float = setting(1.0, low=0)
     alone: float = setting(0.5, low=0, high=1)
     burn: int = setting(8, low=0)
+    lead: int = setting(0, low=0)
 
 
 @dataclass

@@ -150,7 +150,7 @@ class ArcTask(FlowTask):
     def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Any]]:
         """Return the loss of the player whose turn it is."""
         net: MusicNet = getattr(module, "module", module)  # type: ignore[assignment]
-        r, whose, real = self.recipe, arc.turn(step), batch["x"]
+        r, whose, real = self.recipe, arc.turn(step, self.recipe.arc.lead), batch["x"]
         assert net.critic is not None
         stream = Stream.of(r.seed, len(real)).fold(step).to(real.device)
         if whose == "critic":

@@ -143,9 +143,12 @@ def critic_loss(
     return loss, metrics
 
 
-def turn(step: int) -> str:
-    """Return whose turn it is: `critic` at even steps, `generator` at odd ones."""
-    return "generator" if step % 2 else "critic"
+def turn(step: int, lead: int = 0) -> str:
+    """Return whose turn it is: `critic` at even steps, `generator` at odd ones.
+
+    The first `lead` steps are the critic's: one that cannot tell yet would push the generator anywhere.
+    """
+    return "generator" if step % 2 and step >= lead else "critic"
 
 
 @contextmanager
