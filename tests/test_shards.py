@@ -122,7 +122,15 @@ def test_mistakes_are_one_line(tmp_path: Path, out: str, parts: int, says: str) 
 def test_samples_that_are_no_sequences_are_refused(tmp_path: Path) -> None:
     for suffix in (".fasta", ".wav"):
         with pytest.raises(UsageError, match="these samples are no"):
-            go(tmp_path / f"x{suffix}", source=lambda: lambda first, count: [{"id": 1}])
+            go(tmp_path / f"x{suffix}", source=lambda: lambda first, count: [{"id": 1, "cell": "x"}])
+
+
+def test_sounds_go_to_wav_only(tmp_path: Path) -> None:
+    go(tmp_path / "x.jsonl", n=3, parts=1)
+    assert set(json.loads((tmp_path / "x-00000-of-00001.jsonl").read_text().splitlines()[0])) == {
+        "id", "sequence", "tokens"}  # fmt: skip
+    with pytest.raises(UsageError, match="these samples are sounds"):
+        go(tmp_path / "y.jsonl", source=lambda: lambda first, count: [{"id": 1, "sound": [0.0], "rate": 8000}])
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,14 @@ class Shard:
     path: Path
 
 
+def silent(row: Row) -> Row:
+    """Return a row without its sound, which only WAV files hold."""
+    found = {name: value for name, value in row.items() if name not in {"sound", "rate"}}
+    if set(found) <= {"id"}:
+        raise UsageError("these samples are sounds", field="out", hint="write .wav")
+    return found
+
+
 def cut(n: int, shards: int, out: Path) -> list[Shard]:
     """Return the shards of n samples: `name.jsonl` becomes `name-00000-of-00004.jsonl` and so on."""
     ends = [k * n // shards for k in range(shards + 1)]
@@ -193,7 +201,8 @@ def make(shard: Shard, rows: Rows, batch: int) -> None:
         writer = WRITERS[shard.path.suffix](part)
         try:
             for first in range(shard.first, shard.first + shard.count, batch):
-                writer.add(rows(first, min(batch, shard.first + shard.count - first)))
+                made = rows(first, min(batch, shard.first + shard.count - first))
+                writer.add(made if shard.path.suffix == ".wav" else [silent(row) for row in made])
         finally:
             writer.close()
         os.replace(part, shard.path)
