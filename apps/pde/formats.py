@@ -1,7 +1,8 @@
 """Files: meshes in (gmsh, VTU, XDMF, Abaqus, Nastran, ... through meshio), meshes and time series out (ParaView).
 
-Named boundary parts are gmsh's physical groups, or, in any format with cell data, arrays called `group:NAME` that are 1
-on the edges of the part; this is how they are written, because names do not survive conversions otherwise.
+Named boundary parts are gmsh's physical groups, sets of edges (Abaqus), or, in any format with cell data, arrays called
+`group:NAME` that are 1 on the edges of the part; this is how they are written, because names do not survive conversions
+otherwise.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def read_mesh(path: Path | str, period: tuple[float, float] = (0.0, 0.0), tagged
 
 
 def _groups(found: Any) -> dict[str, np.ndarray]:
-    """Return the named edges: arrays `group:NAME`, else gmsh's physical groups of dimension 1."""
+    """Return the named edges: arrays `group:NAME`, else gmsh's physical groups of dimension 1, else sets of edges."""
     lines = [k for k, block in enumerate(found.cells) if block.type == "line"]
     out: dict[str, list[np.ndarray]] = {}
     for key, blocks in found.cell_data.items():
@@ -84,6 +85,11 @@ def _groups(found: Any) -> dict[str, np.ndarray]:
             tags = np.asarray(found.cell_data["gmsh:physical"][k])
             for tag in np.unique(tags[tags > 0]):
                 out.setdefault(names.get(int(tag), str(tag)), []).append(found.cells[k].data[tags == tag])
+    if not out:
+        for name, blocks in found.cell_sets.items():
+            own = [found.cells[k].data[np.asarray(blocks[k], np.int64)] for k in lines if blocks[k] is not None]
+            if not name.startswith("gmsh:") and own:  # gmsh's own sets name no physical group
+                out[name] = own
     joined = {name: np.concatenate(parts) for name, parts in out.items()}
     return {name: edges for name, edges in joined.items() if len(edges)}
 
@@ -123,7 +129,8 @@ def write_mesh(path: Path, mesh: Mesh, fields: Mapping[str, np.ndarray] | None =
     flat = np.column_stack([points, np.zeros(len(points))])
     part = path.with_name(f".part-{path.name}")
     try:
-        meshio.Mesh(flat, cells, point_data=values, cell_data=data).write(part, file_format=_format(path))
+        made: Any = meshio.Mesh(flat, cells, point_data=values, cell_data=data)  # type: ignore[arg-type]
+        made.write(part, file_format=_format(path))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -155,7 +162,8 @@ def write_series(path: Path, mesh: Mesh, times: np.ndarray, fields: Mapping[str,
 def _npz(path: Path, mesh: Mesh, times: np.ndarray, fields: Mapping[str, np.ndarray]) -> None:
     part = path.with_name(f".part-{path.name}")
     with part.open("wb") as file:
-        np.savez_compressed(file, points=mesh.points, triangles=mesh.triangles, times=times, **fields)
+        own = {"points": mesh.points, "triangles": mesh.triangles, "times": times, **fields}
+        np.savez_compressed(file, **own)  # type: ignore[arg-type]
     os.replace(part, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,45 @@ def test_names_survive_files(tmp_path: Path, ending: str) -> None:
     assert np.allclose(twin.points, mesh.points) and np.array_equal(twin.triangles, mesh.triangles)
     assert {k: sorted(map(sorted, v.tolist())) for k, v in twin.groups.items()} == {
         k: sorted(map(sorted, v.tolist())) for k, v in mesh.groups.items()}  # fmt: skip
+
+
+INP = """*HEADING
+*NODE
+1, 0, 0, 0
+2, 1, 0, 0
+3, 1, 1, 0
+4, 0, 1, 0
+*ELEMENT, TYPE=CPS3, ELSET=domain
+1, 1, 2, 3
+2, 1, 3, 4
+*ELEMENT, TYPE=T3D2, ELSET=wall
+3, 1, 2
+4, 2, 3
+5, 3, 4
+*ELEMENT, TYPE=T3D2, ELSET=open
+6, 4, 1
+"""
+
+
+def test_sets_of_edges_are_parts(tmp_path: Path) -> None:
+    path = tmp_path / "square.inp"
+    path.write_text(INP)
+    mesh = formats.read_mesh(path)
+    assert {k: len(v) for k, v in mesh.groups.items()} == {"wall": 3, "open": 1}
+    path.write_text(INP.replace("*ELEMENT, TYPE=T3D2, ELSET=open\n6, 4, 1\n", ""))
+    with pytest.raises(DataError, match=r"1 boundary edges belong to no group, one at .*; name them"):
+        formats.read_mesh(path)
+
+
+@pytest.mark.skipif(not find_spec("gmsh"), reason="gmsh is an extra")
+def test_gmshs_own_files_are_read() -> None:
+    from benchmarks._meshes import cavity, dfg, torus
+
+    assert set(cavity(6).groups) == {"left", "right", "bottom", "top"}
+    mesh = dfg(0.02, 0.06, 0.1)
+    assert mesh.nodes("cylinder").size > 12 and set(mesh.groups) == {"left", "right", "bottom", "top", "cylinder"}
+    assert all(np.allclose(mesh.points[mesh.locate(p)], p, atol=1e-12) for p in ((0.15, 0.2), (0.25, 0.2)))
+    assert len(torus(120).boundary) == 0
 
 
 def test_opposite_sides_become_one() -> None:
