@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from apps.bio.protein import geometry
-from apps.bio.protein.data import AMINO, Backbones, folds, joined, places, read_backbones
+from apps.bio.protein import geometry, rotamers
+from apps.bio.protein.data import AMINO, Backbones, distinct, folds, joined, places, read_backbones
 from apps.bio.protein.designs import superposed
 from apps.bio.protein.generate import Conditioned, InverseFolder
 from apps.bio.protein.model import ProteinConfig
@@ -25,7 +26,7 @@ REAL = Path(__file__).resolve().parents[3] / "shared/data/bio/protein"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="needs the shared data")
 THREE = "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR".split()
 NAMES = dict(zip(AMINO, THREE, strict=True))
-CONFIG = ProteinConfig(members=2, dim=16, encoder=1, decoder=1, neighbours=6, residues=60, dropout=0.0)
+CONFIG = ProteinConfig(members=2, dim=16, encoder=1, decoder=1, neighbours=6, residues=60, dropout=0.0, smoothing=0.05)
 
 
 def place(a: np.ndarray, b: np.ndarray, c: np.ndarray, length: float, angle: float, torsion: float) -> np.ndarray:
@@ -212,6 +213,59 @@ def test_features_know_a_helix_and_no_direction() -> None:
     assert not torch.allclose(ours.node, mirror.node, atol=0.1)
 
 
+def test_side_chains_have_the_shape_of_amino_acids() -> None:
+    """Lengths, handedness of branches, flat and closed rings."""
+    five = geometry.atoms(torch.from_numpy(chain(6)))
+    n, ca, cb = five[:, 0], five[:, 1], five[:, 4]
+    made = {kind: rotamers.built(kind, n, ca, cb) for kind in rotamers.KINDS}
+    assert all(v.shape[1] == len(rotamers.TURNED[k]) and bool(v.isfinite().all()) for k, v in made.items())
+
+    def chi(atom: torch.Tensor) -> torch.Tensor:
+        return torch.rad2deg(torch.atan2(*geometry.dihedral(n, ca, cb, atom).unbind(-1)))
+
+    for kind, shift in (("V", 122.0), ("T", -120.0), ("I", -122.0)):
+        for r, (first, *_) in enumerate(rotamers.TURNED[kind]):
+            atoms = made[kind][:, r]
+            turn = (chi(atoms[:, 1]) - chi(atoms[:, 0]) - shift + 180) % 360 - 180
+            off = (chi(atoms[:, 0]) - first + 180) % 360 - 180
+            assert float(turn.abs().max()) < 0.5 and float(off.abs().max()) < 0.5
+    ring = made["F"][:, :, [0, 1, 3, 5, 4, 2]]  # CG CD1 CE1 CZ CE2 CD2
+    sides = (ring - ring.roll(1, 2)).norm(dim=-1)
+    assert float((sides - 1.39).abs().max()) < 0.05
+    flat = torch.linalg.svdvals(ring - ring.mean(2, keepdim=True))[..., 2]
+    assert float(flat.max()) < 0.05
+    assert float(((made["W"][:, :, 7] - made["W"][:, :, 8]).norm(dim=-1) - 1.4).abs().max()) < 0.1
+
+
+def test_what_stands_in_the_way_is_felt() -> None:
+    x = torch.from_numpy(chain(12))
+    alone = rotamers.fits(x).view(12, len(rotamers.KINDS), 5)
+    middle = geometry.atoms(x)[5, 4] - x[5, 1]
+    crowded = rotamers.fits(torch.cat([x, x + 5.5 * middle / middle.norm()]))[:12].view(12, len(rotamers.KINDS), 5)
+    large, small = rotamers.KINDS.index("W"), rotamers.KINDS.index("S")
+    assert crowded[5, large, 0] > alone[5, large, 0] + 1.0, "it clashes"
+    assert crowded[5, large, 0] > crowded[5, small, 0] and crowded[5, small, 3] > alone[5, small, 3]
+    assert rotamers.fits(x[:1]).shape == (1, rotamers.ROTAMERS)
+
+
+def test_only_known_letters_are_told() -> None:
+    net, g = ProteinNet(CONFIG).eval().members[0], chain_graph(made(), 1, 4)
+    h, e = net.encode(g)  # type: ignore[operator]
+    blank = torch.full((20,), 20)
+    assert not bool(net.told(h, e, g.index, blank).any())  # type: ignore[operator]
+    one = blank.clone()
+    one[7] = 3
+    heard = net.told(h, e, g.index, one).abs().sum(-1) > 0  # type: ignore[operator]
+    assert set(heard.nonzero()[:, 0].tolist()) == set(g.index[1][g.index[0] == 7].tolist())
+
+
+def test_near_copies_are_left_out() -> None:
+    data = made(4)
+    assert distinct(data).sum() <= 4 and distinct(data)[[0, 2]].all()
+    twins = dataclasses.replace(data, tokens=[data.tokens[0]] * 4, resolution=np.array([2.0, 1.0, np.nan, 3.0]))
+    assert distinct(twins).tolist() == [False, True, False, True]
+
+
 def test_laws_at_corners_are_tokens_and_graphs_do_not_mix() -> None:
     data, net = made(), ProteinNet(CONFIG).eval()
     first, second = (chain_graph(data, i, 6) for i in (0, 1))
@@ -244,7 +298,7 @@ def test_training_learns_what_follows_from_the_backbone() -> None:
     with torch.no_grad():
         before = task.validate(net.eval(), 0)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
-    for step in range(40):
+    for step in range(80):
         loss, _ = task.loss(net.train(), task.batch(step, 0, 1), step)
         optimizer.zero_grad()
         loss.backward()

@@ -18,7 +18,7 @@ import numpy as np
 
 from core.errors import DataError
 
-__all__ = ["AMINO", "Backbones", "folds", "joined", "places", "read_backbones"]
+__all__ = ["AMINO", "Backbones", "distinct", "folds", "joined", "places", "read_backbones"]
 
 AMINO = "ACDEFGHIKLMNPQRSTVWY"
 """The alphabet: token k is letter k, the mask is token 20."""
@@ -94,6 +94,24 @@ def folds(data: Backbones, count: int) -> np.ndarray:
     order = sorted(first, key=lambda c: (-min(size[c], 8), key[c]))
     fold = {c: (i % count if (i // count) % 2 == 0 else count - 1 - i % count) for i, c in enumerate(order)}
     return np.array([fold[int(c)] for c in data.cluster])
+
+
+def distinct(data: Backbones, share: float = 0.8) -> np.ndarray:
+    """Return which chains are not near copies of one before them in their cluster, bool [n].
+
+    A near copy has `share` of its triples of letters, or of the other's. The chains of best resolution come first.
+    """
+    out = np.zeros(len(data), bool)
+    for c in np.unique(data.cluster):
+        kept: list[set[bytes]] = []
+        rows = np.flatnonzero(data.cluster == c)
+        for i in rows[np.argsort(np.nan_to_num(data.resolution[rows], nan=9.0), kind="stable")]:
+            word = data.tokens[i].astype(np.uint8).tobytes()
+            triples = {word[k : k + 3] for k in range(len(word) - 2)}
+            if all(len(triples & other) < share * min(len(triples), len(other)) for other in kept):
+                kept.append(triples)
+                out[i] = True
+    return out
 
 
 def joined(coords: np.ndarray) -> np.ndarray:

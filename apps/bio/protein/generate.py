@@ -11,7 +11,7 @@ are hidden; the score of a design is the mean of its negative logarithm over des
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,12 +71,14 @@ class InverseFolder:
         recipe: the run that trained them (`apps.bio.model.Recipe`).
         batch: most sequences sampled together.
         name: what it was loaded as, for manifests.
+        last: the structure that was read last, and its graph.
     """
 
     net: ProteinNet
     recipe: Any
     batch: int = 16
     name: str = ""
+    last: tuple[Structure, Graph] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Set the network to inference."""
@@ -91,10 +93,13 @@ class InverseFolder:
             return Conditioned(chosen, g.to(device), temperature).eval()  # type: ignore[arg-type]
 
     def graph(self, structure: Structure) -> Graph:
-        """Return the graph of a structure."""
+        """Return the graph of a structure; the last one is kept."""
+        if self.last is not None and self.last[0] is structure:
+            return self.last[1]
         coords, bonded = torch.from_numpy(structure.coords), torch.from_numpy(structure.bonded)
         place, chain = torch.from_numpy(structure.place), torch.from_numpy(structure.chain)
-        return graph(coords, bonded, place, chain, self.net.config.neighbours)
+        self.last = structure, graph(coords, bonded, place, chain, self.net.config.neighbours)
+        return self.last[1]
 
     def base(
         self, sites: Sites, steps: int | None = None, temperature: float | None = None, solver: str = "ancestral"

@@ -3,10 +3,15 @@
 A backbone is a graph whose nodes are residues and whose edges join each residue to its nearest neighbours. With `x_t`
 a sequence of which some letters are masked, the network gives at every masked site
 
-    D_i(a) = p(x_i = a | x_t, backbone),
+    log D_i(a) = f_a(surroundings of i) + c_ia(known letters),       D_i(a) = p(x_i = a | x_t, backbone),
 
-from rounds of message passing: the **encoder** reads the structure alone (once per backbone), the **decoder** reads
-its result and the noisy sequence (once per step). Features are invariant to rotation and translation.
+up to a constant. **f** is a small network on what a residue sees (`geometry`, `environment`, and above all how each
+kind of side chain would fit, `rotamers`): with some hundred folds to learn from, physics in the features is worth more
+than depth. **c** comes from rounds of message passing that start at the known letters,
+
+    m_i = sum_j [ g(h_i, e_ij, s_j) - g(h_i, e_ij, 0) ],       s_j: the letter where known, else 0, and messages,
+
+so that c = 0 where nothing is known. Features are invariant to rotation and translation.
 
 One recipe trains several **members** of the same shape, cross-fitted: member k never sees the clusters of fold k. A
 protein of fold k is read by member k alone; one of no fold (the test clusters, anything new) by the mean of all.
@@ -24,13 +29,22 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
-from apps.bio.protein import geometry
+from apps.bio.protein import environment, geometry, rotamers
 from apps.bio.protein.model import ProteinConfig
 
-__all__ = ["LETTERS", "Graph", "Member", "ProteinNet", "graph", "join"]
+__all__ = ["LETTERS", "NODE", "Graph", "Member", "ProteinNet", "graph", "join", "surroundings"]
 
 LETTERS, REACH, OTHER, SCALE = 20, 24, 49, 12.0
 """Letters; farthest place along the chain that is told apart; the code of another chain; divisor of sums."""
+
+WINDOW = 2
+"""Neighbours along the chain, either side, whose local features a residue reads."""
+
+NODE = (2 * WINDOW + 1) * environment.LOCAL + environment.ENVIRONMENT + rotamers.ROTAMERS
+"""Features of a residue."""
+
+JITTER, LIMIT = 0.1, 5.0
+"""Noise of standardised features in training, and where they are cut."""
 
 
 @dataclass(eq=False)
@@ -68,11 +82,20 @@ def graph(
         reference: coordinates that decide who is near (those without noise), by default `coords`.
     """
     index = geometry.neighbours(coords if reference is None else reference, neighbours)
-    node, bonds = geometry.node_features(coords, bonded)
+    node, bonds = surroundings(coords, bonded)
     edge = geometry.edge_features(coords, index, bonds)
     j, i = index
     gap = (place[j] - place[i]).clamp(-REACH, REACH) + REACH
     return Graph(node, edge, index, torch.where(chain[i] == chain[j], gap, OTHER))
+
+
+def surroundings(coords: Tensor, bonded: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what each residue sees [N, NODE], and the hydrogen-bond energies [N, N] (arguments as in `graph`)."""
+    node, bonds = geometry.node_features(coords, bonded)
+    near, helix, strand = environment.local(node, bonds)
+    padded = nn.functional.pad(near, (0, 0, WINDOW, WINDOW))
+    window = padded.unfold(0, 2 * WINDOW + 1, 1).transpose(1, 2).flatten(1)
+    return torch.cat([window, environment.environment(coords, node, helix, strand), rotamers.fits(coords)], 1), bonds
 
 
 def join(graphs: Sequence[Graph]) -> Graph:
@@ -84,85 +107,76 @@ def join(graphs: Sequence[Graph]) -> Graph:
 
 
 class Round(MessagePassing):
-    """One round: messages along edges, summed at their targets, and a small network at each node.
+    """One round: what is known at the sources changes what the targets hear; where nothing is known, nothing is said.
 
     Args:
         dim: width.
-        dropout: of what is added to the node.
-        edges: update the edges afterwards.
+        dropout: of what is heard.
     """
 
-    def __init__(self, dim: int, dropout: float, edges: bool) -> None:
-        super().__init__(aggr="sum")
-        self.own, self.other = nn.Linear(dim, dim), nn.Linear(dim, dim, bias=False)
-        self.along, self.mix = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim)
-        self.out = nn.Linear(dim, dim)
-        self.feed = nn.Sequential(nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
-        self.first, self.second = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.drop = nn.Dropout(dropout)
-        self.edge = EdgeUpdate(dim, dropout) if edges else None
-
-    def forward(self, h: Tensor, e: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return nodes [..., N, d] and edges [E, d] after the round."""
-        sent = self.propagate(index, own=self.own(h), other=self.other(h), along=self.along(e), size=None)
-        h = self.first(h + self.drop(self.out(sent / SCALE)))
-        h = self.second(h + self.drop(self.feed(h)))
-        return h, e if self.edge is None else self.edge(h, e, index)
-
-    def message(self, own_i: Tensor, other_j: Tensor, along: Tensor) -> Tensor:
-        """Return what goes along each edge."""
-        return nn.functional.silu(self.mix(nn.functional.silu(own_i + other_j + along)))
-
-
-class EdgeUpdate(nn.Module):
-    """Edges read their two ends."""
-
     def __init__(self, dim: int, dropout: float) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(dim, dim), nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
-        self.out, self.norm, self.drop = nn.Linear(dim, dim), nn.LayerNorm(dim), nn.Dropout(dropout)
+        super().__init__(aggr="sum")
+        self.own, self.along = nn.Linear(dim, dim), nn.Linear(dim, dim, bias=False)
+        self.said, self.mix = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.out, self.drop = nn.Linear(dim, dim, bias=False), nn.Dropout(dropout)
 
-    def forward(self, h: Tensor, e: Tensor, index: Tensor) -> Tensor:
-        """Return the new edges [E, d]."""
-        inner = nn.functional.silu(self.a(h)[index[1]] + self.b(h)[index[0]] + self.c(e))
-        return self.norm(e + self.drop(self.out(inner)))
+    def forward(self, h: Tensor, e: Tensor, index: Tensor, s: Tensor) -> Tensor:
+        """Return what the nodes [N, d] hear along edges [E, d], `s` [..., N, d] being what is known: [..., N, d]."""
+        heard = self.propagate(index, own=self.own(h), said=self.said(s), along=self.along(e), size=None)
+        return self.drop(self.out(nn.functional.silu(self.mix(heard / SCALE))))
+
+    def message(self, own_i: Tensor, said_j: Tensor, along: Tensor) -> Tensor:
+        """Return what goes along each edge, less what would go if nothing were known."""
+        alone = own_i + along
+        return nn.functional.silu(alone + said_j) - nn.functional.silu(alone)
 
 
 class Member(nn.Module):
-    """One network: encoder of the structure, decoder of the noisy sequence.
+    """One network: what a residue's surroundings say, corrected by known letters.
 
     Args:
         config: its shape.
     """
 
+    centre: Tensor
+    scale: Tensor
+
     def __init__(self, config: ProteinConfig) -> None:
         super().__init__()
-        d = config.dim
-        self.node = nn.Sequential(nn.Linear(geometry.NODE, d), nn.LayerNorm(d))
-        self.edge = nn.Linear(geometry.EDGE, d)
+        d, wide = config.dim, 2 * config.dim
+        self.register_buffer("centre", torch.zeros(NODE))
+        self.register_buffer("scale", torch.ones(NODE))
+        self.site = nn.Sequential(nn.Dropout(config.dropout / 4))
+        for a, b in zip([NODE, *[wide] * (config.encoder - 1)], [wide] * config.encoder, strict=True):
+            self.site.extend([nn.Linear(a, b), nn.LayerNorm(b), nn.SiLU(), nn.Dropout(config.dropout)])
+        self.plain = nn.Linear(wide, LETTERS)
+        self.node, self.edge = nn.Linear(wide, d), nn.Linear(geometry.EDGE, d)
         self.gap = nn.Embedding(OTHER + 1, d)
-        self.norm, self.drop = nn.LayerNorm(d), nn.Dropout(config.dropout)
-        self.token = nn.Linear(LETTERS + 1, d, bias=False)
-        self.encoder = nn.ModuleList(Round(d, config.dropout, True) for _ in range(config.encoder))
-        self.decoder = nn.ModuleList(Round(d, config.dropout, False) for _ in range(config.decoder))
-        self.head = nn.Linear(d, LETTERS)
-        nn.init.normal_(self.token.weight, std=0.3)
+        self.token = nn.Linear(LETTERS, d, bias=False)
+        self.rounds = nn.ModuleList(Round(d, config.dropout) for _ in range(config.decoder))
+        self.head = nn.Linear(d, LETTERS, bias=False)
+        nn.init.normal_(self.head.weight, std=0.02)
 
     def encode(self, g: Graph) -> tuple[Tensor, Tensor]:
-        """Read structures: nodes [N, d] and edges [E, d]."""
-        h, e = self.node(g.node), self.norm(self.drop(self.edge(g.edge)) + self.gap(g.gap))
-        for layer in self.encoder:
-            h, e = layer(h, e, g.index)
-        return h, e
+        """Read structures: residues [N, 2 d] and edges [E, d]."""
+        z = ((g.node - self.centre) / self.scale).clamp(-LIMIT, LIMIT)
+        if self.training:
+            z = z + JITTER * torch.randn_like(z)
+        return self.site(z), nn.functional.silu(self.edge(g.edge) + self.gap(g.gap))
 
     def decode(self, h: Tensor, e: Tensor, index: Tensor, x: Tensor) -> Tensor:
         """Return logits [..., N, 20] of noisy sequences: tokens int64 [..., N], or laws [..., N, 21]."""
+        return self.plain(h) + self.told(h, e, index, x)
+
+    def told(self, h: Tensor, e: Tensor, index: Tensor, x: Tensor) -> Tensor:
+        """Return what the known letters add to the logits (arguments as in `decode`); 0 where nothing is known."""
         if not x.is_floating_point():
             x = nn.functional.one_hot(x, LETTERS + 1)
-        h = h + self.token(x.to(h))
-        for layer in self.decoder:
-            h, _ = layer(h, e, index)
-        return self.head(h)
+        letters, near = self.token(x[..., :LETTERS].to(h)), nn.functional.silu(self.node(h))
+        heard = torch.zeros_like(letters)
+        for layer in self.rounds:
+            heard = heard + layer(near, e, index, letters + heard)
+        return self.head(heard)
 
 
 class ProteinNet(nn.Module):
@@ -178,7 +192,7 @@ class ProteinNet(nn.Module):
         self.members = nn.ModuleList(Member(config) for _ in range(config.members))
 
     def forward(self, g: Graph, x: Tensor, member: int) -> Tensor:
-        """Return one member's logits [N, 20] of the noisy sequences `x` [N] of structures."""
+        """Return one member's logits [..., N, 20] of noisy sequences `x` [..., N] of structures."""
         net = self.members[member]
         assert isinstance(net, Member)
         return net.decode(*net.encode(g), g.index, x)

@@ -1,17 +1,18 @@
-"""The training task of inverse folding: clusters drawn evenly, a random part of each sequence masked.
+"""The training task of inverse folding: distinct chains drawn evenly, a random part of each sequence masked.
 
-Step s trains member s mod K on chains outside its fold and outside the test fold. A cluster is drawn uniformly, then
-one of its chains; the loss is the count form of the bound (`core/objective/elbo.py`), per residue, averaged over
-chains: with n ~ U{1..L} masked sites of a chain of L, the mean over masked sites of -log D.
+Step s trains member s mod K on chains outside its fold and outside the test fold; of a cluster those that are not near
+copies of each other (`data.distinct`). The loss has two terms, in nats per residue. The network at a residue learns
+from all residues of the batch alike, nothing else being known; the messages learn what known letters add, by the count
+form of the bound (`core/objective/elbo.py`): with n ~ U{1..L} masked sites of a chain of L, the mean over masked sites
+of -log D, averaged over chains. No gradient of the second reaches the first.
 
-Coordinates are disturbed by Gaussian noise: a crystal structure is refined with its sequence in mind, and tenths of an
-angstrom that betray a residue are of no use for a backbone that was designed. Few backbones are known here, and letters
-that evolution exchanges are no great mistake: a share of the target is spread over the letters like the native one.
+Few backbones are known here, and letters that evolution exchanges are no great mistake: a share of the target is
+spread over the letters like the native one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
 
@@ -19,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apps.bio.protein.data import AMINO, Backbones, folds, joined, places, read_backbones
+from apps.bio.protein.data import AMINO, Backbones, distinct, folds, joined, places, read_backbones
 from apps.bio.protein.model import ProteinConfig
-from apps.bio.protein.network import LETTERS, Graph, ProteinNet, graph, join
+from apps.bio.protein.network import LETTERS, Graph, Member, ProteinNet, graph, join
 
 __all__ = ["DRAWS", "FoldingTask", "Noised", "chain_graph", "make"]
 
@@ -74,35 +75,49 @@ class FoldingTask:
     config: ProteinConfig
     seed: int
     data: Backbones
+    kept: dict[int, Graph] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Deal the clusters out; fold 0 judges."""
         self.fold = folds(self.data, self.config.members + 1)
+        self.distinct = distinct(self.data)
 
     def module(self) -> ProteinNet:
-        """Build the members."""
-        return ProteinNet(self.config)
+        """Build the members; each standardises features as they are on the chains that it may see."""
+        net = ProteinNet(self.config)
+        for k, member in enumerate(net.members):
+            assert isinstance(member, Member)
+            node = torch.cat([self.graph(int(rows[0])).node for rows in self.chains(k).values()])
+            member.centre.copy_(node.mean(0))
+            member.scale.copy_(node.std(0) + 1e-3)
+        return net
 
     def chains(self, member: int) -> dict[int, np.ndarray]:
-        """Return the chains that a member may see, by cluster."""
-        seen = (self.fold != 0) & (self.fold != member + 1)
+        """Return the distinct chains that a member may see, by cluster."""
+        seen = (self.fold != 0) & (self.fold != member + 1) & self.distinct
         return {int(c): np.flatnonzero(seen & (self.data.cluster == c)) for c in np.unique(self.data.cluster[seen])}
+
+    def graph(self, i: int) -> Graph:
+        """Return the graph of chain `i`, its coordinates moved once; it is made once and kept in half precision."""
+        if i not in self.kept:
+            rng = np.random.default_rng([self.seed, 17, i])
+            noise = rng.normal(0, self.config.noise, self.data.coords[i].shape) if self.config.noise else 0.0
+            g = chain_graph(self.data, i, self.config.neighbours, noise)
+            self.kept[i] = Graph(g.node.half(), g.edge.half(), g.index, g.gap)
+        g = self.kept[i]
+        return Graph(g.node.float(), g.edge.float(), g.index, g.gap)
 
     def batch(self, step: int, rank: int, world: int) -> Noised:
         """Return the batch of a step."""
         rng = np.random.default_rng([self.seed, step, rank])
         member = step % self.config.members
-        pool = self.chains(member)
-        clusters = rng.permutation(list(pool))
         graphs, clean, noisy, weight, size = [], [], [], [], 0
-        for c in clusters:
-            i = int(rng.choice(pool[int(c)]))
-            x = self.data.tokens[i]
-            if size and size + len(x) > self.config.residues:
+        for i in rng.permutation(np.concatenate(list(self.chains(member).values()))).tolist():
+            if size >= self.config.residues:
                 break
+            x = self.data.tokens[i]
             size += len(x)
-            noise = rng.normal(0, self.config.noise, self.data.coords[i].shape)
-            graphs.append(chain_graph(self.data, i, self.config.neighbours, noise))
+            graphs.append(self.graph(i))
             masks = np.stack([rng.permutation(len(x)) < rng.integers(1, len(x) + 1) for _ in range(DRAWS)])
             clean.append(x)
             noisy.append(np.where(masks, LETTERS, x))
@@ -112,30 +127,32 @@ class FoldingTask:
         return Noised(join(graphs), x_t, x_0, torch.from_numpy(w.astype(np.float32)), member)
 
     def loss(self, module: torch.nn.Module, batch: Noised, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Return nats per residue of one member."""
-        log_p = module(batch.graph, batch.x_t, batch.member).log_softmax(-1)
+        """Return nats per residue of one member: nothing known, and with known letters."""
+        net: Any = getattr(module, "module", module)
+        member = net.members[batch.member]
+        h, e = member.encode(batch.graph)
+        plain = member.plain(h)
+        log_p = (plain.detach() + member.told(h.detach(), e, batch.graph.index, batch.x_t)).log_softmax(-1)
         target = batch.x_0.expand_as(batch.x_t)
-        nll = -log_p.gather(-1, target[..., None])[..., 0]
-        blind = (batch.x_t == LETTERS).float().mean()
-        right = ((log_p.argmax(-1) == target) * batch.weight).sum()
-        loss = (nll * batch.weight).sum()
-        soft = -(similar().to(log_p)[target] * log_p).sum(-1)
-        return loss + self.config.smoothing * ((soft - nll) * batch.weight).sum(), {
-            "nats": loss.detach(), "recovery": right, "masked": blind,
-        }  # fmt: skip
+        law = similar().to(log_p) * self.config.smoothing + torch.eye(LETTERS).to(log_p) * (1 - self.config.smoothing)
+        nothing = plain.log_softmax(-1)
+        loss = -(law[batch.x_0] * nothing).sum(-1).mean() - ((law[target] * log_p).sum(-1) * batch.weight).sum()
+        nats = -(log_p.gather(-1, target[..., None])[..., 0] * batch.weight).sum()
+        right = (nothing.argmax(-1) == batch.x_0).float().mean()
+        return loss, {"nats": nats.detach(), "recovery": right}
 
     def validate(self, module: torch.nn.Module, step: int) -> dict[str, float]:
         """Return nats per residue and recovery of one prediction from a bare backbone, of each member on its fold.
 
-        Up to two chains of each cluster; the mean over clusters, then over members.
+        One chain of each cluster; the mean over clusters.
         """
         net = getattr(module, "module", module)
         nats, right = [], []
         for c in np.unique(self.data.cluster[self.fold > 0]):
-            rows = np.flatnonzero(self.data.cluster == c)[:2]
+            rows = np.flatnonzero((self.data.cluster == c) & self.distinct)[:1]
             parts = []
             for i in rows:
-                g, x = chain_graph(self.data, i, self.config.neighbours), torch.from_numpy(self.data.tokens[i])
+                g, x = self.graph(int(i)), torch.from_numpy(self.data.tokens[i])
                 log_p = net(g, torch.full_like(x, LETTERS), int(self.fold[i]) - 1).log_softmax(-1)
                 nll = -log_p.gather(-1, x[:, None]).mean()
                 parts.append((float(nll), float((log_p.argmax(-1) == x).float().mean())))
