@@ -1,0 +1,106 @@
+"""The state sampler: a cycle is learned as one, boundaries stay, sensors find the state, and ensembles are honest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from apps.pde import ensemble, metrics, shapes, states
+from apps.pde.baselines import gappy_pod
+from apps.pde.data import Trajectories
+from apps.pde.dynamics import Dynamics
+from apps.pde.model import ModelConfig
+from apps.pde.systems import system
+from core.errors import UsageError
+
+MESH = shapes.make("hole", 120)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def cycle(speeds: tuple[float, ...] = (1.0, 2.0), T: int = 120) -> Trajectories:
+    """Return four turns of a limit cycle of four modes, of an amplitude that a parameter sets, zero on the hole."""
+    rng, N = np.random.default_rng(0), len(MESH)
+    shape = rng.standard_normal((5, N, 2))
+    shape[:, MESH.nodes("hole")] = 0
+    t = 8.13 * np.pi * np.arange(T) / T
+    waves = np.stack([np.ones(T), np.cos(t), np.sin(t), np.cos(2 * t), np.sin(2 * t)], 1)
+    all_ = np.stack([np.einsum("tk,knc->tnc", waves * [1, a, a, a / 2, a / 2], shape) for a in speeds])
+    return Trajectories(MESH, ("u", "v"), np.arange(T) * 0.1, all_.astype(np.float32), {"Re": np.array(speeds)})
+
+
+@pytest.fixture(scope="module")
+def sampler() -> states.StateSampler:
+    torch.set_num_threads(1)
+    return states.fit(cycle(), rank=8)
+
+
+def test_modes_lose_only_what_they_say() -> None:
+    flat = cycle().states.reshape(-1, len(MESH), 2).astype(np.float64)
+    whole, few = states.Modes.of(flat, 8), states.Modes.of(flat, 2)
+    assert np.allclose(whole.decode(whole.encode(flat)), flat, atol=1e-5) and whole.rest < 1e-5
+    lost = np.sqrt(np.square(few.decode(few.encode(flat)) - flat).mean())
+    assert lost == pytest.approx(few.rest, rel=1e-6)
+
+
+def test_samples_lie_on_the_cycle_and_keep_the_boundary(sampler: states.StateSampler) -> None:
+    drawn = sampler.sample(64, {"Re": 2.0}, seed=1)
+    assert np.abs(drawn[:, MESH.nodes("hole")]).max() < 1e-6
+    truth = cycle().states[1]
+
+    def away(u: np.ndarray) -> float:
+        """Return the median distance from the cycle."""
+        return float(np.median(np.square(u[:, None] - truth[None]).sum((2, 3)).min(1) ** 0.5))
+
+    own = states.Modes.of(truth.astype(np.float64), 8)
+    ellipsoid = own.decode(np.random.default_rng(0).standard_normal((64, len(own.scale))))
+    assert away(drawn) < 0.4 * away(ellipsoid)
+    assert np.linalg.norm(drawn.mean(0) - truth.mean(0)) / np.linalg.norm(truth.mean(0)) < 0.4
+    assert np.array_equal(sampler.sample(64, {"Re": 2.0}, seed=1)[:5], drawn[:5])
+    with pytest.raises(UsageError, match="does not vary"):
+        sampler.sample(1, {"Ra": 1.0})
+
+
+def test_sensors_find_the_state(sampler: states.StateSampler) -> None:
+    truth, rng = cycle().states[1, 17].astype(np.float64), np.random.default_rng(2)
+    nodes = rng.choice(np.setdiff1d(np.arange(len(MESH)), MESH.nodes("hole")), 3, replace=False)
+    noise = 0.3
+    values = truth[nodes] + noise * rng.standard_normal((3, 2))
+    free, found = (f(16) for f in (sampler.sample, lambda n: sampler.assimilate(nodes, values, noise, n, {"Re": 2.0})))
+    error = [np.linalg.norm(e.mean(0) - truth) / np.linalg.norm(truth) for e in (free, found)]
+    assert error[1] < 0.5 * error[0]
+    flat = cycle().states.reshape(-1, len(MESH), 2).astype(np.float64)
+    assert error[1] < np.linalg.norm(gappy_pod(flat, nodes, values, 8, noise) - truth) / np.linalg.norm(truth)
+    with pytest.raises(UsageError, match="different nodes"):
+        sampler.assimilate(np.array([3, 3]), np.zeros((2, 2)), 0.1)
+    with pytest.raises(UsageError, match="2 values for each of 3 sensors"):
+        sampler.assimilate(nodes, values[:, :1], 0.1)
+
+
+def test_members_keep_the_boundary_and_spread_as_told() -> None:
+    net = Dynamics(ModelConfig(width=0), system("burgers", "hole"), MESH, 0.01)
+    start = torch.from_numpy(cycle().states[:, 0]) * 0.1
+    none, some, more = (ensemble.members(net, start, 6, ensemble.Spread(tendency=s), 4, every=2)
+                        for s in (0.0, 0.1, 0.2))  # fmt: skip
+    assert some.shape == (2, 4, 4, len(MESH), 2) and not none.std(1).any()
+    assert not some[:, :, :, MESH.nodes("hole")].any()
+    assert more[:, :, -1].std(1).mean() == pytest.approx(2 * some[:, :, -1].std(1).mean(), rel=0.2)
+    alone = ensemble.members(net, start[:1], 6, ensemble.Spread(tendency=0.1), 4, every=2)
+    assert np.allclose(alone[0], some[0], atol=1e-6)
+
+
+def test_calibrated_ensembles_cover() -> None:
+    net = Dynamics(ModelConfig(width=0), system("burgers", "hole"), MESH, 0.01)
+    wrong = Dynamics(ModelConfig(width=0), system("burgers", "hole"), MESH, 0.0115)
+    start = torch.from_numpy(cycle((1.0, 1.3, 0.7, 1.1), 60).states[:, 0]) * 0.05
+    with torch.inference_mode():
+        truth = torch.cat([wrong.pad(start)[:, None], wrong(start, 12)], 1).numpy()
+    data = Trajectories(MESH, ("u", "v"), np.arange(13) * 0.01, truth, {})
+    tried = (ensemble.Spread(0.0, 0.05, 0.0, 1), ensemble.Spread(0.0, 0.05, 0.5, 1))
+    spread = ensemble.calibrate(net, data.select(slice(0, 2)), n=8, tried=tried)
+    own = ensemble.members(net, torch.from_numpy(truth[2:, 0]), 12, spread, 24)[:, :, 1:].swapaxes(0, 1)
+    assert 0.6 < metrics.spread_skill(own, truth[2:, 1:]) < 1.6
