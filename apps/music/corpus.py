@@ -18,7 +18,8 @@ from torch import Tensor
 from apps.music import controls, data, spectral, synth
 from apps.music.codec import MelCodec
 from apps.music.folder import Library, StreamCorpus
-from apps.music.model import DataConfig, Recipe
+from apps.music.foreign import ForeignCodec
+from apps.music.model import AnyCodec, DataConfig, Recipe
 from apps.music.roll import TICKS, RollCodec
 from apps.music.score import Score
 from apps.music.synth import RATE, render
@@ -45,7 +46,7 @@ class Corpus:
         pieces: long enough for one window each.
     """
 
-    codec: RollCodec | MelCodec
+    codec: AnyCodec
     pieces: list[Piece]
 
     def cut(
@@ -71,7 +72,7 @@ class Corpus:
         return frames, torch.stack(c)
 
 
-def shifted(rows: Tensor, shift: int, codec: RollCodec | MelCodec) -> Tensor:
+def shifted(rows: Tensor, shift: int, codec: AnyCodec) -> Tensor:
     """Return the rows of a roll [n, ticks width] moved by semitones; what leaves the range is lost."""
     if not shift or not isinstance(codec, RollCodec) or codec.high == codec.low:
         return rows
@@ -137,10 +138,10 @@ def _all_heard(scores: Sequence[Score], codec: RollCodec) -> list[dict[str, Tens
     return found
 
 
-def fit(codec: RollCodec | MelCodec, recipe: Recipe) -> None:
+def fit(codec: AnyCodec, recipe: Recipe) -> None:
     """Fit the components of a codec to the training part; scores in all keys that occur."""
     config = recipe.data
-    if isinstance(codec, MelCodec):
+    if not isinstance(codec, RollCodec):
         codec.fit(_sounds(config, "train"))
         return
     pieces = data.scores(config.kind, config.root, "train", config.count, recipe.seed)
@@ -154,10 +155,10 @@ def _sounds(config: DataConfig, split: str) -> list[Tensor]:
     return data.sounds(config.kind, config.root, split)
 
 
-def corpus(codec: RollCodec | MelCodec, recipe: Recipe, split: str) -> Corpus | StreamCorpus:
+def corpus(codec: AnyCodec, recipe: Recipe, split: str) -> Corpus | StreamCorpus:
     """Return the pieces of a split in the frames of a fitted codec; only those that train are told what is heard."""
     config = recipe.data
-    if isinstance(codec, MelCodec):
+    if not isinstance(codec, RollCodec):
         if config.kind == "folder":
             return StreamCorpus(codec, Library(config.root, split))
         return Corpus(codec, [_recorded(codec, audio) for audio in _sounds(config, split)])
@@ -176,7 +177,7 @@ def corpus(codec: RollCodec | MelCodec, recipe: Recipe, split: str) -> Corpus | 
     return Corpus(codec, pieces)
 
 
-def _recorded(codec: MelCodec, audio: Tensor) -> Piece:
+def _recorded(codec: MelCodec | ForeignCodec, audio: Tensor) -> Piece:
     z = codec.encode(audio)
     edges = torch.arange(len(z) + 1) * codec.hop
     return Piece(z, controls.vector(controls.pool(controls.listen(audio), edges), len(z)))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from apps.music import controls
 from apps.music.codec import MelCodec
+from apps.music.foreign import ForeignCodec
 from apps.music.spectral import HOP, SIZE
 from apps.music.synth import RATE
 from core.errors import DataError
@@ -117,7 +118,7 @@ class StreamCorpus:
         library: where from.
     """
 
-    codec: MelCodec
+    codec: MelCodec | ForeignCodec
     library: Library
 
     def cut(

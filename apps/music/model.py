@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from apps.music.codec import MelCodec
 from apps.music.controls import WIDTH
 from apps.music.data import KINDS
+from apps.music.foreign import KINDS as FOREIGN
+from apps.music.foreign import ForeignCodec
 from apps.music.roll import RollCodec
 from core.finetune.arc import Critic
 from core.nn.block_flow import MODES, BlockFlow, BlockFlowConfig
@@ -33,10 +35,11 @@ class CodecConfig:
 
     `roll`: scores, `ticks` sixteenths a frame, with or without drums, pitches low ... high - 1. `mel`: sound, 15.6
     frames a second, a decoder of `width` channels. `dim` numbers a frame, all of unit variance where `whiten`, else of
-    the size that they have in the roll, so that a model spends itself on what is heard.
+    the size that they have in the roll, so that a model spends itself on what is heard. `encodec` and `dac`:
+    codecs of others at 25 frames a second, their packages installed and their `weights` fetched by you.
     """
 
-    kind: str = setting("roll", choices=("roll", "mel"))
+    kind: str = setting("roll", choices=("roll", "mel", *FOREIGN))
     dim: int = setting(48, low=2)
     ticks: int = setting(4, low=1)
     drums: bool = setting(True)
@@ -44,6 +47,7 @@ class CodecConfig:
     high: int = setting(84, low=0, high=128)
     width: int = setting(256, low=8)
     whiten: bool = setting(True)
+    weights: str = setting("")
 
 
 @dataclass
@@ -131,10 +135,15 @@ class Recipe:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
 
-def make_codec(config: CodecConfig) -> RollCodec | MelCodec:
+AnyCodec = RollCodec | MelCodec | ForeignCodec
+
+
+def make_codec(config: CodecConfig) -> AnyCodec:
     """Build the codec of a recipe."""
     if config.kind == "mel":
         return MelCodec(config.dim, config.width)
+    if config.kind != "roll":
+        return ForeignCodec(config.kind, config.dim, config.weights)
     high = max(config.low, config.high)
     return RollCodec(config.dim, config.ticks, config.drums, config.low, high, whiten=config.whiten)
 
