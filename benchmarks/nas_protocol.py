@@ -1,4 +1,8 @@
-"""Honest protocol: search on the 12-epoch validation accuracy, report the 200-epoch test accuracy of the incumbent."""
+"""Honest protocol: search on the 12-epoch validation accuracy, report the 200-epoch test accuracy of the incumbent.
+
+The cell with the best 12-epoch validation accuracy is not the best after 200 epochs: its test accuracy is printed as
+"column's optimum". A search that always found it would stand there, on CIFAR-100 just below the bar.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,8 @@ def run(full: bool) -> Result:
             )
             final = [test.values[max(q.history, key=lambda item: item[1])[0]] for q in runs]
             (figures if name == "guided" else peers)[f"{key} {name}"] = float(np.mean(final))
+        signal = table(f"{key}_val_12").values
+        peers[f"{key} column's optimum"] = test.values[max(signal, key=lambda cell: signal[cell])]
         bars.append(Bar(f"{key}: mean test accuracy after 100 queries", figures[f"{key} guided"], ">=", BARS[key]))
     return Result(
         figures, bars, peers=peers, units={"all": "percent"}, notes=f"{SEEDS} seeds; peers 10 without --full."

@@ -11,7 +11,7 @@ are best in some draw from the surrogate's posterior. The surrogate costs no que
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from apps.nas.baselines import BASELINES, PATIENCE, Field, Search, fitted
+from apps.nas.cell import Cell
 from apps.nas.generate import CellModel
 from apps.nas.model import TuneConfig
 from apps.nas.rewards import Queries
+from apps.nas.space import Space
 from core.errors import UsageError
 from core.finetune.policy_gradient import Advantage, Penalties, Replay, eager, per_step, record, states
 from core.plan import uniform_plan
@@ -141,6 +143,8 @@ class Guided:
         pool: samples of the policy from which they are chosen.
         mutants: of the best cells, beside them.
         inner: steps of the policy between rounds.
+        patience: queries without a better cell, after which only classes never met are asked for: the surrogate has then
+            settled on one whose many isomorphic copies it would ask for one by one.
     """
 
     model: CellModel
@@ -150,23 +154,39 @@ class Guided:
     pool: int = 256
     mutants: int = 256
     inner: int = 2
+    patience: int = 40
 
     def __call__(self, queries: Queries, field: Field, budget: int) -> Tuner:
         """Spend the budget; return the tuned policy."""
-        tuner, idle = Tuner(self.model, self.config, field), 0
+        tuner, idle, best, since = Tuner(self.model, self.config, field), 0, -float("inf"), 0
         first = tuner.sample(min(self.initial, budget)).unique(dim=0)
         tuner.learn(first, queries.score(first))
         while queries.unique < budget and idle < PATIENCE // 10:
-            parents = tuner.replay.best(10)
+            if tuner.replay.reward[0] > best:
+                best, since = tuner.replay.reward[0], queries.unique
+            parents = distinct(field.space, tuner.replay.x, 10)
             mutants = field.mutate(parents[torch.from_numpy(field.rng.integers(len(parents), size=self.mutants))])
             pool = torch.cat([tuner.sample(self.pool), mutants]).unique(dim=0)
             fresh = np.array([row for row in pool.tolist() if not queries.known(row)])
+            if queries.unique - since >= self.patience:
+                seen = {Cell.of(field.space, row).key for row, _ in queries.history}
+                new = [Cell.of(field.space, row).key not in seen for row in fresh.tolist()]
+                fresh = fresh[new] if any(new) else fresh
             count = min(self.batch, budget - queries.unique, len(fresh))
             idle = idle + 1 if not count else 0
             if count:
                 x = torch.from_numpy(fitted(queries, field.space).screen(fresh, count, field.rng))
                 tuner.learn(x, queries.score(x), self.inner)
         return tuner
+
+
+def distinct(space: Space, rows: Sequence[tuple[int, ...]], n: int) -> Tensor:
+    """Return the first n of some cells that are of different classes, int64 [n', D]."""
+    found: dict[str, tuple[int, ...]] = {}
+    for row in rows:
+        if len(found) < n:
+            found.setdefault(Cell.of(space, row).key, row)
+    return torch.tensor(list(found.values()), dtype=torch.long)
 
 
 METHODS = ("guided", "policy", *BASELINES)
