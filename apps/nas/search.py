@@ -143,7 +143,7 @@ class Guided:
         pool: samples of the policy from which they are chosen.
         mutants: of the best cells, beside them.
         inner: steps of the policy between rounds.
-        patience: queries without a better cell, after which only classes never met are asked for: the surrogate has then
+        patience: queries without a better cell, after which only classes never met are asked for: the search has then
             settled on one whose many isomorphic copies it would ask for one by one.
     """
 
