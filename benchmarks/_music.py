@@ -24,8 +24,7 @@ CHORALE_BPM = 90.0
 """The tempo that the reader gives all chorales; no other is known to what they trained."""
 MADE_BY = {
     "chorales": "chorales", "chorales-arc": "chorales-arc", "groove": "groove",
-    "chorales-full": "chorales model.mode=full",
-    **{f"chorales-{m}": f"chorales model.mode={m} trainer.steps=1250" for m in ("diagonal", "block-causal")},
+    **{f"chorales-{m}": f"chorales model.mode={m}" for m in ("full", "diagonal", "block-causal")},
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """What a memory costs in quality: context modes against outpainting that rereads everything at every step.
 
-Four networks of equal size and data on the chorales, `runs/music/chorales` (encoder-decoder) and `chorales-MODE`;
-`diagonal` and `block-causal`, which learn from five blocks a step instead of one, take half the steps of the others.
-10 blocks each from the same seeds, 8 solver steps; held-out part: valid.
+Four networks of equal size, steps and data on the chorales, `runs/music/chorales` (encoder-decoder) and
+`chorales-MODE`; `diagonal` and `block-causal` learn from five blocks a step, the others from one. 10 blocks each from
+the same seeds, 8 solver steps; held-out part: valid.
 """
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ def run(full: bool) -> Result:
         for m, limit in (("encoder-decoder", 1.10), ("diagonal", 1.2), ("block-causal", 1.2))
     ]
     floor = {"training against held-out music": frechet(trained / scale, real / scale)}
-    notes = f"{rows} pieces of 10 blocks; equal parameters and data; diagonal and block-causal: half the steps."
+    notes = f"{rows} pieces of 10 blocks; equal parameters, steps and data."
     return Result({"distance": found}, bars, {"distance": "Frechet, 17 features of a block"}, floor, notes=notes)

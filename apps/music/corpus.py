@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from apps.music import controls, data, spectral, synth
@@ -127,13 +128,14 @@ def _all_heard(scores: Sequence[Score], codec: RollCodec) -> list[dict[str, Tens
         key.update(Path(str(module.__file__)).read_bytes())
     for s in scores:
         key.update(s.notes.tobytes() + s.hits.tobytes() + np.array([s.bpm, s.beats]).tobytes())
-    file = fetch.cache() / "music-heard" / f"{key.hexdigest()[:20]}.pt"
+    file = fetch.cache() / "music-heard" / f"{key.hexdigest()[:20]}.safetensors"
     if file.is_file():
-        return torch.load(file, weights_only=True)
+        kept = load_file(file)
+        return [{name: kept[f"{n}.{name}"] for name in controls.HEARD} for n in range(len(scores))]
     found = [_heard(s, codec) for s in scores]
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}.part")
-    torch.save(found, part)
+    save_file({f"{n}.{name}": v.contiguous() for n, one in enumerate(found) for name, v in one.items()}, part)
     part.replace(file)
     return found
 

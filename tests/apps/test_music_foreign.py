@@ -20,6 +20,8 @@ from core.errors import CheckpointError, UsageError
 class Net(nn.Module):
     """320 samples to 128 numbers and back, each vector heard a little by the one after it."""
 
+    basis: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         basis = torch.linalg.qr(torch.randn(320, 320, generator=torch.Generator().manual_seed(0)))[0][:, :128]
