@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import QuintetError
-
 if TYPE_CHECKING:
     from apps.pde.data import Splits
     from apps.pde.generate import FieldModel
@@ -27,21 +25,19 @@ def model(name: str) -> FieldModel | None:
 
 
 def kept(recipe: str) -> Splits | None:
-    """Return a recipe's trajectories as far as they are kept: as many tests as there are; or None."""
+    """Return a recipe's trajectories: as many tests as are kept; None where training or validation lacks any."""
     from apps.pde.data import folder, splits
+    from apps.pde.truth import labels
     from core.run.config import load_recipe
 
     own = load_recipe("pde", recipe)
     store = folder(own.data, own.seed)
-    tests = len(list(store.glob("test-*.npz")))
-    whole = all(len(list(store.glob(f"{part}-*.npz"))) >= n
-                for part, n in (("train", own.data.train), ("valid", own.data.valid)))  # fmt: skip
-    if not whole or not tests:
+    there = {part: [(store / f"{one.name}.npz").exists() for one in rows] for part, rows in labels(own.data).items()}
+    if not (all(there["train"]) and all(there["valid"]) and any(there["test"])):
         return None
-    try:
-        return splits(replace(own.data, test=min(own.data.test, tests)), own.seed)
-    except QuintetError:
-        return None
+    numbers = [r for r, has in zip(own.data.reynolds_test, there["test"], strict=False) if has]
+    tests = there["test"].index(False) if False in there["test"] else len(there["test"])
+    return splits(replace(own.data, test=tests, reynolds_test=numbers), own.seed)
 
 
 def told(config: ModelConfig) -> ModelConfig:

@@ -105,3 +105,20 @@ def mesh(
     from apps.pde import verbs
 
     emit(verbs.mesh(path), json)
+
+
+@app.command()
+def assimilate(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...")] = None,
+    sensors: Annotated[int, typer.Option("--sensors", help="Nodes that are read.", min=1)] = 16,
+    noise: Annotated[float, typer.Option("--noise", help="Of the readings, relative to the field.", min=0)] = 0.05,
+    row: Annotated[int, typer.Option("--row", help="Test trajectory.", min=0)] = 0,
+    frame: Annotated[int, typer.Option("--frame", help="Its state; -1 is the last.")] = -1,
+    members: Annotated[int, typer.Option("--members", help="Of the posterior.", min=2)] = 16,
+    seed: Seed = 0, out: Out = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Find a test state from few noisy sensors, beside gappy POD and interpolation (--out .xdmf, .pvd, .npz)."""
+    from apps.pde import verbs
+
+    emit(verbs.assimilate(words or [], sensors=sensors, noise=noise, row=row, frame=frame, members=members, seed=seed,
+                          out=Path(out) if out else None), json)  # fmt: skip

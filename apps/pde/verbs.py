@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from apps.pde.generate import FieldModel
     from core.run.report import Section
 
-__all__ = ["demo", "evaluate", "mesh", "rollout", "sample", "simulate"]
+__all__ = ["assimilate", "demo", "evaluate", "mesh", "rollout", "sample", "simulate"]
 
 
 def say(line: str) -> None:
@@ -151,6 +151,33 @@ def evaluate(name: str, *, n: int) -> dict[str, Any]:
         result[f"{label}_mse"] = metrics.mse(out, test.states)
         result[f"{label}_correlation_end"] = float(metrics.correlation(out, test.states)[:, -1].mean())
         result[f"{label}_seconds"] = round((time.process_time() - began) / len(test), 3)
+    return result
+
+
+def assimilate(words: Sequence[str], *, sensors: int, noise: float, row: int, frame: int, members: int, seed: int,
+               out: Path | None) -> dict[str, Any]:  # fmt: skip
+    """Find a test state of a recipe from noisy sensors, beside gappy POD and interpolation."""
+    from apps.pde.assimilate import compare, read
+    from apps.pde.data import splits
+    from apps.pde.generate import Fields
+    from core.run.config import load_recipe
+    from core.run.launch import read as order
+
+    if out is not None:
+        check_format(out)
+    single()
+    asked = order(words)
+    recipe = load_recipe("pde", asked.recipe, asked.overrides)
+    data = splits(recipe.data, recipe.seed)
+    readings = read(data.test, row, frame, sensors, noise, seed)
+    found, drawn, _ = compare(data, [readings], members, seed)
+    result: dict[str, Any] = {"sensors": sensors, "nodes": len(data.test.mesh)}
+    result |= {f"{k}_error" if k != "gappy_pod_rank" else k: v for k, v in found.items()}
+    result["coverage_of_90_percent"] = metrics.coverage(drawn[0], readings.truth)
+    if out is not None:
+        mean, spread = drawn[0].mean(0)[None], drawn[0].std(0, ddof=1)[None]
+        fields = Fields(data.test.mesh, data.test.fields, data.test.times[[frame]], mean, spread)
+        result["out"] = str(fields.write(out))
     return result
 
 
