@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,13 +83,15 @@ def test_front_and_hypervolume_agree_with_counting() -> None:
     assert hypervolume(v[front].double(), torch.zeros(3)) == pytest.approx(float(dominated))
 
 
-def test_a_users_own_reward_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_own_reward_is_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import sys
 
+    (tmp_path / "broken_reward.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
     assert load("mine:BlackBox").score(X).tolist() == [3.0, 4.0, 0.0]
     assert load("mine:Linear").name == "share"
     for name, message in [("mine:absent", "imported"), ("no.module:x", "imported"), ("nothing", "no such"),
-                          ("builtins:dict", "no `name`")]:  # fmt: skip
+                          ("broken_reward:x", "division by zero"), ("builtins:dict", "no `name`")]:  # fmt: skip
         with pytest.raises(UsageError, match=message):
             load(name)

@@ -218,6 +218,9 @@ def read_sumo_network(path: str | Path) -> RoadNetwork:
         lines = [np.array([p.split(",")[:2] for p in r[3].split()], dtype=np.float64).reshape(-1, 2) for r in rows]
     except ValueError as error:
         raise DataError(f"a lane's shape cannot be read ({error})", field=str(path)) from None
+    for name, row, line in zip(names, rows, lines, strict=True):
+        if not (np.isfinite(line).all() and np.isfinite(row[4:]).all() and min(row[4:]) > 0):
+            raise DataError("a lane's length, speed or shape is not a finite number", field=str(path), value=name)
     joins = sorted({(number[a], number[k]) for a, k in net.connections if a in number and k in number})
     source, target = np.array(joins, dtype=np.int64).reshape(-1, 2).T
     u, v = np.array([node[r[0]] for r in rows]), np.array([node[r[1]] for r in rows])

@@ -209,7 +209,9 @@ def load(name: str) -> Reward:
         else:
             choices = plugins or ["module:callable"]
             raise UsageError("no such reward", field="reward", value=name, choices=choices)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # a module of the user's may raise anything
         raise UsageError(f"cannot be imported ({error})", field="reward", value=name) from error
     made = found if isinstance(found, Reward) and not isinstance(found, type) else found()
     if not isinstance(made, Reward):

@@ -242,7 +242,10 @@ def test_malformed_sumo(tmp_path: Path, city: RoadNetwork) -> None:
         ("<routes/>", "not a SUMO network"),
         ('<net><edge id="a" from="1" to="2"><lane id="a_0" speed="9"/></edge></net>', "lacks or misstates"),
         ('<net><edge id="a" from="1" to="2"><lane speed="9" length="1" shape="0,0 1,1"/></edge></net>', "projection"),
-    ):
+        ('<net><location projParameter="+proj=utm +zone=29 +datum=WGS84" netOffset="0,0"/><edge id="a" from="1" to="2">'
+         '<lane speed="9" length="inf" shape="0,0 1,1"/></edge><edge id="b" from="2" to="1"><lane speed="9" length="1" '
+         'shape="1,1 0,0"/></edge><connection from="a" to="b"/></net>', "finite"),
+    ):  # fmt: skip
         path.write_text(text)
         with pytest.raises(DataError, match=message):
             read_sumo_network(path)
