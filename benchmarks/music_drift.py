@@ -97,7 +97,7 @@ def run(full: bool) -> Result:
     ]
     for name, (low, high) in band.items():
         bars.append(Bar(f"{name} of the last blocks, outside the data's 95 % band by",
-                        max(low - end[name], end[name] - high, 0.0), "<=", 0.0))  # fmt: skip
+                        round(max(low - end[name], end[name] - high, 0.0), 6), "<=", 0.0))  # fmt: skip
     figures = {"before": before, "after": after, "band": band, "loop_of_data_p95": most}
     return Result(
         figures, bars, {"first": "Frechet distance", "loudness_slope": "dB/min", "entropy": "bits", "tempo": "bpm"},
