@@ -227,15 +227,15 @@ def weights(
 
 
 def adams(
-    process: Gaussian, times: Times, order: int = 3, space: Space = "velocity", clock: Clock = "angle",
-    corrector: bool = True, eta: float = 0.0, rule: Rule = "exact", curvature: float = 1.0,
+    process: Gaussian, times: Times, order: int | Sequence[int] = 3, space: Space = "velocity",
+    clock: Clock = "angle", corrector: bool = True, eta: float = 0.0, rule: Rule = "exact", curvature: float = 1.0,
 ) -> Table:  # fmt: skip
     """Return the Adams solver of `order` over `times`.
 
     Args:
         process: the corruption.
         times: evaluation times and the last, falling strictly.
-        order: predictions that are interpolated; fewer while there are fewer.
+        order: predictions that are interpolated, in all steps or in each; fewer while there are fewer.
         space: what is interpolated.
         clock: in which variable.
         corrector: correct each step by the prediction at its end.
@@ -244,24 +244,28 @@ def adams(
         curvature: factor on the second derivative in weights of three nodes.
 
     Raises:
-        UsageError: an unknown space, clock or rule; an order below 1; eta outside of `data`.
+        UsageError: an unknown space, clock or rule; an order below 1 or not one for each step; eta outside of `data`.
     """
     for field, value, choices in (("space", space, SPACES), ("clock", clock, CLOCKS), ("rule", rule, RULES)):
         if value not in choices:
             raise UsageError("unknown", field=field, value=value, choices=choices)
-    if order < 1:
-        raise UsageError("must be 1 or more", field="order", value=order)
+    grid = Grid.of(process, times)
+    steps = len(grid.times) - 1
+    orders = (order,) * steps if isinstance(order, int) else tuple(order)
+    if len(orders) != steps or min(orders) < 1:
+        raise UsageError("must be 1 or more, one for all steps or for each", field="order", value=order)
     if eta and (space != "data" or corrector):
         raise UsageError("noise needs space 'data' and no corrector", field="eta", value=eta)
-    return _adams(Grid.of(process, times), order, space, clock, corrector, eta, rule, curvature)
+    return _adams(grid, orders, space, clock, corrector, eta, rule, curvature)
 
 
 @lru_cache(256)
 def _adams(
-    grid: Grid, order: int, space: Space, clock: Clock, corrector: bool, eta: float, rule: Rule, curvature: float
+    grid: Grid, order: tuple[int, ...], space: Space, clock: Clock, corrector: bool, eta: float, rule: Rule,
+    curvature: float,
 ) -> Table:  # fmt: skip
     steps = len(grid.times) - 1
-    orders = [min(i + 1, order) for i in range(steps)]
+    orders = [min(i + 1, k) for i, k in enumerate(order)]
     lam, rows = grid.clocks["log_snr"], []
     for i in range(steps):
         p, q = grid.read(i, space)
