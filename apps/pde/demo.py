@@ -8,6 +8,7 @@ import numpy as np
 
 from apps.pde import metrics, pictures, verbs
 from apps.pde.data import splits
+from apps.pde.ensemble import TRIED, calibrate
 from apps.pde.generate import FieldModel
 from core.run.report import Commands, Link, Picture, Section, Table, Text
 
@@ -32,13 +33,14 @@ def _hole(model: FieldModel, folder: Path) -> Section:
     """Roll the shipped model out around the hole, beside what one would use instead."""
     data = splits(model.recipe.data, model.recipe.seed)
     truth = data.test.states[0]
-    mean, members = model.ensemble(truth[0], len(truth) - 1, MEMBERS)
+    spread = calibrate(model.net, data.valid, n=8, tried=TRIED[:2])
+    mean, members = model.ensemble(truth[0], len(truth) - 1, MEMBERS, spread)
     assert mean.spread is not None
     middle = len(truth) // 3
     panels = {"truth": truth, "mean of the ensemble": mean.states, "error": np.abs(mean.states - truth),
               "spread": mean.spread}  # fmt: skip
     picture = pictures.fields(model.mesh, {k: v[middle, :, 0] for k, v in panels.items()}, folder / "fields.png")
-    moving = pictures.animate(model.mesh, mean.times[::2], {k: v[::2, :, 0] for k, v in panels.items()},
+    moving = pictures.animate(model.mesh, mean.times[::4], {k: v[::4, :, 0] for k, v in panels.items()},
                               folder / "fields.gif")  # fmt: skip
     series = mean.write(folder / "fields.xdmf")
     judged = verbs.evaluate("toy", n=len(data.test))
