@@ -1,7 +1,7 @@
 """The paper's method works: the eager policy gradient without a surrogate, its inverse, and aiming at a value.
 
-The settings of `TuneConfig` were chosen on validation columns of the same table (`c10_val_200_s777`, `in16_val_12`);
-the test columns judge.
+The settings of `TuneConfig` were chosen on a validation column of the same table (`c10_val_200_s777`); the test columns
+judge.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ an exponential law by rank, so that the best ones stand apart and the worst ones
 
 The prior deviations of the three kinds, c, s and the scores were chosen by the median queries that a search over all
 cells needs on four columns of NAS-Bench-201 which judge nothing: the validation accuracies after 12 epochs, and that
-of one seed after 200 (82 queries with pairs alone and c = 1, 56 as it is).
+of one seed after 200.
 """
 
 from __future__ import annotations
