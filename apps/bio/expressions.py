@@ -121,6 +121,9 @@ class _Reader:
             terms.append(self.term())
         if len(terms) == 1 and terms[0][0] == 1.0:
             return terms[0][1]
+        for _, part in terms:
+            if not isinstance(part, Reward):
+                raise UsageError(f"{part!r} is no reward", field="reward", value=self.text)
         return _sum([t[1] for t in terms], [t[0] for t in terms])
 
     def term(self) -> tuple[float, Any]:

@@ -22,6 +22,7 @@ EXAMPLES = {
     "mesh": "mesh part.msh --json",
     "validate": "validate runs/pde/toy --row 0",
     "report": "report runs/pde/toy --out report",
+    "assimilate": "assimilate toy --sensors 24 --noise 0.05 --out found.xdmf",
 }
 
 app = build(

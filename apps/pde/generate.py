@@ -146,11 +146,19 @@ class FieldModel:
 
     @cached_property
     def spread(self) -> Spread:
-        """How members must differ, calibrated on the recipe's validation trajectories (`ensemble.calibrate`)."""
+        """How members must differ, calibrated on the recipe's validation trajectories (`ensemble.calibrate`).
+
+        Raises:
+            UsageError: the model stands on another mesh than those trajectories.
+        """
         from apps.pde.data import splits
 
         r = self.recipe
-        return calibrate(self.net, splits(r.data, r.seed).valid, stride=r.stride)
+        valid = splits(r.data, r.seed).valid
+        if len(valid.mesh) != len(self.mesh):
+            raise UsageError("ensembles are calibrated on the mesh of the recipe", field="mesh", value=len(self.mesh),
+                             hint="give `spread`, for example the one of the model on its own mesh")  # fmt: skip
+        return calibrate(self.net, valid, stride=r.stride)
 
     def ensemble(
         self, start: np.ndarray, steps: int, members: int = 16, spread: Spread | None = None, seed: int = 0,

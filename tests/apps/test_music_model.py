@@ -26,7 +26,7 @@ from core.run.launch import run
 SMALL = ["data.count=7", "data.batch=16", "model.dim=32", "model.depth=2", "codec.dim=8",
          "trainer.validate_every=0", "trainer.log_every=1", "trainer.threads=1"]  # fmt: skip
 
-ALWAYS = ["data.each=0", "data.everything=0", "data.free=0"]  # everything is asked for: few pieces are soon known by heart
+ALWAYS = ["data.each=0", "data.everything=0", "data.free=0"]  # all is asked for: few pieces are soon learnt
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import torch
 from apps.pde import constraints, fem, metrics, shapes, spectral
 from apps.pde.data import Splits, Trajectories, load
 from apps.pde.dynamics import Dynamics
+from apps.pde.ensemble import Spread
 from apps.pde.flow import Flow
 from apps.pde.generate import FieldModel
 from apps.pde.model import DataConfig, ModelConfig, Recipe
@@ -194,7 +195,7 @@ def test_samples_do_not_depend_on_their_batch_and_keep_the_boundary(tmp_path) ->
     whole = model.sample(3, steps=3, seed=1)
     assert np.array_equal(model.sample(1, steps=3, seed=1, index=np.array([2]))[0], whole[2])
     assert not any(u[mesh.nodes("hole")].any() for u in whole)
-    mean, members = model.ensemble(whole[0], 2, members=3)
+    mean, members = model.ensemble(whole[0], 2, 3, Spread(tendency=0.1))
     assert members.shape == (3, 3, len(mesh), 2) and mean.write(tmp_path / "m.xdmf").is_file()
     with pytest.raises(UsageError, match="one row a node"):
         model.rollout(whole[0][:5], 1)
