@@ -15,15 +15,28 @@ from apps.pde.mesh import Mesh
 __all__ = ["animate", "fields"]
 
 
-def _draw(figure: Figure, mesh: Mesh, panels: Mapping[str, np.ndarray], limits: tuple[float, float] | None) -> None:
+def _tiled(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return points, triangles and node numbers of the mesh and, where it is periodic, of its neighbours' copies."""
     points, triangles, index = unfolded(mesh)
+    steps = [(-p, 0.0, p) if p else (0.0,) for p in mesh.period]
+    shifts = np.array([(x, y) for x in steps[0] for y in steps[1]])
+    whole = np.concatenate([triangles + k * len(points) for k in range(len(shifts))])
+    return (points + shifts[:, None]).reshape(-1, 2), whole, np.tile(index, len(shifts))
+
+
+def _draw(figure: Figure, mesh: Mesh, panels: Mapping[str, np.ndarray], limits: tuple[float, float] | None) -> None:
+    points, triangles, index = _tiled(mesh)
     grid = Triangulation(points[:, 0], points[:, 1], triangles)
+    corner = mesh.points.min(0)
     for k, (name, value) in enumerate(panels.items()):
         axis = figure.add_subplot(1, len(panels), k + 1)
         low, high = limits or (float(value.min()), float(value.max()))
         drawn = axis.tripcolor(grid, value[index], shading="gouraud", vmin=low, vmax=max(high, low + 1e-12))
         axis.set_title(name, fontsize=9)
         axis.set_aspect("equal")
+        for side, start, length in zip("xy", corner, mesh.period, strict=True):
+            if length:
+                axis.set(**{f"{side}lim": (start, start + length)})
         axis.set_axis_off()
         figure.colorbar(drawn, ax=axis, shrink=0.6)
 
