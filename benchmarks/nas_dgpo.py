@@ -11,6 +11,7 @@ import contextlib
 import numpy as np
 
 from apps.nas.baselines import Field
+from apps.nas.constraints import admissible
 from apps.nas.rewards import Negated, Target
 from apps.nas.search import Policy
 from benchmarks._nas import COLUMNS, NB201, Race, Reached, fresh, single, table
@@ -53,6 +54,7 @@ def run(full: bool) -> Result:
     bars.append(Bar("least unique share of the last samples", figures["unique share of the last batch"], ">=", 0.2))
     inverse = [tuned(Negated(reward), seed, QUERIES // 2, -10.0)[0].curve()[-1] for seed in seeds]
     figures["inverse"] = float(np.median([-v for v in inverse]))
+    figures["worst cell that connects"] = min(reward.values[tuple(row)] for row in admissible(NB201, ()).tolist())
     bars.append(Bar("accuracy that the inverse control reaches, percent", figures["inverse"], "<=", 10.0))
     for aim in TARGETS:
         last = [tuned(Target(reward, aim), seed, QUERIES // 2)[1] for seed in seeds[: 6 if full else 2]]
