@@ -21,8 +21,9 @@ demo: $(VENV)/.ready ## train, sample, evaluate and draw on embedded data: out/d
 test: $(VENV)/.ready ## the fast suite (add ARGS=--slow for all of it)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
-check: $(VENV)/.ready ## ruff and pyright
+check: $(VENV)/.ready ## ruff (laws and form) and pyright
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright
 
 docs: $(VENV)/.ready ## the pages of docs/ as a site: out/docs/index.html

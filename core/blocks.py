@@ -79,8 +79,17 @@ class Block:
 
 
 def blocks(
-    model: BlockDenoiser, plan: Plan, solver: Solver, *, constraint: Constraint, length: int, block: int,
-    stream: Stream, greedy: bool = False, schedule: Schedule | None = None, process: Any = None,
+    model: BlockDenoiser,
+    plan: Plan,
+    solver: Solver,
+    *,
+    constraint: Constraint,
+    length: int,
+    block: int,
+    stream: Stream,
+    greedy: bool = False,
+    schedule: Schedule | None = None,
+    process: Any = None,
 ) -> Iterator[Block]:
     """Yield the blocks of B sequences as they are committed.
 

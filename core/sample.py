@@ -104,8 +104,14 @@ class Solver(Protocol):
 
 
 def rollout(
-    predict: Predict, process: Categorical, plan: Plan, window: Window, solver: Solver, stream: Stream,
-    x: Tensor, greedy: bool = False,
+    predict: Predict,
+    process: Categorical,
+    plan: Plan,
+    window: Window,
+    solver: Solver,
+    stream: Stream,
+    x: Tensor,
+    greedy: bool = False,
 ) -> Iterator[tuple[Step, Tensor]]:
     """Yield (step, x_s) from x at t = 1 down to t = 0; stops early once nothing is masked.
 
@@ -131,8 +137,14 @@ def rollout(
 
 
 def denoise(
-    predict: Predict, process: Categorical, plan: Plan, window: Window, solver: Solver, stream: Stream,
-    x: Tensor, greedy: bool = False,
+    predict: Predict,
+    process: Categorical,
+    plan: Plan,
+    window: Window,
+    solver: Solver,
+    stream: Stream,
+    x: Tensor,
+    greedy: bool = False,
 ) -> Tensor:
     """Run the reverse loop and return x_0, tokens [B, L] (arguments as in `rollout`).
 

@@ -3,6 +3,8 @@
     from apps import trajectory
     model = trajectory.load("toy")
     trips = model.sample([3] * 100, [200] * 100, seed=0)
+
+Nothing heavy is imported before `load` is called.
 """
 
 from __future__ import annotations

@@ -82,8 +82,14 @@ class Collator:
     restrict: bool = True
 
     def __call__(
-        self, trips: Sequence[np.ndarray], block: int, rng: np.random.Generator, *,
-        depart: np.ndarray | None = None, enter: Sequence[np.ndarray] | None = None, unconditional: float = 0.0,
+        self,
+        trips: Sequence[np.ndarray],
+        block: int,
+        rng: np.random.Generator,
+        *,
+        depart: np.ndarray | None = None,
+        enter: Sequence[np.ndarray] | None = None,
+        unconditional: float = 0.0,
         masks: np.ndarray | None = None,
     ) -> Batch:
         """Return a batch.
@@ -146,7 +152,10 @@ class Collator:
 
     @staticmethod
     def _tokens(
-        tokens: np.ndarray, rows: tuple[np.ndarray, np.ndarray], index: np.ndarray, target: np.ndarray,
+        tokens: np.ndarray,
+        rows: tuple[np.ndarray, np.ndarray],
+        index: np.ndarray,
+        target: np.ndarray,
         masked: np.ndarray,
     ) -> dict[str, np.ndarray]:
         """Lay out the clean and noisy copies: which candidate stands where, in which block, masked or not."""

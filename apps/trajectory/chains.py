@@ -68,7 +68,12 @@ class Chains:
 
     @classmethod
     def of(
-        cls, fields: Fields, trellis: Trellis, segment: np.ndarray, goals: Goals, group: np.ndarray,
+        cls,
+        fields: Fields,
+        trellis: Trellis,
+        segment: np.ndarray,
+        goals: Goals,
+        group: np.ndarray,
         when: np.ndarray | None = None,
     ) -> Chains:
         """Return the chains of a window (arguments as in `field.view`; `when` [B]: the period of each departure)."""

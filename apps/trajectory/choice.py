@@ -60,8 +60,13 @@ def cover(similarity: np.ndarray, n: int) -> list[int]:
 
 
 def choice_set(
-    model: TripModel, origin: np.ndarray, destination: np.ndarray, depart: np.ndarray | None = None, n: int = 5,
-    draws: int = 40, seed: int = 0,
+    model: TripModel,
+    origin: np.ndarray,
+    destination: np.ndarray,
+    depart: np.ndarray | None = None,
+    n: int = 5,
+    draws: int = 40,
+    seed: int = 0,
 ) -> list[Trips]:
     """Return n sets of trips: the k-th holds the k-th representative of every request.
 

@@ -46,8 +46,14 @@ class TripLaw:
 
 
 def trip_law(
-    fields: Fields, origin: np.ndarray, targets: Sequence[tuple[int, ...]], rules: Rules, *,
-    budget: int, detour: float = np.inf, mode: Mode = "exists",
+    fields: Fields,
+    origin: np.ndarray,
+    targets: Sequence[tuple[int, ...]],
+    rules: Rules,
+    *,
+    budget: int,
+    detour: float = np.inf,
+    mode: Mode = "exists",
 ) -> TripLaw:
     """Return the law of B trips.
 
@@ -106,9 +112,7 @@ def _explain(fields: Fields, origin: int, target: tuple[int, ...], rules: Rules,
     if rules.max_km:
         product = visit_product(fields, rules)
         shortest = shortest_metres(fields.network, product, target, rules)[product.start(np.array([origin]))[0]] / 1000
-        raise InfeasibleError(
-            f"the shortest admissible trip is {shortest:.2f} km", field="max_km", value=rules.max_km
-        )
+        raise InfeasibleError(f"the shortest admissible trip is {shortest:.2f} km", field="max_km", value=rules.max_km)
     limits = ["min_hops"] if rules.min_hops > budget else [k for k in ("min_hops", "min_km") if getattr(rules, k)]
     reason = f"no trip to segment {target[0]} satisfies all rules within {budget} segments"
     raise InfeasibleError(reason, field=" and ".join(limits) or "max_hops")

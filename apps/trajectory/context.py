@@ -41,7 +41,12 @@ class TripContext:
     """
 
     def __init__(
-        self, model: TripModel, law: TripLaw, condition: Tensor, informed: bool, length: int,
+        self,
+        model: TripModel,
+        law: TripLaw,
+        condition: Tensor,
+        informed: bool,
+        length: int,
         depart: np.ndarray | None = None,
     ) -> None:
         unknown = np.full(len(law.group), np.nan)

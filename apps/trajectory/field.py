@@ -139,8 +139,15 @@ class Fields:
         return found
 
     def explore(
-        self, law: StateGraph, accept: np.ndarray, closed: np.ndarray | None, xy: np.ndarray,
-        origin: int = -1, detour: float = np.inf, slack: float = 300.0, per_stage: int = 0,
+        self,
+        law: StateGraph,
+        accept: np.ndarray,
+        closed: np.ndarray | None,
+        xy: np.ndarray,
+        origin: int = -1,
+        detour: float = np.inf,
+        slack: float = 300.0,
+        per_stage: int = 0,
     ) -> Field:
         """Return the field of accepting states of any law over the segments (arguments as in `to` and `Field`)."""
         blocked = np.zeros(law.states, np.bool_) if closed is None else np.asarray(closed, np.bool_)[law.labels]
@@ -160,7 +167,7 @@ class Fields:
 
 
 @jit
-def _dijkstra(pred_ptr, pred, cost, targets, blocked, origin, detour, slack):  # noqa: ANN001, ANN202
+def _dijkstra(pred_ptr, pred, cost, targets, blocked, origin, detour, slack):
     """Least cost from each state to a target, `cost` [M] along `pred`; inf beyond the budget."""
     n = len(pred_ptr) - 1
     out = np.full(n, np.inf, np.float32)
@@ -191,7 +198,7 @@ def _dijkstra(pred_ptr, pred, cost, targets, blocked, origin, detour, slack):  #
 
 
 @jit
-def _price(a, k, succ_ptr, succ, price):  # noqa: ANN001, ANN202
+def _price(a, k, succ_ptr, succ, price):
     """Surprise of the transition from segment a to segment k."""
     for e in range(succ_ptr[a], succ_ptr[a + 1]):
         if succ[e] == k:
@@ -200,9 +207,7 @@ def _price(a, k, succ_ptr, succ, price):  # noqa: ANN001, ANN202
 
 
 @jit
-def _ahead(  # noqa: ANN202
-    layer, state, token, edge_ptr, edge, segment, group, k, roads, price, cost, seconds, surprise, hops  # noqa: ANN001
-):
+def _ahead(layer, state, token, edge_ptr, edge, segment, group, k, roads, price, cost, seconds, surprise, hops):
     """Per local token: first layer; least seconds, surprise, hops from the start and to go, float32 [B, K, 5]."""
     rows, length = layer.shape[0], layer.shape[1] - 2
     first = np.zeros((rows, k), np.int64)
@@ -250,14 +255,31 @@ def view(
     alphabet, net = trellis.alphabet, fields.network
     seconds, surprise = goals.seconds, goals.surprise
     level, costs = _ahead(
-        trellis.layer, trellis.state, trellis.token, trellis.edge_ptr, trellis.edge, segment, group, alphabet.shape[1],
-        (net.succ_ptr, net.succ), fields.price, fields.cost, seconds, surprise, goals.hops,
+        trellis.layer,
+        trellis.state,
+        trellis.token,
+        trellis.edge_ptr,
+        trellis.edge,
+        segment,
+        group,
+        alphabet.shape[1],
+        (net.succ_ptr, net.succ),
+        fields.price,
+        fields.cost,
+        seconds,
+        surprise,
+        goals.hops,
     )
     row, col = np.nonzero(alphabet >= 0)
     out = np.zeros((*alphabet.shape, VIEW), np.float32)
     out[row, col] = _describe(
-        fields, alphabet[row, col], segment[start][row], _aim(goals, group, start)[row], costs[row, col],
-        seconds[group, start][row], surprise[group, start][row],
+        fields,
+        alphabet[row, col],
+        segment[start][row],
+        _aim(goals, group, start)[row],
+        costs[row, col],
+        seconds[group, start][row],
+        surprise[group, start][row],
     )
     return level, out
 
@@ -279,7 +301,12 @@ def alone(fields: Fields, segment: np.ndarray, start: np.ndarray, goals: Goals, 
 
 
 def _describe(
-    fields: Fields, x: np.ndarray, s: np.ndarray, xy: np.ndarray, costs: np.ndarray, tau_s: np.ndarray,
+    fields: Fields,
+    x: np.ndarray,
+    s: np.ndarray,
+    xy: np.ndarray,
+    costs: np.ndarray,
+    tau_s: np.ndarray,
     odd_s: np.ndarray,
 ) -> np.ndarray:
     """View of segments x [C] from segments s [C], heading to xy [C, 2].

@@ -87,9 +87,17 @@ class TripModel:
 
     @torch.inference_mode()
     def sample(
-        self, origin: np.ndarray, destination: np.ndarray | list[tuple[int, ...]], depart: np.ndarray | None = None,
-        seed: int = 0, index: np.ndarray | None = None, *, greedy: bool = False, timed: bool = True,
-        n: int | None = None, **wishes: Unpack[Wishes],
+        self,
+        origin: np.ndarray,
+        destination: np.ndarray | list[tuple[int, ...]],
+        depart: np.ndarray | None = None,
+        seed: int = 0,
+        index: np.ndarray | None = None,
+        *,
+        greedy: bool = False,
+        timed: bool = True,
+        n: int | None = None,
+        **wishes: Unpack[Wishes],
     ) -> Trips:
         """Draw one trip for each origin and destination, or `n` trips of one request.
 
@@ -140,15 +148,26 @@ class TripModel:
         return trip_law(self.fields, origin, targets, self.rules, budget=budget, detour=cfg.detour, mode=cfg.mode)  # type: ignore[arg-type]
 
     def _draw(
-        self, origin: np.ndarray, targets: list[tuple[int, ...]], depart: np.ndarray, seed: int,
-        samples: np.ndarray, greedy: bool,
+        self,
+        origin: np.ndarray,
+        targets: list[tuple[int, ...]],
+        depart: np.ndarray,
+        seed: int,
+        samples: np.ndarray,
+        greedy: bool,
     ) -> list[np.ndarray]:
         cfg, law = self.recipe.sample, self.law(origin, targets)
         solver: Solver = SOLVERS[cfg.solver]()
         stream = Stream.strata(seed, torch.from_numpy(samples.astype(np.int64)), cfg.strata)
         rows = generate(
-            Opener(self, law, depart, cfg.guidance), uniform_plan(cfg.steps), solver, constraint=law.law,
-            length=law.budget, block=cfg.block, stream=stream, greedy=greedy,
+            Opener(self, law, depart, cfg.guidance),
+            uniform_plan(cfg.steps),
+            solver,
+            constraint=law.law,
+            length=law.budget,
+            block=cfg.block,
+            stream=stream,
+            greedy=greedy,
         )
         stays = law.law.togo[law.group, law.law.begin()] == 0  # the origin is the destination already
         walks = [row[:0] if stay else _arrived(row) for row, stay in zip(rows.numpy(), stays, strict=True)]
@@ -190,9 +209,7 @@ class TripModel:
             yield rows, batch.to(self.net.masked.device)
 
     @torch.inference_mode()
-    def nll(
-        self, trips: Trips, block: int = 1, draws: int = 1, seed: int = 0, order: Order = "random"
-    ) -> np.ndarray:
+    def nll(self, trips: Trips, block: int = 1, draws: int = 1, seed: int = 0, order: Order = "random") -> np.ndarray:
         """Return nats of each trip given origin, destination and departure, float64 [n].
 
         Exact at block size 1 or under an order (`in-order`, `confidence`); otherwise the bound, averaged over `draws`
@@ -201,7 +218,11 @@ class TripModel:
         return nll(self, trips, block, draws, seed, order)
 
     def most_likely(
-        self, origin: np.ndarray, destination: np.ndarray, depart: np.ndarray | None = None, seed: int = 0,
+        self,
+        origin: np.ndarray,
+        destination: np.ndarray,
+        depart: np.ndarray | None = None,
+        seed: int = 0,
         draws: int = 16,
     ) -> Trips:
         """Return for each request the likeliest trip found among greedy decodes and `draws` samples (exact `nll`)."""

@@ -47,7 +47,12 @@ def nll(model: TripModel, trips: Trips, block: int, draws: int, seed: int, order
 
 
 def bound(
-    model: TripModel, collate: Collator, walks: Sequence[np.ndarray], depart: np.ndarray, block: int, draws: int,
+    model: TripModel,
+    collate: Collator,
+    walks: Sequence[np.ndarray],
+    depart: np.ndarray,
+    block: int,
+    draws: int,
     seed: list[int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the count form of each block's bound, averaged over masks, and the trip of each block."""

@@ -149,9 +149,7 @@ def match(network: RoadNetwork, traces: Sequence[GpsTrace], matcher: Matcher | N
     return MatchResult(trips, reports)
 
 
-def _prepare(
-    network: RoadNetwork, traces: Sequence[GpsTrace], reports: list[TraceReport], model: Matcher
-) -> _Fixes:
+def _prepare(network: RoadNetwork, traces: Sequence[GpsTrace], reports: list[TraceReport], model: Matcher) -> _Fixes:
     """Thin the fixes, find their candidates at once, and drop the fixes that have none."""
     xy = [network.to_xy(t.lonlat) for t in traces]
     kept = [_moving(p, 2 * model.sigma) for p in xy]

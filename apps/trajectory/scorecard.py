@@ -197,5 +197,3 @@ def _nats(model: TripModel, chain: MarkovChain | None, real: Trips) -> dict[str,
         budget = np.full(len(real), model.recipe.data.max_hops)
         out["Markov chain"] = float(-chain.log_prob_conditioned(real, budget).mean())
     return out
-
-

@@ -121,9 +121,7 @@ def _read_long(path: Path, network: RoadNetwork) -> Trips:
         raise DataError("no trip in it", field=str(path))
     segments = [np.array([s for s, _ in walk]) for walk in walks.values()]
     times = [np.array([t for _, t in walk]) for walk in walks.values()]
-    trips = Trips.from_lists(
-        network, segments, np.array([t[0] for t in times]), [t - t[0] for t in times], list(walks)
-    )
+    trips = Trips.from_lists(network, segments, np.array([t[0] for t in times]), [t - t[0] for t in times], list(walks))
     wrong = trips.check()
     if wrong:
         raise DataError(f"{wrong[0]} ({len(wrong)} such)", field=str(path))

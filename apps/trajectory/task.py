@@ -75,8 +75,14 @@ def _simulated(config: DataConfig, seed: int, network: RoadNetwork, parameters: 
     if store is not None and store.exists():
         return kept(store, network)
     trips = simulate(
-        network, config.simulated, seed=seed, parameters=parameters, max_hops=config.max_hops,  # type: ignore[arg-type]
-        pairs=config.destinations, like=like, jitter=1500.0,
+        network,
+        config.simulated,
+        seed=seed,
+        parameters=parameters,
+        max_hops=config.max_hops,  # type: ignore[arg-type]
+        pairs=config.destinations,
+        like=like,
+        jitter=1500.0,
     )
     if store is not None:
         keep(store, trips)
@@ -113,14 +119,23 @@ class _Pool:
         return fold, drawn[np.argsort(self.hops[drawn], kind="stable")][part : part + size]
 
     def batch(
-        self, fold: int, index: np.ndarray, block: int, rng: np.random.Generator, unconditional: float = 0.0,
+        self,
+        fold: int,
+        index: np.ndarray,
+        block: int,
+        rng: np.random.Generator,
+        unconditional: float = 0.0,
         strange: float = 0.0,
     ) -> Batch:
         """Collate some trips of a fold; with probability `strange` without experience."""
         collator = self.strange if strange and rng.random() < strange else self.collators[fold]
         return collator(
-            [self.walks[i] for i in index], block, rng, depart=self.trips.depart[index],
-            enter=[self.enter[i] for i in index], unconditional=unconditional,
+            [self.walks[i] for i in index],
+            block,
+            rng,
+            depart=self.trips.depart[index],
+            enter=[self.enter[i] for i in index],
+            unconditional=unconditional,
         )
 
 

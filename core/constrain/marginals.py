@@ -27,7 +27,13 @@ def log_marginals(trellis: Trellis, log_weight: np.ndarray, log_final: np.ndarra
         known: int64 [B, L], local token or -1.
     """
     return _log_marginals(
-        trellis.layer, trellis.token, trellis.edge_ptr, trellis.edge, log_weight, log_final, known,
+        trellis.layer,
+        trellis.token,
+        trellis.edge_ptr,
+        trellis.edge,
+        log_weight,
+        log_final,
+        known,
         trellis.alphabet.shape[1],
     )
 

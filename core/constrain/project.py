@@ -24,9 +24,7 @@ FLOOR = -1e4
 """Log potential of a token that the prediction rules out: zero beside any other way, finite where there is none."""
 
 
-def project(
-    trellis: Trellis, log_p: Tensor, known: Tensor, match: Tensor, tolerance: float, sweeps: int
-) -> Tensor:
+def project(trellis: Trellis, log_p: Tensor, known: Tensor, match: Tensor, tolerance: float, sweeps: int) -> Tensor:
     """Return log potentials that match the prediction's marginals at some sites under the reference chain.
 
     Each row stops by itself, so that it does not depend on its batch. Marginals that no law on the window has (an

@@ -48,9 +48,7 @@ def state_graph(automaton: Automaton) -> tuple[StateGraph, np.ndarray]:
     return StateGraph(ptr, succ.astype(np.int32), automaton.tokens, label, weight), nodes
 
 
-def law(
-    imposed: Automaton, rows: int, length: int, mode: Mode = "exists", learned: Automaton | None = None
-) -> Law:
+def law(imposed: Automaton, rows: int, length: int, mode: Mode = "exists", learned: Automaton | None = None) -> Law:
     """Return the constraint of B sequences of `length` tokens that an automaton accepts.
 
     Args:

@@ -82,8 +82,14 @@ class Trellis:
 
 
 def unroll(
-    law: StateGraph, start: np.ndarray, length: int, remaining: int | np.ndarray, togo: np.ndarray, group: np.ndarray,
-    exact: np.ndarray | None = None, full: bool = False,
+    law: StateGraph,
+    start: np.ndarray,
+    length: int,
+    remaining: int | np.ndarray,
+    togo: np.ndarray,
+    group: np.ndarray,
+    exact: np.ndarray | None = None,
+    full: bool = False,
 ) -> Trellis:
     """Unroll `length` tokens of a law from each row's state, keeping only what can still be accepted.
 
@@ -131,7 +137,7 @@ def _grow(array: np.ndarray, size: int) -> np.ndarray:
 
 
 @jit
-def _arrows(succ_ptr, state, togo, loops):  # noqa: ANN001, ANN202
+def _arrows(succ_ptr, state, togo, loops):
     """Return the arrows out of a state; an accepting state of a looping law has one, to itself."""
     if loops and togo[state] == 0:
         return 0, 1, True
@@ -139,7 +145,7 @@ def _arrows(succ_ptr, state, togo, loops):  # noqa: ANN001, ANN202
 
 
 @jit
-def _spread(succ_ptr, succ, start, length, remaining, togo, loops, layers, nodes, stamp, clock):  # noqa: ANN001, ANN202
+def _spread(succ_ptr, succ, start, length, remaining, togo, loops, layers, nodes, stamp, clock):
     """Breadth-first layers of one row; `stamp` remembers in which layer a state was last met."""
     nodes = _grow(nodes, 1)
     nodes[0], layers[0], layers[1], size = start, 0, 1, 1
@@ -159,7 +165,7 @@ def _spread(succ_ptr, succ, start, length, remaining, togo, loops, layers, nodes
 
 
 @jit
-def _prune(succ_ptr, succ, length, togo, loops, layers, nodes, alive, stamp, where, clock):  # noqa: ANN001, ANN202
+def _prune(succ_ptr, succ, length, togo, loops, layers, nodes, alive, stamp, where, clock):
     """Mark in `alive` (given for the last layer) the nodes of one row that lead on; return how many edges do."""
     edges = 0
     for i in range(length - 1, -1, -1):
@@ -177,10 +183,10 @@ def _prune(succ_ptr, succ, length, togo, loops, layers, nodes, alive, stamp, whe
 
 
 @jit
-def _connect(  # noqa: ANN202
-    succ_ptr, succ, weights, togo, loops, layers, nodes, alive, stamp, where, clock,  # noqa: ANN001
-    layer, state, ptr, edge, weight, n_nodes, n_edges,  # noqa: ANN001
-):
+def _connect(
+    succ_ptr, succ, weights, togo, loops, layers, nodes, alive, stamp, where, clock,
+    layer, state, ptr, edge, weight, n_nodes, n_edges,
+):  # fmt: skip
     """Write the living nodes and edges of one row behind those of the rows before."""
     length = len(layers) - 2
     number = np.cumsum(alive) - 1 + n_nodes
@@ -208,7 +214,7 @@ def _connect(  # noqa: ANN202
 
 
 @jit
-def _unroll(succ_ptr, succ, weights, start, length, remaining, togo, group, table):  # noqa: ANN001, ANN202
+def _unroll(succ_ptr, succ, weights, start, length, remaining, togo, group, table):
     rows, n_states = len(start), len(succ_ptr) - 1
     stamp, where = np.zeros(n_states, np.int64), np.zeros(n_states, np.int64)
     layers, buffer = np.zeros(length + 2, np.int64), np.empty(64, np.int64)
@@ -237,7 +243,7 @@ def _unroll(succ_ptr, succ, weights, start, length, remaining, togo, group, tabl
 
 
 @jit
-def _number(layer, word, tokens):  # noqa: ANN001, ANN202
+def _number(layer, word, tokens):
     """Number the words of each row in the order in which its nodes meet them; the start node has none."""
     local, seen = np.zeros(tokens, np.int32), np.full(tokens, -1, np.int64)
     token, sizes = np.empty(len(word), np.int32), np.zeros(len(layer), np.int64)
@@ -255,7 +261,7 @@ def _number(layer, word, tokens):  # noqa: ANN001, ANN202
 
 
 @jit
-def _completable(layer, token, edge_ptr, edge, known, b, ok):  # noqa: ANN001, ANN202
+def _completable(layer, token, edge_ptr, edge, known, b, ok):
     """Mark the nodes of row b from which a completion consistent with `known` exists."""
     length = layer.shape[1] - 2
     base = layer[b, 0]
@@ -272,7 +278,7 @@ def _completable(layer, token, edge_ptr, edge, known, b, ok):  # noqa: ANN001, A
 
 
 @jit
-def _feasible(layer, token, edge_ptr, edge, known, k):  # noqa: ANN001, ANN202
+def _feasible(layer, token, edge_ptr, edge, known, k):
     rows, length = layer.shape[0], layer.shape[1] - 2
     out = np.zeros((rows, length, k), np.bool_)
     for b in range(rows):
@@ -292,7 +298,7 @@ def _feasible(layer, token, edge_ptr, edge, known, k):  # noqa: ANN001, ANN202
 
 
 @jit
-def _pick(words, mass, count, u, greedy):  # noqa: ANN001, ANN202
+def _pick(words, mass, count, u, greedy):
     """Inverse-CDF draw (or arg max) among `count` words; uniform where the prediction has no mass at all."""
     total, best = 0.0, 0
     for j in range(count):
@@ -314,7 +320,7 @@ def _pick(words, mass, count, u, greedy):  # noqa: ANN001, ANN202
 
 
 @jit
-def _exists(layer, token, edge_ptr, edge, log_p, known, reveal, u, greedy):  # noqa: ANN001, ANN202
+def _exists(layer, token, edge_ptr, edge, log_p, known, reveal, u, greedy):
     rows, length, k = log_p.shape
     out = known.copy()
     seen = np.zeros(k, np.int64)
@@ -350,7 +356,7 @@ def _exists(layer, token, edge_ptr, edge, log_p, known, reveal, u, greedy):  # n
 
 
 @jit
-def _arrive(layer, token, state, edge_ptr, edge, tokens):  # noqa: ANN001, ANN202
+def _arrive(layer, token, state, edge_ptr, edge, tokens):
     rows, length = layer.shape[0], layer.shape[1] - 2
     out = np.full(rows, -1, np.int64)
     for b in range(rows):

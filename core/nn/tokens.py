@@ -54,7 +54,12 @@ class TokenNet(nn.Module):
         self.head = nn.Linear(config.trunk.dim, config.tokens)
 
     def forward(
-        self, x: Tensor, position: Tensor, block: Tensor, clean: Tensor, t: Tensor | None = None,
+        self,
+        x: Tensor,
+        position: Tensor,
+        block: Tensor,
+        clean: Tensor,
+        t: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
         """Return hidden states [B, S, d] (arguments as in `BlockTransformer`; x tokens [B, S] with the mask at K)."""

@@ -74,8 +74,12 @@ class KVCache:
     """
 
     def __init__(
-        self, config: TransformerConfig, batch: int, capacity: int,
-        dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+        self,
+        config: TransformerConfig,
+        batch: int,
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> None:
         shape = (config.depth, 2, batch, config.heads, capacity, config.dim // config.heads)
         self.buffer = torch.empty(shape, dtype=dtype, device=device)
@@ -147,8 +151,13 @@ class _Layer(nn.Module):
             nn.init.zeros_(self.modulate.bias)
 
     def forward(
-        self, x: Tensor, table: tuple[Tensor, Tensor], time: Tensor | None, mask: object,
-        cache: KVCache | None, layer: int,
+        self,
+        x: Tensor,
+        table: tuple[Tensor, Tensor],
+        time: Tensor | None,
+        mask: object,
+        cache: KVCache | None,
+        layer: int,
     ) -> Tensor:
         if self.modulate is None or time is None:
             x = x + self.drop(self.attention(self.norm1(x), table, mask, cache, layer))
@@ -176,8 +185,14 @@ class BlockTransformer(nn.Module):
         self.time = nn.Sequential(nn.Linear(128, config.dim), nn.SiLU()) if config.time else None
 
     def forward(
-        self, h: Tensor, position: Tensor, block: Tensor, clean: Tensor, *,
-        time: Tensor | None = None, cache: KVCache | None = None,
+        self,
+        h: Tensor,
+        position: Tensor,
+        block: Tensor,
+        clean: Tensor,
+        *,
+        time: Tensor | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Return hidden states [B, S, d].
 

@@ -91,7 +91,12 @@ def noise_by_block_time(
 
 
 def clipped_loss(
-    net: Beside, process: Categorical, x_0: Tensor, stream: Uniforms, block: int, interval: Interval,
+    net: Beside,
+    process: Categorical,
+    x_0: Tensor,
+    stream: Uniforms,
+    block: int,
+    interval: Interval,
     sites: Tensor | None = None,
 ) -> tuple[Tensor, Metrics]:
     """Return the rate form at times of an interval, in nats per site; on [0, 1] it is the bound."""
@@ -103,7 +108,12 @@ def clipped_loss(
 
 @torch.no_grad()
 def search(
-    net: Beside, process: Categorical, x_0: Tensor, stream: Uniforms, block: int, candidates: Sequence[Interval],
+    net: Beside,
+    process: Categorical,
+    x_0: Tensor,
+    stream: Uniforms,
+    block: int,
+    candidates: Sequence[Interval],
     draws: int = 8,
 ) -> tuple[Interval, list[float]]:
     """Return the interval whose per-block loss varies least, and the variance of each candidate.

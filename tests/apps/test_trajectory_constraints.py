@@ -55,8 +55,10 @@ def wish(city: RoadNetwork, rng: np.random.Generator) -> Request:
     """Return a random request: segments, coordinates, junctions or zones; via points, closures and limits."""
     a, b, c, d = (int(x) for x in rng.integers(0, city.n, 4))
     kind = rng.integers(4, size=2)
-    place = [(a, tuple(city.to_lonlat(city.middle[a])), f"node:{city.u[a]}", square(city, a, 250.0))[kind[0]],
-             (b, tuple(city.to_lonlat(city.middle[b])), f"node:{city.v[b]}", square(city, b, 250.0))[kind[1]]]
+    place = [
+        (a, tuple(city.to_lonlat(city.middle[a])), f"node:{city.u[a]}", square(city, a, 250.0))[kind[0]],
+        (b, tuple(city.to_lonlat(city.middle[b])), f"node:{city.v[b]}", square(city, b, 250.0))[kind[1]],
+    ]
     more: dict = {}
     if rng.random() < 0.4:
         more["via"] = [c, d][: rng.integers(1, 3)]
