@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,19 +25,24 @@ def model(name: str) -> FieldModel | None:
     return pde.load(folder / "model") if (folder / "model").is_dir() else None
 
 
-def kept(recipe: str) -> Splits | None:
-    """Return a recipe's trajectories: as many tests as are kept; None where training or validation lacks any."""
+def kept(recipe: str, changes: Sequence[str] = ()) -> Splits | None:
+    """Return a recipe's trajectories: as many tests as are kept; None where training or validation lacks any.
+
+    Args:
+        recipe: its name.
+        changes: settings, `data.shape=hole`.
+    """
     from apps.pde.data import folder, splits
     from apps.pde.truth import labels
     from core.run.config import load_recipe
 
-    own = load_recipe("pde", recipe)
+    own = load_recipe("pde", recipe, list(changes))
     store = folder(own.data, own.seed)
     there = {part: [(store / f"{one.name}.npz").exists() for one in rows] for part, rows in labels(own.data).items()}
     if not (all(there["train"]) and all(there["valid"]) and any(there["test"])):
         return None
     numbers = [r for r, has in zip(own.data.reynolds_test, there["test"], strict=False) if has]
-    tests = there["test"].index(False) if False in there["test"] else len(there["test"])
+    tests = there["test"].index(False) if False in there["test"] and not numbers else len(there["test"])
     return splits(replace(own.data, test=tests, reynolds_test=numbers), own.seed)
 
 

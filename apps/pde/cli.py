@@ -22,6 +22,7 @@ EXAMPLES = {
     "mesh": "mesh part.msh --json",
     "validate": "validate runs/pde/toy --row 0",
     "report": "report runs/pde/toy --out report",
+    "calibrate": "calibrate runs/pde/toy",
     "assimilate": "assimilate toy --sensors 24 --noise 0.05 --out found.xdmf",
 }
 
@@ -68,6 +69,20 @@ def evaluate(
     from apps.pde import verbs
 
     emit(verbs.evaluate(model, n=n), json)
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    further: Annotated[
+        int, typer.Option("--further", help="Validation trajectories to simulate beyond the recipe's.", min=0)
+    ] = 8,
+    json: Json = False,
+) -> None:
+    """Calibrate ensembles on validation trajectories; the result travels with the checkpoint."""
+    from apps.pde import verbs
+
+    emit(verbs.calibrate(model, further=further), json)
 
 
 @app.command()

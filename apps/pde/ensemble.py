@@ -10,14 +10,20 @@ places where little moves. Every member keeps its boundary values. Member m is a
 
 `calibrate` finds sigma so that spread equals error over validation trajectories (Fortin et al., 2014), and takes the
 reach, memory and floor that cover the truth most nearly as often as they say, of those whose continuous ranked
-probability score is within 3 % of the best there.
+probability score is within 3 % of the best there. `conform` then scales what members differ by from their mean, as a
+function of time, until their 90 % intervals hold 90 % of the truth of further validation trajectories (split conformal
+prediction; Papadopoulos et al., 2002; here with the marginal over nodes, fields and trajectories that stand near in
+time). The result is a few numbers, which `save` puts beside a model's weights and `read` finds there.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +33,7 @@ from torch import Tensor
 
 from apps.pde import metrics
 from apps.pde.operators import SparseMap
+from core.errors import CheckpointError
 from core.noise import Stream
 
 if TYPE_CHECKING:
@@ -34,7 +41,9 @@ if TYPE_CHECKING:
     from apps.pde.dynamics import Dynamics
     from apps.pde.mesh import Mesh
 
-__all__ = ["Spread", "calibrate", "members"]
+__all__ = ["Spread", "calibrate", "conform", "members", "read", "save"]
+
+FILE, LEVEL = "spread.json", 0.9
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class Spread:
         rings: reach of r, in rings of the mesh.
         memory: of r, in units of time; infinite: a pattern for each member.
         floor: least disturbance, relative to the mean tendency of the moment.
+        scale: factors on the members' distance from their mean, at the times since the start `times`; constant before
+            the first and after the last.
     """
 
     start: float = 0.0
@@ -54,6 +65,16 @@ class Spread:
     floor: float = 0.0
     rings: int = 2
     memory: float = math.inf
+    times: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+
+    def spread(self, states: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Return members [..., n, T, N, C] at times [T] since the start with their distances scaled."""
+        if not self.times:
+            return states
+        factor = np.interp(times, self.times, self.scale).astype(states.dtype)[:, None, None]
+        mean = states.mean(-4, keepdims=True)
+        return mean + factor * (states - mean)
 
 
 TRIED = tuple(Spread(0.0, 0.1, floor, rings, memory)
@@ -113,7 +134,8 @@ def members(
         u = after
         if k % every == 0:
             kept.append(u)
-    return torch.stack(kept, 1).reshape(V, n, -1, *size).cpu().numpy()
+    out = torch.stack(kept, 1).reshape(V, n, -1, *size).cpu().numpy()
+    return spread.spread(out, np.arange(out.shape[2]) * every * span)
 
 
 def calibrate(
@@ -154,3 +176,69 @@ def calibrate(
         found.append((score if math.isfinite(score) else math.inf, abs(share - 0.9), spread))
     best = min(score for score, _, _ in found)
     return min((item for item in found if item[0] <= 1.03 * best), key=lambda item: item[1])[2]
+
+
+def conform(
+    net: Dynamics, valid: Trajectories, spread: Spread, n: int = 32, seed: int = 2, frames: int = 20, blocks: int = 5,
+    stride: int = 1,
+) -> Spread:  # fmt: skip
+    """Return the spread with the scale at which 90 % intervals hold 90 % of the truth.
+
+    Args:
+        net: the learned solver.
+        valid: trajectories that it was neither trained nor tuned on.
+        spread: how members differ.
+        n: members.
+        seed: of their noise.
+        frames: states that are compared. blocks: of them, each with a scale of its own.
+        stride: length of a step, in states.
+    """
+    steps = (valid.states.shape[1] - 1) // stride
+    every = max(1, steps // frames)
+    truth = valid.states[:, :: stride * every][:, 1 : steps // every + 1]
+    start = torch.from_numpy(valid.states[:, 0]).to(net.points.device)
+    given = {k: torch.from_numpy(v).float()[:, None] for k, v in valid.parameters.items()}
+    plain = replace(spread, times=(), scale=())
+    own = members(net, start, steps, plain, n, seed, float(valid.times[0]), given, every, stride)[:, :, 1:]
+    free = ~net.boundary.dirichlet.all(-1).cpu().numpy()
+    own, truth = own[..., free, :].astype(np.float64), truth[..., free, :]
+    mean = own.mean(1)
+    low, high = np.quantile(own, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], 1, method="weibull")
+    gap = truth - mean
+    need = np.where(gap > 0, gap / (high - mean).clip(1e-12), gap / (low - mean).clip(max=-1e-12))  # [V, T, N, C]
+    span = net.dt * net.substeps * stride * every
+    times, scale = [], []
+    for block in np.array_split(np.arange(truth.shape[1]), min(blocks, truth.shape[1])):
+        times.append(float((block + 1).mean() * span))
+        scale.append(float(np.quantile(need[:, block], LEVEL)))
+    return replace(spread, times=tuple(times), scale=tuple(scale))
+
+
+def save(spread: Spread, folder: Path) -> Path:
+    """Write a spread beside a model's weights, whole or not at all."""
+    own = asdict(spread) | {"memory": None if math.isinf(spread.memory) else spread.memory}
+    path = folder / FILE
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    part.write_text(json.dumps(own, indent=1) + "\n")
+    os.replace(part, path)
+    return path
+
+
+def read(folder: Path) -> Spread | None:
+    """Return the spread that stands beside a model's weights, or None.
+
+    Raises:
+        CheckpointError: there is one, but it is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        own = json.loads(path.read_text())
+        memory = math.inf if own["memory"] is None else float(own["memory"])
+        lists = {k: tuple(float(x) for x in own[k]) for k in ("times", "scale")}
+        if len(lists["times"]) != len(lists["scale"]):
+            raise ValueError
+        return Spread(**{**own, **lists, "memory": memory})
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError("is damaged", field="spread", value=str(path), hint="calibrate again") from None

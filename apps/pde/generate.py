@@ -15,8 +15,9 @@ import torch
 
 from apps.pde.data import posed
 from apps.pde.dynamics import Dynamics, finite
-from apps.pde.ensemble import Spread, calibrate
+from apps.pde.ensemble import Spread, calibrate, conform
 from apps.pde.ensemble import members as draw_members
+from apps.pde.ensemble import read as read_spread
 from apps.pde.formats import read_mesh, write_series
 from apps.pde.mesh import Mesh
 from apps.pde.model import Recipe
@@ -60,11 +61,13 @@ class FieldModel:
         net: the learned solver.
         recipe: the run that trained it.
         seen: name of a parameter -> (least, largest) value in training.
+        path: the checkpoint's folder, if it was read from one.
     """
 
     net: Dynamics
     recipe: Recipe
     seen: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    path: Path | None = None
 
     @property
     def mesh(self) -> Mesh:
@@ -146,19 +149,33 @@ class FieldModel:
 
     @cached_property
     def spread(self) -> Spread:
-        """How members must differ, calibrated on the recipe's validation trajectories (`ensemble.calibrate`).
+        """How members differ: as kept beside the weights (`quintet pde calibrate`), else calibrated now."""
+        kept = read_spread(self.path) if self.path is not None else None
+        return kept or self.calibrate()
+
+    def calibrate(self, further: int = 8) -> Spread:
+        """Return how members must differ, calibrated on validation trajectories (`ensemble.calibrate`, `conform`).
+
+        Args:
+            further: validation trajectories beyond the recipe's that are simulated for the second of the two; 0, and
+                where the recipe has a file or Reynolds numbers, the recipe's own serve both.
 
         Raises:
             UsageError: the model stands on another mesh than those trajectories.
         """
-        from apps.pde.data import splits
+        from apps.pde.data import simulate, splits
 
         r = self.recipe
         valid = splits(r.data, r.seed).valid
         if len(valid.mesh) != len(self.mesh):
             raise UsageError("ensembles are calibrated on the mesh of the recipe", field="mesh", value=len(self.mesh),
                              hint="give `spread`, for example the one of the model on its own mesh")  # fmt: skip
-        return calibrate(self.net, valid, stride=r.stride)
+        found, more = calibrate(self.net, valid, stride=r.stride), valid
+        if further and not r.data.file and not r.data.reynolds:
+            wide = dataclasses.replace(r.data, valid=len(valid) + further)
+            made = simulate(wide, *posed(wide), r.seed, ("valid",))["valid"]
+            more = made.select(slice(len(valid), None))
+        return conform(self.net, more, found, stride=r.stride)
 
     def ensemble(
         self, start: np.ndarray, steps: int, members: int = 16, spread: Spread | None = None, seed: int = 0,
@@ -184,7 +201,7 @@ def restore(name: str | Path, mesh: str = "", device: str = "cpu") -> FieldModel
     path = Path(name) if Path(name).exists() or not (BUNDLED / f"pde-{name}").exists() else BUNDLED / f"pde-{name}"
     found = checkpoint.load(path, app="pde")
     recipe: Recipe = instance(OmegaConf.create(found.config), register(Recipe))
-    return build(recipe, found.inference, mesh, device)
+    return dataclasses.replace(build(recipe, found.inference, mesh, device), path=found.path)
 
 
 def build(recipe: Recipe, weights: Mapping[str, torch.Tensor], mesh: str = "", device: str = "cpu") -> FieldModel:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from apps.pde.generate import FieldModel
     from core.run.report import Section
 
-__all__ = ["assimilate", "demo", "evaluate", "mesh", "rollout", "sample", "simulate"]
+__all__ = ["assimilate", "calibrate", "demo", "evaluate", "mesh", "rollout", "sample", "simulate"]
 
 
 def say(line: str) -> None:
@@ -114,6 +114,20 @@ def rollout(name: str, *, steps: int, row: int, every: int, out: Path | None, me
     if out is not None:
         result["out"] = str(fields.write(out))
     return result
+
+
+def calibrate(name: str, *, further: int) -> dict[str, Any]:
+    """Calibrate a model's ensembles on validation trajectories and keep the result beside its weights."""
+    from apps.pde.ensemble import save
+
+    model = load(name)
+    began = time.process_time()
+    found = model.calibrate(further)
+    assert model.path is not None
+    result: dict[str, Any] = {"sigma": found.tendency, "rings": found.rings, "memory": found.memory}
+    result |= {"floor": found.floor, "scale": " ".join(f"{s:.3f}" for s in found.scale)}
+    result |= {"at": " ".join(f"{t:.3g}" for t in found.times), "out": str(save(found, model.path))}
+    return result | {"processor_seconds": round(time.process_time() - began, 1)}
 
 
 def sample(name: str, *, n: int, steps: int, seed: int, out: Path | None) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from apps.pde.data import Trajectories
 from apps.pde.dynamics import Dynamics
 from apps.pde.model import ModelConfig
 from apps.pde.systems import system
-from core.errors import UsageError
+from core.errors import CheckpointError, UsageError
 
 MESH = shapes.make("hole", 120)
 
@@ -104,3 +106,28 @@ def test_calibrated_ensembles_cover() -> None:
     spread = ensemble.calibrate(net, data.select(slice(0, 2)), n=8, tried=tried)
     own = ensemble.members(net, torch.from_numpy(truth[2:, 0]), 12, spread, 24)[:, :, 1:].swapaxes(0, 1)
     assert 0.6 < metrics.spread_skill(own, truth[2:, 1:]) < 1.6
+
+
+def test_conformal_scale_covers_and_travels(tmp_path: Path) -> None:
+    net = Dynamics(ModelConfig(width=0), system("burgers", "hole"), MESH, 0.01)
+    wrong = Dynamics(ModelConfig(width=0), system("burgers", "hole"), MESH, 0.0115)
+    rng = np.random.default_rng(3)
+    start = torch.from_numpy(cycle(tuple(rng.uniform(0.5, 1.5, 8)), 60).states[:, rng.integers(60)]) * 0.05
+    with torch.inference_mode():
+        truth = torch.cat([wrong.pad(start)[:, None], wrong(start, 12)], 1).numpy()
+    data = Trajectories(MESH, ("u", "v"), np.arange(13) * 0.01, truth, {})
+    narrow = ensemble.Spread(0.0, 0.02, 0.5, 1)
+    wide = ensemble.conform(net, data.select(slice(0, 4)), narrow, n=24)
+    assert len(wide.times) == len(wide.scale) == 5 and wide.times[-1] < 0.12
+    free = np.setdiff1d(np.arange(len(MESH)), MESH.nodes("hole"))
+    own = {k: ensemble.members(net, torch.from_numpy(truth[4:, 0]), 12, s, 24)[:, :, 1:].swapaxes(0, 1)
+           for k, s in (("narrow", narrow), ("wide", wide))}  # fmt: skip
+    covered = {k: metrics.coverage(v[..., free, :], truth[4:, 1:, free]) for k, v in own.items()}
+    assert 0.8 < covered["wide"] < 0.97 and covered["narrow"] < covered["wide"] - 0.05
+    assert not own["wide"][..., MESH.nodes("hole"), :].any()
+
+    assert ensemble.read(tmp_path) is None
+    assert ensemble.read(ensemble.save(wide, tmp_path).parent) == wide
+    (tmp_path / "spread.json").write_text('{"start": 0}')
+    with pytest.raises(CheckpointError, match="damaged"):
+        ensemble.read(tmp_path)
