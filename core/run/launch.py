@@ -12,6 +12,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +120,12 @@ def hydra_defaults(domain: str, stem: str, out: Path) -> list[str]:
 
 def run(domain: str, recipe: Any, out: Path, initial: Path | None) -> Any:
     """Train one recipe in this process."""
+    from core.run.memory import divided, divisors
     from core.run.train import train
 
+    make = locate(f"apps.{domain}.task:make")
     return train(
-        locate(f"apps.{domain}.task:make")(recipe),
+        make(recipe),
         app=domain,
         config=dataclasses.asdict(recipe),
         trainer=recipe.trainer,
@@ -131,4 +134,5 @@ def run(domain: str, recipe: Any, out: Path, initial: Path | None) -> Any:
         out=out,
         initial=initial,
         defaults=dataclasses.asdict(type(recipe)()),
+        smaller={parts: partial(make, divided(recipe, parts)) for parts in divisors(recipe)},
     )

@@ -22,7 +22,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -35,11 +35,13 @@ from torch import Tensor, nn
 from core.errors import CheckpointError, QuintetError, UsageError
 from core.run import checkpoint as store
 from core.run.config import LoggerConfig, OptimConfig, TrainerConfig, filled
-from core.run.data import Prefetch, stream
+from core.run.data import stream
+from core.run.fabric import agree, average_figures, launch
 from core.run.guard import Interrupted, reserved, signals
 from core.run.log import Journal
+from core.run.memory import Feed, scarce
 from core.run.optim import learning_rate, make_optimizer
-from core.run.state import Average, Weights, shard
+from core.run.state import Average, Weights
 
 __all__ = ["Interrupted", "Task", "TrainResult", "train"]
 
@@ -108,6 +110,7 @@ def train(
     out: Path,
     initial: Path | None = None,
     defaults: Mapping[str, Any] | None = None,
+    smaller: Mapping[int, Callable[[], Task]] | None = None,
 ) -> TrainResult:
     """Train until the last step, an early stop, the clock or a signal; resume where `out` holds a checkpoint.
 
@@ -119,6 +122,7 @@ def train(
         out: the folder of the run; one run at a time may use it.
         initial: a checkpoint to start from instead of fresh weights (fine-tuning).
         defaults: of all settings, for those that a run made by an older version does not know.
+        smaller: makes the task with a batch 2, 3, ... times smaller, for when memory runs out (`core/run/memory.py`).
     Raises:
         UsageError: `out` is in use, not writable, or holds a run with other settings.
         Interrupted: on SIGTERM or SIGINT, after saving.
@@ -134,31 +138,11 @@ def train(
         if run.step:
             journal.note(f"resuming after step {run.step} from {out / 'checkpoints'}")
         try:
-            stopped = loop(run, journal, caught, began)
+            stopped = loop(run, journal, caught, began, smaller or {})
         finally:
             journal.close()
     finish(run)
     return TrainResult(run.step, run.metrics, out, stopped, time.monotonic() - began)
-
-
-def launch(trainer: TrainerConfig) -> Fabric:
-    """Start Fabric on the recipe's devices, with its other processes if there are to be any."""
-    strategy: Any = trainer.strategy
-    precision: Any = trainer.precision
-    if strategy == "fsdp":
-        from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
-
-        strategy = ModelParallelStrategy(shard, data_parallel_size=trainer.devices, tensor_parallel_size=1)
-    if trainer.threads:
-        torch.set_num_threads(trainer.threads)
-    try:
-        fabric = Fabric(
-            accelerator=trainer.accelerator, devices=trainer.devices, strategy=strategy, precision=precision
-        )
-    except (RuntimeError, ValueError) as error:  # Lightning's MisconfigurationException is a RuntimeError
-        raise UsageError(str(error), field="trainer.accelerator", value=trainer.accelerator) from None
-    fabric.launch()
-    return fabric
 
 
 def prepare(
@@ -226,26 +210,23 @@ def difference(path: str, old: Any, new: Any) -> str:
     return f"{path}: {old!r} -> {new!r}"
 
 
-def loop(run: Run, journal: Journal, caught: list[int], began: float) -> Literal["steps", "early", "time"]:
+def loop(
+    run: Run, journal: Journal, caught: list[int], began: float, smaller: Mapping[int, Callable[[], Task]]
+) -> Literal["steps", "early", "time"]:
     """Do the steps that are left."""
-    cfg, world, micro = run.trainer, run.fabric.world_size, run.trainer.accumulate
-    first = run.fabric.global_rank * micro
-    prefetch = Prefetch(lambda n: run.task.batch(n // micro, first + n % micro, world * micro), cfg.prefetch)
+    cfg, fabric = run.trainer, run.fabric
+    feed = Feed(run.task, fabric.global_rank, fabric.world_size, cfg.accumulate, cfg.prefetch, smaller)
     clock = time.monotonic()
     try:
         while run.step < cfg.steps:
-            batches = [prefetch.get(run.step * micro + a, cfg.steps * micro) for a in range(micro)]
-            try:
-                figures = advance(run, batches)
-            except torch.OutOfMemoryError as error:
-                raise exhausted(run, error) from None
+            figures = advance(run, feed, journal)
             if due(run.step, cfg.log_every, cfg.steps):
                 seconds, clock = time.monotonic() - clock, time.monotonic()
-                journal.step(run.step, {**average_figures(run.fabric, figures), "seconds": seconds})
+                journal.step(run.step, {**average_figures(fabric, figures), "seconds": seconds})
             if due(run.step, cfg.validate_every, cfg.steps):
                 validate(run, journal)
             late = cfg.max_minutes and time.monotonic() - began > 60 * cfg.max_minutes
-            stop, late = agree(run.fabric, caught[-1] if caught else 0, float(bool(late)))
+            stop, late = agree(fabric, caught[-1] if caught else 0, float(bool(late)))
             early = bool(cfg.patience) and run.stale >= cfg.patience
             if stop or late or early or due(run.step, cfg.checkpoint_every, cfg.steps):
                 save(run)
@@ -253,8 +234,12 @@ def loop(run: Run, journal: Journal, caught: list[int], began: float) -> Literal
                 raise Interrupted(int(stop), run.step, run.out)
             if early or late:
                 return "early" if early else "time"
+    except Exception as error:
+        if scarce(error):
+            raise exhausted(run, error) from None
+        raise
     finally:
-        prefetch.close()
+        feed.close()
     return "steps"
 
 
@@ -263,18 +248,16 @@ def due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
-def advance(run: Run, batches: Sequence[Any]) -> dict[str, float | Tensor]:
-    """Make one optimiser step from the micro-batches and return the last one's figures with the mean loss."""
+def advance(run: Run, feed: Feed, journal: Journal) -> dict[str, float | Tensor]:
+    """Make one optimiser step and return the last micro-batch's figures with the mean loss."""
     cfg, fabric, step = run.trainer, run.fabric, run.step
     run.module.train()
-    total, figures = torch.zeros((), device=fabric.device), {}
-    for number, batch in enumerate(batches):
-        last = number == len(batches) - 1
-        reseed(cfg.seed, step, fabric.global_rank * len(batches) + number)
-        with fabric.no_backward_sync(run.module, enabled=not last):
-            loss, figures = run.task.loss(run.module, fabric.to_device(batch), step)
-            fabric.backward(loss / len(batches))
-        total += loss.detach().float() / len(batches)
+    while (found := gradient(run, feed)) is None:
+        run.optimizer.zero_grad(set_to_none=True)
+        feed.cut()
+        run.task = feed.task
+        journal.note(f"out of memory at step {step}: it is made again in {feed.micro} smaller batches")
+    batches, total, figures = found
     norm = clip(run)
     broken = not (math.isfinite(float(total)) and math.isfinite(norm))
     if agree(fabric, float(broken))[0]:
@@ -287,6 +270,24 @@ def advance(run: Run, batches: Sequence[Any]) -> dict[str, float | Tensor]:
     run.average.update(step)
     run.step += 1
     return {"loss": total, **{k: v for k, v in figures.items() if k != "loss"}, "norm": norm, "lr": rate}
+
+
+def gradient(run: Run, feed: Feed) -> tuple[list[Any], Tensor, dict[str, Any]] | None:
+    """Add up the gradient of a step's micro-batches; None where memory ran out and there are smaller ones."""
+    fabric, total, figures = run.fabric, torch.zeros((), device=run.fabric.device), {}
+    try:
+        batches = feed.get(run.step, run.trainer.steps)
+        for number, batch in enumerate(batches):
+            reseed(run.trainer.seed, run.step, fabric.global_rank * len(batches) + number)
+            with fabric.no_backward_sync(run.module, enabled=number < len(batches) - 1):
+                loss, figures = run.task.loss(run.module, fabric.to_device(batch), run.step)
+                fabric.backward(loss / len(batches))
+            total += loss.detach().float() / len(batches)
+    except Exception as error:
+        if feed.smaller and scarce(error):
+            return None
+        raise
+    return batches, total, figures
 
 
 def clip(run: Run) -> float:
@@ -369,8 +370,11 @@ def dump(run: Run, batches: Sequence[Any], loss: float, norm: float) -> None:
 
 def exhausted(run: Run, error: Exception) -> QuintetError:
     """Say that the memory did not suffice; the last checkpoint stands, and the run goes on from it."""
-    hint = "halve the batch and double trainer.accumulate in another --out, or set trainer.precision=bf16-mixed"
-    return QuintetError(f"out of memory at step {run.step} ({str(error).splitlines()[0]})", field="train", hint=hint)
+    hint = (
+        "in another --out: a smaller batch with more trainer.accumulate, a smaller model, trainer.precision=bf16-mixed"
+    )
+    said = (str(error) or type(error).__name__).splitlines()[0]
+    return QuintetError(f"out of memory at step {run.step} ({said})", field="train", hint=hint)
 
 
 def reseed(*key: int | str) -> None:
@@ -379,18 +383,3 @@ def reseed(*key: int | str) -> None:
     torch.manual_seed(number)
     np.random.seed(number % 2**32)
     random.seed(number)
-
-
-def agree(fabric: Fabric, *flags: float) -> list[float]:
-    """Return the largest value of each flag over all processes, so that they all take the same branch."""
-    if fabric.world_size == 1:
-        return list(flags)
-    return fabric.all_reduce(torch.tensor(flags), reduce_op="max").tolist()  # type: ignore[union-attr]
-
-
-def average_figures(fabric: Fabric, figures: Mapping[str, float | Tensor]) -> dict[str, float]:
-    """Average figures over processes."""
-    values = torch.tensor([float(v) for v in figures.values()], dtype=torch.float64)
-    if fabric.world_size > 1:
-        values = fabric.all_reduce(values.float(), reduce_op="mean").double()  # type: ignore[union-attr]
-    return dict(zip(figures, values.tolist(), strict=True))
