@@ -1,32 +1,39 @@
 """The paper's method works: the eager policy gradient without a surrogate, its inverse, and aiming at a value.
 
 The settings of `TuneConfig` were chosen on a validation column of the same table (`c10_val_200_s777`); the test columns
-judge.
+judge. The inverse control runs twice: in the space as the published run has it, where cells may be dead (341 of 15,625
+never hear of their input and are at chance), and in ours, where every cell connects; the latter's minimum is printed.
 """
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 
 from apps.nas.baselines import Field
 from apps.nas.constraints import admissible
+from apps.nas.generate import untrained
 from apps.nas.rewards import Negated, Target
 from apps.nas.search import Policy
+from apps.nas.space import Space
 from benchmarks._nas import COLUMNS, NB201, Race, Reached, fresh, single, table
 from benchmarks.harness import Bar, Result
 from core.finetune.reward import Reward
 
 QUERIES, TARGETS = 1000, (70.0, 85.0, 92.0)
+LOOSE = replace(NB201, connected="no")
 
 
-def tuned(reward: Reward, seed: int, budget: int, goal: float = np.inf) -> tuple[Race, np.ndarray]:
+def tuned(
+    reward: Reward, seed: int, budget: int, goal: float = np.inf, space: Space = NB201
+) -> tuple[Race, np.ndarray]:
     """Return the queries of one run, and 64 samples of its policy in the end (none where the goal ended it)."""
-    model, queries = fresh(), Race(reward, goal=goal)
-    last = np.zeros((0, NB201.D), int)
+    model, queries = untrained(fresh().recipe, space), Race(reward, goal=goal)
+    last = np.zeros((0, space.D), int)
     with contextlib.suppress(Reached):
-        tuner = Policy(model, model.recipe.tune)(queries, Field(NB201, seed=seed), budget)
+        tuner = Policy(model, model.recipe.tune)(queries, Field(space, seed=seed), budget)
         last = tuner.sample(64).numpy()
     return queries, last
 
@@ -52,8 +59,9 @@ def run(full: bool) -> Result:
     ends = [tuned(reward, seed, QUERIES)[1] for seed in seeds[: 6 if full else 2]]
     figures["unique share of the last batch"] = min(share(rows) for rows in ends)
     bars.append(Bar("least unique share of the last samples", figures["unique share of the last batch"], ">=", 0.2))
-    inverse = [tuned(Negated(reward), seed, QUERIES // 2, -10.0)[0].curve()[-1] for seed in seeds]
-    figures["inverse"] = float(np.median([-v for v in inverse]))
+    for name, space in (("inverse", LOOSE), ("inverse among cells that connect", NB201)):
+        ends_at = [tuned(Negated(reward), seed, QUERIES // 2, -10.0, space)[0].curve()[-1] for seed in seeds]
+        figures[name] = float(np.median([-v for v in ends_at]))
     figures["worst cell that connects"] = min(reward.values[tuple(row)] for row in admissible(NB201, ()).tolist())
     bars.append(Bar("accuracy that the inverse control reaches, percent", figures["inverse"], "<=", 10.0))
     for aim in TARGETS:

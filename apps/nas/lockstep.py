@@ -40,8 +40,8 @@ class Box(nn.Module):
         """Map [B, C, H, W] to the same shape."""
         c, half = x.shape[1], self.size // 2
         ones = x.new_ones(c, 1, self.size, self.size)
-        count = conv2d(x.new_ones(1, 1, *x.shape[2:]), ones[:1], padding=half)
-        return conv2d(x, ones, padding=half, groups=c) / count
+        inside = conv2d(x.new_ones(1, 1, *x.shape[2:]), ones[:1], padding=half)
+        return conv2d(x, ones, padding=half, groups=c) * inside.reciprocal()
 
 
 class Together(nn.Module):

@@ -73,10 +73,10 @@ def whole(cell: Cell) -> bool:
 def work() -> list[tuple[list[Cell], int]]:
     """Return all trainings in their order: groups of cells of one space, with their seed."""
     out = []
-    for name in SPACES:
+    for seed, name in itertools.product(SEEDS, SPACES):
         cells = list(unique(load(name)).values())
         cells.sort(key=lambda c: hashlib.sha256(f"{c.space.name} {c}".encode()).digest())
-        out += [(cells[a : a + GROUP], seed) for seed in SEEDS for a in range(0, len(cells), GROUP)]
+        out += [(cells[a : a + GROUP], seed) for a in range(0, len(cells), GROUP)]
     return out
 
 
