@@ -26,6 +26,7 @@ MISTAKES = [
     ("smuggled key", "toy", ["+model.widht=3"], "model.widht", "model."),
     ("smuggled group", "toy", ["+modle.dropout=0"], "modle", "model"),
     ("bad syntax", "toy", ["optim.betas=[0.9,"], "optim.betas", "key=value"),
+    ("text without its marks", "toy", ["data.name=f(x)"], "data.name", "quotation marks"),
     ("no such file", "mine.yaml", [], "recipe", "mine.yaml"),
     ("not a number", "toy", ["optim.lr=nan"], "optim.lr", "at least 0"),
     ("key removed", "toy", ["~optim.lrr"], "optim.lrr", "optim.lr"),
@@ -49,6 +50,14 @@ def test_recipe_is_a_plain_dataclass_with_overrides(toy_app: str) -> None:
     assert (recipe.trainer.steps, recipe.optim.name, recipe.model.dropout) == (7, "sgd", 0.0)
     assert recipe.trainer.seed == recipe.seed == 3
     assert type(recipe.optim.betas) is list and dataclasses.asdict(recipe)["data"] == {"batch": 16, "name": "sines"}
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_a_mapping_takes_entries_with_and_without_a_plus(plus: str) -> None:
+    recipe = load_recipe("pde", "toy", [f"{plus}data.boundary={{wall: free}}", f"{plus}model.terms.u='lap(u)'"])
+    assert recipe.data.boundary == {"wall": "free"} and recipe.model.terms == {"u": "lap(u)"}
+    with pytest.raises(UsageError, match=r"^data.boundary: cannot be read"):
+        load_recipe("pde", "toy", [f"{plus}data.boundary={{wall"])
 
 
 def test_recipes_are_listed_with_their_first_comment(toy_app: str) -> None:

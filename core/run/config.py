@@ -31,6 +31,7 @@ __all__ = [
     "OptimConfig",
     "TrainerConfig",
     "compose",
+    "entries",
     "filled",
     "instance",
     "load_recipe",
@@ -179,7 +180,7 @@ def compose(domain: str, name: str, overrides: Sequence[str], schema: type | str
     register(schema)
     try:
         with hydra.initialize_config_dir(str(folder), version_base=None):
-            return hydra.compose(stem, overrides=[searchpath(domain), *overrides])
+            return hydra.compose(stem, overrides=[searchpath(domain), *entries(overrides, schema)])
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides, schema) from None
     except (YAMLError, UnicodeDecodeError) as error:
@@ -288,6 +289,22 @@ def keys(schema: Any, prefix: str = "") -> list[str]:
     return found
 
 
+def entries(overrides: Sequence[str], schema: type | str) -> list[str]:
+    """Let `key=value` add to a setting that is a mapping, for which Hydra wants `++key=value`."""
+    import typing
+
+    def mappings(kind: Any, prefix: str = "") -> Iterator[str]:
+        for name, inner in typing.get_type_hints(kind).items():
+            if dataclasses.is_dataclass(inner):
+                yield from mappings(inner, f"{prefix}{name}.")
+            elif typing.get_origin(inner) is dict:
+                yield f"{prefix}{name}"
+
+    whole = tuple(mappings(locate(schema) if isinstance(schema, str) else schema))
+    parts = tuple(f"{path}." for path in whole)
+    return [f"++{o}" if o.partition("=")[0] in whole or o.startswith(parts) else o for o in overrides]
+
+
 def explain(error: Exception, overrides: Sequence[str], schema: type | str) -> QuintetError:
     """Translate an error of Hydra or OmegaConf into one line: the field, the value, the nearest valid choice."""
     kind = locate(schema) if isinstance(schema, str) else schema
@@ -305,10 +322,9 @@ def explain(error: Exception, overrides: Sequence[str], schema: type | str) -> Q
     if type(cause).__name__ in {"ConfigKeyError", "ConfigAttributeError"}:
         return UsageError("no such setting", field=path, value=given.get(path), choices=closest(path, kind))
     if type(error).__name__ == "OverrideParseException":
-        wrong = getattr(error, "override", "")
-        return UsageError(
-            "cannot be read", field=wrong.partition("=")[0], value=wrong.partition("=")[2], hint="expected key=value"
-        )
+        wrong, _, value = str(getattr(error, "override", "")).partition("=")
+        quote = "; text with brackets or commas stands in quotation marks" if set(value) & set("(,") else ""
+        return UsageError("cannot be read", field=wrong.lstrip("+~"), value=value, hint=f"expected key=value{quote}")
     return UsageError(message, field=path or None, value=given.get(path))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import QuintetError, UsageError
-from core.run.config import instance, load_recipe, locate, place, register, searchpath, variants
+from core.run.config import entries, instance, load_recipe, locate, place, register, searchpath, variants
 
 __all__ = ["Order", "launch", "read"]
 
@@ -89,7 +89,8 @@ def launch(domain: str, order: Order, *, schema: str, out: Path | None, initial:
     writable(out)
     defaults = hydra_defaults(domain, stem, out or Path("runs") / domain / stem)
     given = {o.partition("=")[0] for o in order.overrides}
-    sys.argv = [words[0], *order.flags, *(d for d in defaults if d.partition("=")[0] not in given), *order.overrides]
+    wanted = [*(d for d in defaults if d.partition("=")[0] not in given), *entries(order.overrides, schema)]
+    sys.argv = [words[0], *order.flags, *wanted]
     try:
         hydra.main(version_base=None, config_path=str(folder), config_name=stem)(job)()
     finally:
