@@ -51,19 +51,21 @@ class Corpus:
     pieces: list[Piece]
 
     def cut(
-        self, count: int, length: int, rng: np.random.Generator, transpose: int = 0, step: int = 1
+        self, count: int, length: int, rng: np.random.Generator, transpose: int | np.ndarray = 0, step: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Return frames [count, length, dim] and controls [count, length, WIDTH] of random places.
 
-        Every place is equally likely; places are multiples of `step` frames.
+        Every place is equally likely; places are multiples of `step` frames. Each row is moved by up to `transpose`
+        semitones, one bound for all or one for each [count].
         """
         room = np.array([max(0, (len(p.rows) - length) // step + 1) for p in self.pieces])
         if not room.sum():
             raise DataError(f"no piece has {length} frames", field="data", hint="take a smaller model.block or window")
         x, c = [], []
-        for number in rng.choice(len(room), count, p=room / room.sum()):
+        bounds = np.broadcast_to(transpose, count).tolist()
+        for number, bound in zip(rng.choice(len(room), count, p=room / room.sum()), bounds, strict=True):
             piece, at = self.pieces[number], step * int(rng.integers(room[number]))
-            shift = int(rng.integers(-transpose, transpose + 1)) if transpose else 0
+            shift = int(rng.integers(-bound, bound + 1)) if bound else 0
             x.append(shifted(piece.rows[at : at + length], shift, self.codec))
             c.append(moved(piece.control[at : at + length], shift))
         frames = torch.stack(x)

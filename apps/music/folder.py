@@ -122,7 +122,7 @@ class StreamCorpus:
     library: Library
 
     def cut(
-        self, count: int, length: int, rng: np.random.Generator, transpose: int = 0, step: int = 1
+        self, count: int, length: int, rng: np.random.Generator, transpose: int | np.ndarray = 0, step: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Return frames [count, length, dim] and controls [count, length, WIDTH]; sound is not moved to other keys."""
         hop = self.codec.hop

@@ -70,7 +70,8 @@ class DataConfig:
 
     `kind` is one of tunes (embedded), chorales, groove, recordings, loops, folder (any recordings below `root`, read
     where they are needed); `root` the folder of the real data; `count` how
-    many arrangements of the tunes. Scores are moved by up to `transpose` semitones. `each` and `everything` are the
+    many arrangements of the tunes. Scores are moved by up to `transpose` semitones; with `home` only where something
+    is asked, so that what is played without a wish keeps to the keys of the data. `each` and `everything` are the
     probabilities that one group of controls, and all of them, are not asked for in a block, `free` the share of
     sequences that are asked nothing but, half of them, a beat; `heard` renders scores, so that they can be asked for by
     ear. Sequences are `batch` at a time.
@@ -84,6 +85,7 @@ class DataConfig:
     each: float = setting(0.3, low=0, high=1)
     everything: float = setting(0.2, low=0, high=1)
     free: float = setting(0.3, low=0, high=1)
+    home: bool = setting(False)
     heard: bool = setting(False)
 
 
@@ -118,8 +120,8 @@ class ArcConfig:
 class Recipe:
     """A training run: everything that `quintet music train` can be told.
 
-    `task` is what is trained; `start` a run or checkpoint to take finished parts from: the codec for `flow`, codec and
-    flow for `arc`.
+    `task` is what is trained; `start` a run or checkpoint to take finished parts from: the codec, and the flow where
+    one was trained.
     """
 
     seed: int = setting(0, low=0)

@@ -39,11 +39,12 @@ SEGMENT = 64
 """Hops in a training segment of the codec, one second."""
 
 
-def _started(recipe: Recipe) -> dict[str, Tensor]:
-    """Return the weights that the recipe starts from, {} for none."""
+def _started(recipe: Recipe) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the weights that the recipe starts from, {} for none, and which parts of them were trained."""
     if not recipe.start:
-        return {}
-    return checkpoint.load(Path(recipe.start), app="music").inference
+        return {}, ()
+    saved = checkpoint.load(Path(recipe.start), app="music")
+    return saved.inference, ("codec",) if saved.config["task"] == "codec" else ("codec", "flow")
 
 
 @dataclass(eq=False)
@@ -58,7 +59,7 @@ class FlowTask:
 
     def __post_init__(self) -> None:
         """Fit or adopt the codec and cut the data into frames."""
-        self.state = _started(self.recipe)
+        self.state, self.parts = _started(self.recipe)
         self.codec = make_codec(self.recipe.codec)
         if self.state:
             own = self.codec.state_dict()
@@ -69,9 +70,11 @@ class FlowTask:
         self.held: Corpus | StreamCorpus = corpus(self.codec, self.recipe, "valid")
 
     def module(self) -> MusicNet:
-        """Build the network around the codec."""
+        """Build the network around the codec, going on from the flow of `start` where there is one."""
         net = MusicNet(self.recipe)
         net.codec.load_state_dict(self.codec.state_dict())
+        if "flow" in self.parts:
+            adopt(net, self.state, ("flow",))
         return net
 
     def _blocks(self, rng: np.random.Generator) -> int:
@@ -82,11 +85,19 @@ class FlowTask:
 
     def batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
         """Return frames and controls of one step, some of what is asked dropped or smoothed."""
-        r, d = self.recipe, self.recipe.data
+        r = self.recipe
         rng = np.random.default_rng([r.seed, step, rank])
-        x, control = self.data.cut(d.batch, self._blocks(rng) * r.model.block, rng, d.transpose)
-        control = controls.drop(controls.smooth(control, rng), rng, d.each, d.everything, r.model.block, d.free)
+        x, control = self._cut(self._blocks(rng) * r.model.block, rng)
         return {"x": x, "control": control}
+
+    def _cut(self, length: int, rng: np.random.Generator, smoothed: bool = True) -> tuple[Tensor, Tensor]:
+        """Return frames and what is asked of them; at home, where nothing is asked nothing is moved."""
+        d, block = self.recipe.data, self.recipe.model.block
+        keep = controls.drop(torch.ones(d.batch, length, controls.WIDTH), rng, d.each, d.everything, block, d.free)
+        wishes = keep[..., controls.FLAGS :].any(1)[:, [n not in {"tempo", "beat"} for n in controls.GROUPS]].any(1)
+        bound = np.where(wishes.numpy() | (not d.home), d.transpose, 0)
+        x, control = self.data.cut(d.batch, length, rng, bound)
+        return x, keep * (controls.smooth(control, rng) if smoothed else control)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Any]]:
         """Return the flow-matching loss."""
@@ -136,16 +147,15 @@ class ArcTask(FlowTask):
         if not self.state:
             raise UsageError("names the flow to start from", field="start", value="", hint="start=runs/music/NAME")
         net = MusicNet(self.recipe)
-        adopt(net, self.state, ("codec", "flow"))
+        adopt(net, self.state, self.parts)
         return net
 
     def batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
         """Return frames and controls of whole sequences."""
-        r, d = self.recipe, self.recipe.data
+        r = self.recipe
         rng = np.random.default_rng([r.seed, step, rank])
-        length = (r.model.window + r.arc.blocks) * r.model.block
-        x, control = self.data.cut(d.batch, length, rng, d.transpose)
-        return {"x": x, "control": controls.drop(control, rng, d.each, d.everything, r.model.block, d.free)}
+        x, control = self._cut((r.model.window + r.arc.blocks) * r.model.block, rng, smoothed=False)
+        return {"x": x, "control": control}
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Any]]:
         """Return the loss of the player whose turn it is."""
