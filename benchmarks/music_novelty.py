@@ -39,6 +39,7 @@ def run(full: bool) -> Result:
     codec, length, most = model.net.codec, model.recipe.model.block, model.recipe.data.transpose
     recipe = replace(model.recipe, data=replace(model.recipe.data, heard=False))
     known, held = (corpus(codec, recipe, part) for part in ("train", "valid"))
+    assert isinstance(known, Corpus)
     other, _ = held.cut(240, length, np.random.default_rng(0))
     theirs = away(other.flatten(1), known, length, most)
     low, figures, bars = float(theirs.quantile(0.05)), {}, []

@@ -44,7 +44,8 @@ def weak_divergence(mesh: Mesh) -> csr_matrix:
     rows = np.broadcast_to(mesh.triangles[:, :, None, None], value.shape)
     columns = 2 * mesh.triangles[:, None, :, None] + np.arange(2)
     columns = np.broadcast_to(columns, value.shape)
-    return coo_matrix((value.ravel(), (rows.ravel(), columns.ravel())), shape=(len(mesh), 2 * len(mesh))).tocsr()
+    entries = value.ravel(), (rows.ravel(), columns.ravel())
+    return csr_matrix(coo_matrix(entries, shape=(len(mesh), 2 * len(mesh))))
 
 
 def no_divergence(mesh: Mesh, keep: Affine | None = None) -> Affine:

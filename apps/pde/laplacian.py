@@ -64,7 +64,7 @@ def stiffness(mesh: Mesh, clamp: bool = False) -> csr_matrix:
 
 def cotangent(mesh: Mesh, area: Area = "mixed") -> csr_matrix:
     """Return the Laplacian [N, N]; `released` also clamps the cotangents."""
-    return (diags(1 / voronoi(mesh, area)) @ stiffness(mesh, area == "released")).tocsr()
+    return csr_matrix(diags(1 / voronoi(mesh, area)) @ stiffness(mesh, area == "released"))
 
 
 class LaplaceBlock(nn.Module):

@@ -95,7 +95,8 @@ class Mesh:
             raise DataError(f"{len(flat)} degenerate triangles without area, the first at {where}", field="mesh")
         if (area < 0).all():
             object.__setattr__(self, "triangles", self.triangles[:, ::-1].copy())
-            self.__dict__.pop("signed_area"), self.__dict__.pop("edge_vectors")
+            for name in ("signed_area", "edge_vectors"):
+                self.__dict__.pop(name)
         elif (area < 0).any():
             first = int(np.flatnonzero(area < 0)[0])
             where = tuple(np.round(self.points[self.triangles[first, 0]], 6).tolist())

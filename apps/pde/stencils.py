@@ -68,13 +68,13 @@ def neighbours(mesh: Mesh, k: int, edge: int | None = None) -> np.ndarray:
     wide = max(k, edge or k)
     if wide > len(mesh):
         raise UsageError("more neighbours than nodes", field="neighbours", value=wide)
-    step = mesh.adjacency + identity(len(mesh), dtype=np.int32, format="csr")
+    step = csr_matrix(mesh.adjacency + identity(len(mesh), dtype="int32", format="csr"))
     reach, want = step, np.full(len(mesh), k)
     want[mesh.boundary_nodes] = wide
     for _ in range(40):
         if (np.diff(reach.indptr) >= np.maximum(want * 1.3, want + 2).clip(max=len(mesh))).all():
             break
-        reach = ((reach @ step) > 0).astype(np.int32).tocsr()
+        reach = csr_matrix((reach @ step) > 0, dtype=np.int32)
     else:
         raise DataError("falls into parts that are too small for a stencil", field="mesh")
     rows = np.repeat(np.arange(len(mesh)), np.diff(reach.indptr))

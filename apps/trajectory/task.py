@@ -12,6 +12,7 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from apps.trajectory.network import RoadNetwork
 from apps.trajectory.prior import RoutePrior, from_vector, to_vector
 from apps.trajectory.sources import keep, kept, open_network, read_splits
 from apps.trajectory.tokenizer import trim
+
+if TYPE_CHECKING:
+    from apps.trajectory.logit import Parameters
 
 SPLIT = (0.65, 0.10, 0.25)
 """Shares of real trips that train, choose when to stop, and judge."""
@@ -63,7 +67,9 @@ def corpus(config: DataConfig, seed: int) -> Corpus:
     return Corpus(network, simulated, *real)
 
 
-def _simulated(config: DataConfig, seed: int, network: RoadNetwork, parameters: object, like: Trips | None) -> Trips:
+def _simulated(
+    config: DataConfig, seed: int, network: RoadNetwork, parameters: Parameters | None, like: Trips | None
+) -> Trips:
     from apps.trajectory.logit import simulate
 
     if not config.simulated:
@@ -79,7 +85,7 @@ def _simulated(config: DataConfig, seed: int, network: RoadNetwork, parameters: 
         config.simulated,
         seed=seed,
         parameters=parameters,
-        max_hops=config.max_hops,  # type: ignore[arg-type]
+        max_hops=config.max_hops,
         pairs=config.destinations,
         like=like,
         jitter=1500.0,

@@ -74,7 +74,8 @@ class Feed:
     def __init__(
         self, task: Any, rank: int, world: int, micro: int, ahead: int, smaller: Mapping[int, Callable[[], Any]]
     ) -> None:
-        self.task, self.rank, self.world, self.whole, self.ahead = task, rank, world, micro, ahead
+        self.task: Any = task
+        self.rank, self.world, self.whole, self.ahead = rank, world, micro, ahead
         self.smaller, self.parts = dict(smaller) if world == 1 else {}, 1
         self.prefetch = self.open()
 
