@@ -81,7 +81,7 @@ class Cycle:
         gram = flat @ flat.conj().T, flat @ flat.T
         norm = 0.5 * np.einsum("pk,kl,pl->p", turns, gram[0], turns.conj()).real
         norm += 0.5 * np.einsum("pk,kl,pl->p", turns, gram[1], turns).real
-        miss = norm - 2 * (turns @ (flat @ rest)).real
+        miss = norm - 2 * np.real(turns @ (flat @ rest))
         a, b, c = (miss[(miss.argmin() + d) % PHASES] for d in (-1, 0, 1))
         shift = 0.5 * (a - c) / max(a - 2 * b + c, 1e-300)
         return float(tried[miss.argmin()] + shift * 2 * np.pi / PHASES)
@@ -91,7 +91,7 @@ def turned(waves: np.ndarray, theta: np.ndarray) -> np.ndarray:
     """Return the states of a cycle [K + 1, N, C] at phases theta [T], [T, N, C]."""
     k = np.arange(1, len(waves))
     turns, flat = np.exp(1j * np.outer(theta, k)), waves[1:].reshape(len(k), -1)
-    moving = turns.real @ flat.real - turns.imag @ flat.imag
+    moving = np.real(turns) @ np.real(flat) - np.imag(turns) @ np.imag(flat)
     return waves[0].real + moving.reshape(len(theta), *waves.shape[1:])
 
 
