@@ -21,7 +21,10 @@ MaxEdges = Annotated[int | None, typer.Option("--max-edges", help="At most so ma
 LimitOf = Annotated[list[str] | None, typer.Option("--limit", help='Cost of the space: "RESOURCE<=NUMBER"; repeat.')]
 Reward = Annotated[
     str,
-    typer.Option("--reward", help="digits:valid, nb201:COLUMN, params, flops, train[:EPOCHS], module:callable; -X."),
+    typer.Option(
+        "--reward",
+        help="digits:valid, nb201:COLUMN, train:DATA:EPOCHS, proxy:nwot, module:callable; -A; A,B; 0.7*A+0.3*B.",
+    ),
 ]
 Budget = Annotated[int, typer.Option("--budget", help="Unique evaluations.", min=1)]
 Tables = Annotated[str, typer.Option("--tables", help="Folder of the real tables.")]

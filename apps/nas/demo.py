@@ -12,8 +12,9 @@ from apps.nas.baselines import Field
 from apps.nas.cell import Cell
 from apps.nas.export import write
 from apps.nas.generate import CellModel, untrained
-from apps.nas.rewards import Queries, Training, load
+from apps.nas.rewards import Queries, load
 from apps.nas.search import METHODS, method
+from apps.nas.training import Training
 from core.errors import DataError
 from core.finetune.reward import Reward
 from core.run.report import Commands, Link, Picture, Section, Table, Text

@@ -6,10 +6,12 @@
 | `hw:COLUMN` | a measured latency or energy of the same cells (less is better: ask for `-hw:...`) |
 | `digits:COLUMN` | our own trained table: `valid`, `valid_loss`, `test`, ..., mean over seeds, one value per class |
 | `params`, `flops` | closed forms, in millions: the controls that any proxy must beat |
-| `train` | trains the cell on digits now; `train:10` for so many epochs (a cheaper fidelity) |
+| `train` | trains the cell on digits now; `train:10` for so many epochs; `train:DATA:10` on your images |
+| `proxy:KIND` | a zero-cost proxy (`apps.nas.proxies`); `proxy:KIND:DATA` on your images |
 | `module:callable` | a reward of the user (`core.finetune.reward`) |
 
-A minus sign in front negates. `Weighted`, `Threshold` and Pareto fronts are those of `core.finetune.reward`.
+A minus sign in front negates. `0.7*A+0.3*B` is a weighted sum; `A,B` asks the dearer B only for what was good in A
+(`apps.nas.fidelity`). DATA: an .npz file or a folder of pictures (`apps.nas.images`). Pareto fronts: `apps.nas.pareto`.
 
 `Queries` wraps any of them: each cell is asked for once, further questions are answered from memory and cost nothing,
 and everything that was ever evaluated, evaluation samples included, is in its `history`.
@@ -30,13 +32,16 @@ import torch
 from torch import Tensor
 
 from apps.nas.cell import Cell, resources
+from apps.nas.fidelity import Ladder
+from apps.nas.proxies import PROXIES, Proxy
 from apps.nas.space import Space
 from apps.nas.tokenizer import from_string
+from apps.nas.training import Training
 from core.errors import DataError, UsageError
-from core.finetune.reward import Reward
+from core.finetune.reward import Reward, Weighted
 from core.finetune.reward import load as load_reward
 
-__all__ = ["Closed", "Negated", "Queries", "Table", "Target", "Training", "columns", "load"]
+__all__ = ["Closed", "Negated", "Queries", "Table", "Target", "columns", "load"]
 
 FOLDER = "../shared/data/nas"
 FILES = {"nb201": ("nb201_main.csv.gz", "nb201_test200.csv.gz", "nb201_zc_cifar10.csv.gz"), "hw": ("nb201_hw.csv.gz",)}
@@ -123,27 +128,6 @@ class Target:
     def score(self, x: Tensor) -> Tensor:
         """Return the negated distances [B]."""
         return -(self.reward.score(x) - self.value).abs()
-
-
-@dataclass(frozen=True)
-class Training:
-    """Validation accuracy in percent after training the cell on digits for some epochs."""
-
-    space: Space
-    epochs: int = 30
-    seed: int = 0
-
-    @property
-    def name(self) -> str:
-        """Return the fidelity."""
-        return f"train:{self.epochs}"
-
-    def score(self, x: Tensor) -> Tensor:
-        """Train each cell."""
-        from apps.nas.digits import train
-
-        found = [train(Cell.of(self.space, row), self.seed, self.epochs).valid for row in x.tolist()]
-        return torch.tensor(found, dtype=torch.float64)
 
 
 @dataclass(eq=False)
@@ -256,6 +240,10 @@ def load(name: str, space: Space, folder: str = FOLDER) -> Reward:
         UsageError: the name means nothing.
         DataError: its file is missing.
     """
+    if "," in name:
+        return Ladder([load(part.strip(), space, folder) for part in name.split(",")])
+    if "*" in name:
+        return _weighted(name, space, folder)
     if name.startswith("-"):
         return Negated(load(name[1:], space, folder))
     source, _, rest = name.partition(":")
@@ -266,10 +254,29 @@ def load(name: str, space: Space, folder: str = FOLDER) -> Reward:
     if name in ("params", "flops"):
         return Closed(name, space)
     if source == "train":
-        if rest and not rest.isdigit():
-            raise UsageError("needs a number of epochs", field="reward", value=name)
-        return Training(space, int(rest or 30))
+        return _training(name, rest, space)
+    if source == "proxy":
+        kind, _, data = rest.partition(":")
+        if kind not in PROXIES:
+            raise UsageError("no such proxy", field="reward", value=name, choices=[f"proxy:{k}" for k in PROXIES])
+        return Proxy(kind, space, data or "digits")
     if ":" not in name:
-        choices = ["nb201:c10_test_200", "digits:valid", "params", "flops", "train", "module:callable"]
+        choices = ["nb201:c10_test_200", "digits:valid", "params", "flops", "train", "proxy:nwot", "module:callable"]
         raise UsageError("no such reward", field="reward", value=name, choices=choices)
     return load_reward(name)
+
+
+def _training(name: str, rest: str, space: Space) -> Training:
+    data, _, epochs = rest.rpartition(":") if rest[-1:].isdigit() else (rest, "", "")
+    if epochs and not (epochs.isdigit() and int(epochs)):
+        raise UsageError("needs a number of epochs", field="reward", value=name, hint="train:10, or train:FILE.npz:10")
+    return Training(space, int(epochs or 30), data or "digits")
+
+
+def _weighted(name: str, space: Space, folder: str) -> Reward:
+    terms = [term.partition("*") for term in name.split("+")]
+    try:
+        weights = [float(weight) for weight, _, _ in terms]
+    except ValueError:
+        raise UsageError("must be a sum of WEIGHT*REWARD", field="reward", value=name) from None
+    return Weighted([load(rest.strip(), space, folder) for _, _, rest in terms], weights)

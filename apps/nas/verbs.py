@@ -98,6 +98,8 @@ def search(
     """Search, and return the best cell and what it cost; with `out`, a folder with curve, cells and the module."""
     from apps.nas import search as searches
     from apps.nas.baselines import Field
+    from apps.nas.fidelity import Ladder
+    from apps.nas.proxies import controls
     from apps.nas.rewards import Queries
     from apps.nas.rewards import load as load_reward
 
@@ -110,6 +112,9 @@ def search(
     cell = Cell.of(model.space, best)
     found = {"method": method, "reward": reward, "best": value, **described(cell), "queries": queries.unique,
              "asked": queries.asked, "found_at": queries.reached(value)}  # fmt: skip
+    found["controls"] = controls(model.space, queries.history)
+    if isinstance(queries.reward, Ladder):
+        found["fidelities"] = queries.reward.spent()
     if out is not None:
         keep(out, model.space, queries.history, cell, found)
         found["out"] = str(out)
@@ -138,12 +143,11 @@ def evaluate(name: str, *, reward: str, budget: int, seeds: int, folder: str) ->
     from apps.nas.rewards import load as load_reward
 
     model = load(name)
-    score = load_reward(reward, model.space, folder)
     out: dict[str, Any] = {"reward": reward, "budget": budget, "seeds": seeds}
     for method in searches.METHODS:
         values = []
         for seed in range(seeds):
-            queries = Queries(score)
+            queries = Queries(load_reward(reward, model.space, folder))
             searches.method(method, model)(queries, Field(model.space, seed=seed), budget)
             values.append(float(queries.curve()[-1]))
         out[method] = float(np.median(values))

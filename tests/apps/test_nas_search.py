@@ -5,15 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from apps.nas import images
 from apps.nas.baselines import BASELINES, Field
 from apps.nas.cell import Cell
 from apps.nas.constraints import Forbid, Limit, Require
+from apps.nas.fidelity import Ladder
 from apps.nas.generate import CellModel, untrained
 from apps.nas.metrics import efficiency, novelty
 from apps.nas.model import Recipe, TuneConfig
+from apps.nas.modules import build
 from apps.nas.pareto import Compromise, Front, gain, search
-from apps.nas.rewards import Negated, Queries, Target, columns, load
+from apps.nas.proxies import PROXIES, controls, synflow
+from apps.nas.rewards import Negated, Queries, Table, Target, columns, load
 from apps.nas.search import Policy, Tuner, method
 from apps.nas.space import Space
 from apps.nas.space import load as load_space
@@ -211,3 +216,98 @@ def test_published_setting_samples_eight_hundred_steps_and_is_tuned() -> None:
     tuner.learn(cells.x, torch.tensor([0.0, 1.0]))
     moved = [not torch.equal(a, b) for a, b in zip(before, tuner.model.net.parameters(), strict=True)]
     assert any(moved) and sum(moved) < len(moved) / 2
+
+
+def toy_images(folder: Path) -> Path:
+    """Write 120 images 8 x 8 of two classes: bright left or bright right half."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=120) + 3
+    x = rng.normal(0, 0.3, (120, 8, 8))
+    x[y == 3, :, :4] += 1
+    x[y == 4, :, 4:] += 1
+    np.savez(folder / "halves.npz", x=x, y=y)
+    return folder / "halves.npz"
+
+
+def test_cells_train_on_images_of_the_user(tmp_path: Path) -> None:
+    path = toy_images(tmp_path)
+    data = images.load(str(path))
+    assert (data.classes, data.stages, data.cut) == (2, 2, (84, 102))
+    assert data.part("train")[0].mean().abs() < 1e-5
+    reward = load(f"train:{path}:20", NB201)
+    conv, dead = [3] * 6, [0] * 6
+    good, chance = reward.score(torch.tensor([conv, dead])).tolist()
+    assert good > 90 and chance < 80
+    assert reward.score(torch.tensor([conv]))[0] == good
+
+
+@pytest.mark.parametrize("name, arrays, field", [
+    ("none.npz", None, "cannot be read"), ("short.npz", {"x": np.zeros((3, 8, 8)), "y": np.zeros(3, int)}, "at least"),
+    ("named.npz", {"images": np.zeros(3)}, "lacks an array"),
+    ("one.npz", {"x": np.zeros((30, 8, 8)), "y": np.zeros(30, int)}, "two classes"),
+    ("nan.npz", {"x": np.full((30, 8, 8), np.nan), "y": np.arange(30) % 2}, "not finite"),
+    ("text.npz", {"x": np.array(["a"] * 30), "y": np.arange(30)}, "must be numbers"),
+])  # fmt: skip
+def test_what_is_wrong_with_images_is_said(tmp_path: Path, name: str, arrays: dict | None, field: str) -> None:
+    if arrays is not None:
+        np.savez(tmp_path / name, **arrays)
+    with pytest.raises(DataError, match=field):
+        images.load(str(tmp_path / name))
+
+
+def test_a_folder_of_pictures_is_read_by_its_folders(tmp_path: Path) -> None:
+    for k, kind in enumerate(("cat", "dog")):
+        (tmp_path / kind).mkdir()
+        for n in range(12):
+            Image.new("RGB", (8 + n % 2, 8), (200 * k, n, 0)).save(tmp_path / kind / f"{n:02}.png")
+    data = images.load(str(tmp_path))
+    assert data.x.shape == (24, 3, 8, 8) and data.y.sum() == 12
+
+
+def test_a_ladder_asks_the_dear_fidelity_for_the_best_third() -> None:
+    value = {(k,) + (3,) * 5: float(k) for k in range(5)} | {(k,) + (2,) * 5: 5.0 + k for k in range(5)}
+    cheap, dear = Table("cheap", NB201, value), Table("dear", NB201, {k: 100 + v for k, v in value.items()})  # type: ignore[arg-type]
+    ladder = Ladder([cheap, dear], keep=0.3)
+    order = [3, 1, 4, 0, 2, 9, 5, 6, 8, 7]
+    rows = torch.tensor([[k % 5] + [3 if k < 5 else 2] * 5 for k in order])
+    scores = ladder.score(rows).tolist()
+    # by hand: 3, 4, 9, 5, 6, 8 and 7 were in the best 30 % when they came; 1, 0 and 2 were 2, 4 and 2 below the cut
+    assert ladder.spent() == {"cheap": 10, "dear": 7}
+    assert scores == [103, 101, 104, 99, 101, 109, 105, 106, 108, 107]
+
+
+def test_proxies_are_what_they_say() -> None:
+    rows = torch.tensor([[3] * 6, [1] * 6, [3, 1, 2, 3, 4, 0]])
+    for kind in PROXIES:
+        reward = load(f"proxy:{kind}", NB201)
+        values = reward.score(rows)
+        assert torch.isfinite(values).all() and values.unique().numel() == 3
+        assert (reward.score(rows[1:2]) == values[1]).all()
+    net = build(Cell.of(NB201, [3] * 6).literal(), channels=2, cells=1, stages=1, classes=3, inputs=1)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.forward = lambda given: given  # type: ignore[method-assign]
+    weights = [p.detach().abs().double() for p in net.parameters()]
+    flow = torch.func.functional_call(
+        net.double(), dict(zip(dict(net.named_parameters()), weights, strict=True)), torch.ones(1, 1, 6, 6).double()
+    ).sum()
+    degrees = torch.func.functional_call(
+        net,
+        dict(zip(dict(net.named_parameters()), [w * 1.0001 for w in weights], strict=True)),
+        torch.ones(1, 1, 6, 6).double(),
+    ).sum()
+    expected = float((degrees - flow) / 1e-4)
+    given = synflow(net, torch.zeros(4, 1, 6, 6), torch.zeros(4))
+    assert np.exp(given) == pytest.approx(expected, rel=5e-3), "Euler: sum of theta dR/dtheta is the slope in scale"
+
+
+def test_sums_and_ladders_have_names() -> None:
+    both = load("0.5*params+-2*flops", NB201)
+    rows = torch.tensor([[3] * 6, [2] * 6])
+    expected = 0.5 * load("params", NB201).score(rows) - 2 * load("flops", NB201).score(rows)
+    assert torch.allclose(both.score(rows), expected)
+    assert load("params,train:2", NB201).name == "params,train:2"
+    assert controls(NB201, [((3,) * 6, 1.0), ((2,) * 6, 0.0), ((1,) * 6, -1.0)])["params"] == 1.0
+    for wrong in ("train:x", "proxy:none", "a*params", "0.5*nothing"):
+        with pytest.raises((UsageError, DataError)):
+            load(wrong, NB201).score(rows)
