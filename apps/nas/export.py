@@ -8,7 +8,9 @@ for other runtimes (needs the package onnx).
 from __future__ import annotations
 
 import json
+import logging
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,8 +87,18 @@ def _onnx(cell: Cell, path: Path) -> None:
     import torch
 
     if importlib.util.find_spec("onnx") is None or importlib.util.find_spec("onnxscript") is None:
-        raise UsageError("needs the packages onnx and onnxscript", field="out", value=path.name, hint="or write .pt2")
-    torch.onnx.export(network(cell).eval(), (torch.zeros(1, *IMAGE),), str(path))
+        hint = 'pip install "quintet[onnx]", or write .pt2'
+        raise UsageError("needs the packages onnx and onnxscript", field="out", value=path.suffix, hint=hint)
+    noisy = logging.getLogger("torch.onnx")
+    level, _ = noisy.level, noisy.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            given = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": ({0: "batch"},)}
+            program = (network(cell).eval(), (torch.zeros(2, *IMAGE),))
+            torch.onnx.export(*program, str(path), external_data=False, verbose=False, **given)
+    finally:
+        noisy.setLevel(level)
 
 
 WRITERS: dict[str, Callable[[Cell, Path], object]] = {

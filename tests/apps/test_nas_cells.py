@@ -195,3 +195,17 @@ def test_rows_of_the_table_are_what_training_gives() -> None:
     for cell, score in zip(cells, train_all(cells, seed), strict=True):
         row = known[cell.space.name, str(cell), seed]
         assert abs(score.valid - row.valid) < 3 and abs(score.valid_loss - row.valid_loss) < 0.06, str(cell)
+
+
+def test_onnx_computes_what_the_module_does(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    reference = pytest.importorskip("onnx.reference")
+    text = "|nor_conv_1x1~0|+|avg_pool_3x3~0|none~1|+|skip_connect~0|none~1|none~2|"
+    cell, out = from_string(load("nb201"), text), tmp_path / "cell.onnx"
+    torch.manual_seed(0)
+    export.write(cell, out)
+    torch.manual_seed(0)
+    net, x = export.network(cell).eval(), torch.randn(3, 3, 32, 32)
+    (logits,) = reference.ReferenceEvaluator(str(out)).run(None, {"images": x.numpy()})
+    assert list(tmp_path.iterdir()) == [out], "weights inside, one file"
+    assert torch.allclose(torch.from_numpy(logits), net(x), atol=1e-4)
