@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apps.pde.baselines import gappy_pod, rbf_field
+from apps.pde.baselines import gappy_pod, pod, rbf_field
 from apps.pde.data import Splits, Trajectories
 from apps.pde.states import StateSampler, fit
 from core.errors import UsageError
@@ -62,23 +62,25 @@ def compare(
     """Return mean relative errors by method, the posterior's members of each reading, and the sampler."""
     sampler = fit(data.train)
     whole = data.train.states.reshape(-1, *data.train.states.shape[2:]).astype(np.float64)
-    snapshots = whole[:: max(1, len(whole) // 800)]
+    basis = pod(whole[:: max(1, len(whole) // 800)])
     first = readings[0]
-    rank = _rank(snapshots, data.valid, len(first.nodes), first.noise / float(first.truth.std()), seed)
+    rank = _rank(basis, data.valid, len(first.nodes), first.noise / float(first.truth.std()), seed)
     found: dict[str, list[float]] = {"posterior": [], "gappy_pod": [], "rbf": []}
     drawn = []
     for r in readings:
         own = {k: r.parameters[k] for k in sampler.given}
         drawn.append(sampler.assimilate(r.nodes, r.values, r.noise, members, own, seed))
         found["posterior"].append(away(drawn[-1].mean(0), r.truth))
-        found["gappy_pod"].append(away(gappy_pod(snapshots, r.nodes, r.values, rank, r.noise), r.truth))
+        found["gappy_pod"].append(away(gappy_pod(basis, r.nodes, r.values, rank, r.noise), r.truth))
         found["rbf"].append(away(rbf_field(data.train.mesh, r.nodes, r.values, r.noise), r.truth))
     return {k: float(np.mean(v)) for k, v in found.items()} | {"gappy_pod_rank": rank}, drawn, sampler
 
 
-def _rank(snapshots: np.ndarray, valid: Trajectories, sensors: int, noise: float, seed: int) -> int:
+def _rank(
+    basis: tuple[np.ndarray, np.ndarray, np.ndarray], valid: Trajectories, sensors: int, noise: float, seed: int
+) -> int:
     """Return the rank of gappy POD that is best on validation states."""
     tries = [read(valid, 0, k, sensors, noise, seed + 1 + k) for k in (0, valid.states.shape[1] // 2, -1)]
-    errors = [sum(away(gappy_pod(snapshots, r.nodes, r.values, rank, r.noise), r.truth) for r in tries)
+    errors = [sum(away(gappy_pod(basis, r.nodes, r.values, rank, r.noise), r.truth) for r in tries)
               for rank in RANKS]  # fmt: skip
     return RANKS[int(np.argmin(errors))]

@@ -25,7 +25,7 @@ from apps.pde.model import ModelConfig
 from apps.pde.stepping import explicit
 from apps.pde.systems import System
 
-__all__ = ["Operators", "Sparse", "gappy_pod", "rbf_field"]
+__all__ = ["Operators", "Sparse", "gappy_pod", "pod", "rbf_field"]
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
@@ -154,23 +154,29 @@ def _thresholded(gram: np.ndarray, moment: np.ndarray, threshold: float) -> np.n
     return weights
 
 
-def gappy_pod(snapshots: np.ndarray, nodes: np.ndarray, values: np.ndarray, rank: int, noise: float) -> np.ndarray:
+def pod(snapshots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean [N, C], spread of each mode's coefficient [R] and orthonormal modes [R, N C] of states [S, N, C]."""
+    mean = snapshots.mean(0)
+    _, s, modes = np.linalg.svd((snapshots - mean).reshape(len(snapshots), -1), full_matrices=False)
+    return mean, s / np.sqrt(len(snapshots)), modes
+
+
+def gappy_pod(
+    basis: tuple[np.ndarray, np.ndarray, np.ndarray], nodes: np.ndarray, values: np.ndarray, rank: int, noise: float
+) -> np.ndarray:
     """Return the field [N, C] whose leading modes fit the sensors best, a ridge on the modes by their energy.
 
     Args:
-        snapshots: training states [S, N, C].
+        basis: of `pod`.
         nodes: sensors [P].
         values: what they read [P, C].
         rank: modes.
         noise: standard deviation of the readings.
     """
-    mean = snapshots.mean(0)
-    flat = (snapshots - mean).reshape(len(snapshots), -1)
-    _, s, modes = np.linalg.svd(flat, full_matrices=False)
-    s, modes = s[:rank] / np.sqrt(len(snapshots)), modes[:rank]
-    seen = modes.reshape(rank, *mean.shape)[:, nodes].reshape(rank, -1).T * s
+    mean, s, modes = basis[0], basis[1][:rank], basis[2][:rank]
+    seen = modes.reshape(len(modes), *mean.shape)[:, nodes].reshape(len(modes), -1).T * s
     rest = (values - mean[nodes]).ravel()
-    a = np.linalg.solve(seen.T @ seen + noise**2 * np.eye(rank), seen.T @ rest)
+    a = np.linalg.solve(seen.T @ seen + noise**2 * np.eye(len(modes)), seen.T @ rest)
     return mean + ((a * s) @ modes).reshape(mean.shape)
 
 
