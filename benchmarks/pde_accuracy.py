@@ -10,18 +10,23 @@ Two rivals on Burgers A are networks of about the paper's size, trained for abou
 data with steps sixteen times as long (`RIVALS`): far from converged, so they measure the return of a minute of
 training, not what they can do in the end; the paper's own figures stand among the peers.
 
+On the wake of the cylinder PhyMPGN+ was not trained (message passing at that size wants a GPU). What stands there is
+the phase on a cycle (`apps/pde/cycle.py`), fitted to the four training Reynolds numbers: it knows that wakes recur,
+which no rival in the paper is told, so its bars say what that test asks for, not what a learned right-hand side can do.
+
 A system without a model or data is a missed bar.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from apps.pde import cycle
 from apps.pde.baselines import Operators, Sparse
 from apps.pde.data import Splits
 from apps.pde.generate import FieldModel
@@ -87,6 +92,12 @@ def setting(one: Setting) -> tuple[dict[str, Any], dict[str, Any]] | None:
     data = _pde.kept(one.recipe, one.changes)
     if not models or data is None:
         return None
+    others = [m for m in (_pde.model(f"{one.runs}-{label}") for label in RIVALS) if m is not None]
+    return _pde.remembered([one.name, str(one.long)], [*models, *others], data, lambda: judged(one, models, data))
+
+
+def judged(one: Setting, models: list[FieldModel], data: Splits) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return figures and peers of a system's models."""
     own = [error(m.rollouts, data) if one.long == 1 else striding(m, data, one.long) for m in models]
     figures: dict[str, Any] = {"mse": float(np.mean([e for e, _ in own])), "mse_of_seeds": [e for e, _ in own]}
     figures |= {"seconds_of_a_trajectory": own[0][1], "training_trajectories": len(data.train)}
@@ -106,17 +117,21 @@ def setting(one: Setting) -> tuple[dict[str, Any], dict[str, Any]] | None:
 
 
 def wakes() -> tuple[dict[str, Any], list[Bar]]:
-    """Return the figures and bars of the cylinder's groups of Reynolds numbers."""
-    model, data = _pde.model("cylinder-0"), _pde.kept("cylinder")
-    figures: dict[str, Any] = {}
-    if model is not None and data is not None:
+    """Return the figures and bars of the cylinder's groups of Reynolds numbers, by the phase on a cycle."""
+    data, figures = _pde.kept("cylinder"), {}
+    if data is not None:
+        made = cycle.fit(data.train)
+        figures |= {"interpolated_in": made.scale, "trained_at": data.train.parameters["Re"].tolist()}
         for row, number in enumerate(data.test.parameters["Re"]):
-            alone = Splits(data.system, data.train, data.valid, data.test.select(slice(row, row + 1)))
-            figures[f"mse_{number:g}"] = striding(model, alone, model.recipe.stride)[0]
+            alone = replace(data, test=data.test.select(slice(row, row + 1)))
+            figures[f"mse_{number:g}"] = error(made.rollout, alone)[0]
+            truth = alone.test.states[0].astype(np.float64)
+            figures[f"still_{number:g}"] = float(np.square(truth[:1] - truth).mean())
     bars = []
     for name, (low, high, bar) in WAKES.items():
-        found = [v for k, v in figures.items() if low <= float(k[4:]) <= high]
-        bars.append(Bar(f"{name}, MSE", float(np.mean(found)) if found else float("nan"), "<=", bar))
+        found = [v for k, v in figures.items() if k.startswith("mse_") and low <= float(k[4:]) <= high]
+        value = float(np.mean(found)) if found else float("nan")
+        bars.append(Bar(f"{name}, MSE of the phase model ({len(found)} tests)", value, "<=", bar))
     return figures, bars
 
 
@@ -134,11 +149,11 @@ def run(full: bool) -> Result:
         equal = [v for k, v in found[1].items() if k not in ("paper", "operators_whole_equation_told")]
         best = float(np.nanmin([v if np.isfinite(v) else np.nan for v in equal]))
         bars.append(Bar(f"{one.name}, MSE over the best of those that know no more", value / best, "<=", 1.0))
-    found, more = wakes()
-    figures["cylinder"] = found
+    figures["cylinder"], more = wakes()
     notes = "Not measured (no data or no model) is nan and a missed bar. All are told the diffusion alone, but for \
 operators_whole_equation_told, which shows what the mesh allows with the whole equation and nothing learned. The paper \
 has 10 training trajectories for Burgers B to D and 6 for Gray-Scott, and 10 tests; what there is here stands in \
-the figures: training_trajectories, test_trajectories, and one of mse_of_seeds for each seed."
+the figures: training_trajectories, test_trajectories, and one of mse_of_seeds for each seed. The cylinder's model is \
+the phase on a cycle, not PhyMPGN+; still_* is the error of a start that never moves."
     units = {"mse": "fields' own units, over nodes and states after the first"}
     return Result(figures, bars + more, units, peers, notes=notes)
