@@ -23,7 +23,7 @@ Reward = Annotated[
     str,
     typer.Option(
         "--reward",
-        help="digits:valid, nb201:COLUMN, train:DATA:EPOCHS, proxy:nwot, module:callable; -A; A,B; 0.7*A+0.3*B.",
+        help="digits:valid, nb201:COLUMN, train:DATA:EPOCHS, proxy:nwot, module:callable; -A; A=70; A,B; 7*A+3*B.",
     ),
 ]
 Budget = Annotated[int, typer.Option("--budget", help="Unique evaluations.", min=1)]
@@ -76,7 +76,7 @@ def search(
     max_flops: MaxFlops = None, min_depth: MinDepth = 0, max_depth: MaxDepth = None, max_edges: MaxEdges = None,
     limit: LimitOf = None, seed: Seed = 0, tables: Tables = FOLDER, out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
-    """Find the best cell within limits for few evaluations (--out FOLDER: queries, picture, stand-alone module)."""
+    """Find the best cell within limits for few evaluations (--out FOLDER: queries, module, tuned policy)."""
     from apps.nas import verbs
 
     asked = verbs.wishes(

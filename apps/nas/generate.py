@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,15 @@ class CellModel:
         x = torch.cat(parts) if parts else torch.empty(0, self.space.D, dtype=torch.long)
         manifest = {"model": self.name, "space": self.space.name, "seed": seed, **vars(model.recipe.sample)}
         return Cells(self.space, x, manifest | {"constraints": [str(c) for c in constraints]})
+
+    def save(self, out: Path, queries: int, metrics: dict[str, float]) -> Path:
+        """Write the weights as a checkpoint that `restore` reads (`queries` is its step)."""
+        from core.run import checkpoint
+
+        weights = {"pi": self.process.pi.clone(), **self.net.state_dict()}
+        head = {"app": "nas", "config": asdict(self.recipe), "step": queries, "metrics": metrics, "optimizer": None}
+        checkpoint.write(out, {"weights.safetensors": weights}, head)
+        return out
 
     def base(self, constraints: Sequence[Constraint] = ()) -> Base:
         """Return the sampler that `core.finetune.steer` steers (absorbing noise)."""

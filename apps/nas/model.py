@@ -81,6 +81,7 @@ class TuneConfig:
     top: float = setting(0.2, low=0, high=1)
     frozen: float = setting(0.0, low=0, high=1)
     gradient: float = setting(1.0, low=0)
+    settle: int = setting(800, low=0)
 
 
 @dataclass

@@ -10,8 +10,8 @@
 | `proxy:KIND` | a zero-cost proxy (`apps.nas.proxies`); `proxy:KIND:DATA` on your images |
 | `module:callable` | a reward of the user (`core.finetune.reward`) |
 
-A minus sign in front negates. `0.7*A+0.3*B` is a weighted sum; `A,B` asks the dearer B only for what was good in A
-(`apps.nas.fidelity`). DATA: an .npz file or a folder of pictures (`apps.nas.images`). Pareto fronts: `apps.nas.pareto`.
+A minus sign in front negates, `A=70` aims at a value, `0.7*A+0.3*B` is a weighted sum, and `A,B` asks the dearer B only
+for what was good in A (`apps.nas.fidelity`). DATA is an .npz file or a folder of pictures (`apps.nas.images`).
 
 `Queries` wraps any of them: each cell is asked for once, further questions are answered from memory and cost nothing,
 and everything that was ever evaluated, evaluation samples included, is in its `history`.
@@ -244,6 +244,8 @@ def load(name: str, space: Space, folder: str = FOLDER) -> Reward:
         return Ladder([load(part.strip(), space, folder) for part in name.split(",")])
     if "*" in name:
         return _weighted(name, space, folder)
+    if "=" in name:
+        return _target(name, space, folder)
     if name.startswith("-"):
         return Negated(load(name[1:], space, folder))
     source, _, rest = name.partition(":")
@@ -264,6 +266,14 @@ def load(name: str, space: Space, folder: str = FOLDER) -> Reward:
         choices = ["nb201:c10_test_200", "digits:valid", "params", "flops", "train", "proxy:nwot", "module:callable"]
         raise UsageError("no such reward", field="reward", value=name, choices=choices)
     return load_reward(name)
+
+
+def _target(name: str, space: Space, folder: str) -> Target:
+    base, _, value = name.rpartition("=")
+    try:
+        return Target(load(base, space, folder), float(value))
+    except ValueError:
+        raise UsageError("must be REWARD=NUMBER", field="reward", value=name) from None
 
 
 def _training(name: str, rest: str, space: Space) -> Training:

@@ -95,6 +95,17 @@ class Tuner:
         torch.nn.utils.clip_grad_norm_(self.model.net.parameters(), self.config.gradient or float("inf"))
         self.adam.step()
 
+    def settle(self) -> CellModel:
+        """Return the policy as a model to keep: fitted to the best share of what was seen, with nothing held back.
+
+        It costs no query. While it searches, the policy is kept wide; samples that are to be used are wanted good.
+        """
+        self.penalties, n = Penalties(), 2 * self.config.queries
+        for _ in range(self.config.settle if self.replay.x else 0):
+            best = self.replay.draw(n, self.config.top, self.field.rng)
+            self.raise_(best, torch.ones(n, dtype=torch.float64))
+        return self.model
+
     def learn_per_step(self, n: int, score: Callable[[Tensor], Tensor]) -> None:
         """Sample n cells, score them, and follow the exact policy gradient along their trajectories (DDPO)."""
         from apps.nas.data import window

@@ -95,7 +95,7 @@ def search(
     name: str, asked: Sequence[limits.Constraint], *, reward: str, method: str, budget: int, seed: int,
     out: Path | None, folder: str,
 ) -> dict[str, Any]:  # fmt: skip
-    """Search, and return the best cell and what it cost; with `out`, a folder with curve, cells and the module."""
+    """Search, and return the best cell and what it cost; with `out`, a folder of queries, module and policy."""
     from apps.nas import search as searches
     from apps.nas.baselines import Field
     from apps.nas.fidelity import Ladder
@@ -107,7 +107,7 @@ def search(
     queries = Queries(load_reward(reward, model.space, folder))
     field = Field(model.space, asked, seed)
     say(f"{method} on {model.space.name}, {budget} queries of {queries.name}")
-    searches.method(method, model)(queries, field, budget)
+    tuner = searches.method(method, model)(queries, field, budget)
     best, value = max(queries.history, key=lambda item: item[1])
     cell = Cell.of(model.space, best)
     found = {"method": method, "reward": reward, "best": value, **described(cell), "queries": queries.unique,
@@ -118,6 +118,8 @@ def search(
     if out is not None:
         keep(out, model.space, queries.history, cell, found)
         found["out"] = str(out)
+        if isinstance(tuner, searches.Tuner):
+            found["policy"] = str(tuner.settle().save(out / "policy", queries.unique, {"best": value}))
     return found
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from apps.nas import images
+from apps.nas import images, verbs
 from apps.nas.baselines import BASELINES, Field
 from apps.nas.cell import Cell
 from apps.nas.constraints import Forbid, Limit, Require
 from apps.nas.fidelity import Ladder
-from apps.nas.generate import CellModel, untrained
+from apps.nas.generate import CellModel, restore, untrained
 from apps.nas.metrics import efficiency, novelty
 from apps.nas.model import Recipe, TuneConfig
 from apps.nas.modules import build
@@ -311,3 +311,14 @@ def test_sums_and_ladders_have_names() -> None:
     for wrong in ("train:x", "proxy:none", "a*params", "0.5*nothing"):
         with pytest.raises((UsageError, DataError)):
             load(wrong, NB201).score(rows)
+
+
+def test_a_search_keeps_its_policy_and_aims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verbs, "load", lambda name: model("tune.settle=100"))
+    out = verbs.search("toy", [Forbid("avg_pool_3x3")], reward="params=0.5", method="policy", budget=48, seed=0,
+                       out=tmp_path / "found", folder="")  # fmt: skip
+    assert out["best"] > -0.1 and set(out["controls"]) == {"params", "flops"}
+    policy = restore(out["policy"])
+    aimed = load("params", NB201).score(policy.sample(64, constraints=[Forbid("avg_pool_3x3")], temperature=0.5).x)
+    plain = load("params", NB201).score(model().sample(64, constraints=[Forbid("avg_pool_3x3")]).x)
+    assert (aimed - 0.5).abs().mean() < 0.6 * (plain - 0.5).abs().mean()
