@@ -46,7 +46,9 @@ class QuintetError(Exception):
         if choices is not None:
             listed = [str(c) for c in choices]
             close = nearest(value, listed)
-            if close:
+            if not listed:
+                parts.append("there is none")
+            elif close:
                 parts.append(f"did you mean {close[0]!r}?")
             else:
                 parts.append("one of " + ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else ""))

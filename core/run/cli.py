@@ -24,11 +24,12 @@ import typer
 from typer.core import TyperGroup
 
 from core.errors import QuintetError
+from core.run.guard import writable
 
 __all__ = ["Json", "Out", "build", "emit"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Where to write.", show_default=False)]
+Out = Annotated[Path | None, typer.Option("--out", help="Where to write.", show_default=False, callback=writable)]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]... [HYDRA FLAGS]", show_default=False)]
 Initial = Annotated[Path | None, typer.Option("--initial", help="Start from a checkpoint's weights (fine-tuning).")]
 Shards = Annotated[
@@ -46,6 +47,7 @@ EXAMPLES = {
     "recipes": "recipes --json",
     "data": "data --json",
 }
+WORDS: Any = typer.BadParameter.__base__  # of typer's own copy of click, or of click: whatever is wrong with the words
 FREE = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -57,10 +59,19 @@ class Verbs(TyperGroup):
         names = super().list_commands(ctx)
         return sorted(names, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), names.index(n)))
 
+    def make_context(self, *words: Any, **more: Any) -> Any:
+        """Read the words before the verb."""
+        try:
+            return super().make_context(*words, **more)
+        except WORDS as error:
+            raise refused(error, None) from None
+
     def invoke(self, ctx: Any) -> Any:
         """Run a verb; translate failures into exit codes."""
         try:
             return super().invoke(ctx)
+        except WORDS as error:
+            raise refused(error, ctx) from None
         except QuintetError as error:
             print(error, file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
@@ -70,6 +81,15 @@ class Verbs(TyperGroup):
         except BrokenPipeError:  # the reader of stdout left, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+
+
+def refused(error: Any, ctx: Any) -> Exception:
+    """Say in one line which word is wrong; without words at all the help is the answer."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return error
+    place = getattr(error.ctx or ctx, "command_path", "quintet")
+    print(f"{place}: {' '.join(error.format_message().split()).rstrip('.')}; see {place} --help", file=sys.stderr)
+    return typer.Exit(2)
 
 
 def exemplified(domain: str, examples: Mapping[str, str]) -> type[Verbs]:

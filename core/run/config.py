@@ -158,6 +158,8 @@ def place(domain: str, name: str) -> tuple[Path, str]:
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
             raise UsageError("no such file", field="recipe", value=name)
+        if not any(line.partition("#")[0].strip() for line in path.read_bytes().decode(errors="replace").splitlines()):
+            raise UsageError("is empty", field="recipe", value=name, hint="begin with defaults: [toy, _self_]")
         return path.resolve().parent, path.stem
     if name not in (known := recipes(domain)):
         raise UsageError(f"not found in apps/{domain}/recipes", field="recipe", value=name, choices=known)
@@ -181,13 +183,17 @@ def compose(domain: str, name: str, overrides: Sequence[str], schema: type | str
     try:
         with hydra.initialize_config_dir(str(folder), version_base=None):
             return hydra.compose(stem, overrides=[searchpath(domain), *entries(overrides, schema)])
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise UsageError("holds bytes that are no UTF-8", field="recipe", value=name) from None
         raise explain(error, overrides, schema) from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise UsageError("its defaults name it again", field="recipe", value=name) from None
+    except YAMLError as error:
         where = getattr(error, "problem_mark", None)
-        line = f"line {where.line + 1}" if where else "no text"
-        problem = getattr(error, "problem", None) or "it holds bytes that are no UTF-8"
-        raise UsageError(f"cannot be read as YAML ({line}: {problem})", field="recipe", value=name) from None
+        line = f"line {where.line + 1}: " if where else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", "no text")
+        raise UsageError(f"cannot be read as YAML ({line}{problem})", field="recipe", value=name) from None
 
 
 def instance(config: DictConfig, schema: type | str) -> Any:
@@ -315,6 +321,10 @@ def explain(error: Exception, overrides: Sequence[str], schema: type | str) -> Q
     given = {k.lstrip("+~"): v for k, _, v in (o.partition("=") for o in overrides)}
     if found := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*)", text):
         return UsageError("no such choice", field=found[1], value=found[2], choices=found[3].split())
+    if "Config group override must be" in text:
+        return UsageError("a group is chosen by its name, such as trainer=cpu", field="recipe")
+    if re.search(r"primary config '.*' must be a DictConfig", text):
+        return UsageError("must hold settings, key: value", field="recipe")
     if found := re.search(r"Could not (?:override|delete|append)[^']*'([^']+)'", text):
         path = found[1].lstrip("+~").split("=")[0]
         return UsageError("no such setting", field=path, value=given.get(path), choices=closest(path, kind))

@@ -1,9 +1,10 @@
-"""What stands between a run and the world: one run per folder, and signals that wait for the step to end."""
+"""What stands between a run and the world: a folder that takes it, one run in each, signals that wait."""
 
 from __future__ import annotations
 
 import fcntl
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,24 @@ from typing import Any
 
 from core.errors import QuintetError, UsageError
 
-__all__ = ["Interrupted", "reserved", "signals"]
+__all__ = ["Interrupted", "reserved", "signals", "writable"]
+
+
+def writable(out: Path | None) -> Path | None:
+    """Return a path unless nothing can be written there; told before anything is computed.
+
+    Raises:
+        UsageError: it stands below a file, or in a folder that is closed.
+    """
+    there = next((p for p in (out, *out.parents) if p.exists()), None) if out is not None else None
+    if there is not None and there != out and not there.is_dir():
+        raise UsageError(f"{there} is a file", field="out", value=str(out))
+    try:
+        if there is not None and there.is_dir():
+            tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise UsageError(f"cannot be written ({error.strerror})", field="out", value=str(out)) from None
+    return out
 
 
 class Interrupted(QuintetError):

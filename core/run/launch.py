@@ -9,7 +9,6 @@ sweepers and output folders are Hydra's. Flags go first: argparse refuses overri
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -18,10 +17,13 @@ from typing import Any
 
 from core.errors import QuintetError, UsageError
 from core.run.config import entries, instance, load_recipe, locate, place, register, searchpath, variants
+from core.run.guard import writable
 
 __all__ = ["Order", "launch", "read"]
 
-VALUED = {"--cfg", "-c", "--package", "-p", "--info", "-i"}
+CONFIG, INFO = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+VALUED = {"--cfg": CONFIG, "-c": CONFIG, "--info": INFO, "-i": INFO}
+FLAGS = ("-m", "--multirun", "--resolve", "--hydra-help", "--help", "--out", "--initial", "--json")
 REFUSED = {"--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--run", "-r"}
 
 
@@ -45,11 +47,17 @@ def read(words: Sequence[str], default: str = "toy") -> Order:
     queue = list(words)
     while queue:
         word = queue.pop(0)
+        if not word.partition("=")[0]:
+            raise UsageError("is neither a recipe nor an override (key=value)", field="argument", value=word)
         if word.split("=")[0] in REFUSED:
             raise UsageError("give the recipe by name or as a path to a YAML file", field=word)
-        if word in VALUED and queue:
-            flags += [word, queue.pop(0)]
+        if word in VALUED:
+            flags += [word, value := queue.pop(0) if queue else ""]
+            if value not in VALUED[word]:
+                raise UsageError("no such choice", field=word, value=value, choices=VALUED[word])
         elif word.startswith("-"):
+            if word not in {*FLAGS, *VALUED}:
+                raise UsageError("no such option", field="argument", value=word, choices=(*FLAGS, *sorted(VALUED)))
             flags.append(word)
         elif "=" in word or word[0] in "+~":
             overrides.append(word)
@@ -64,6 +72,8 @@ def launch(domain: str, order: Order, *, schema: str, out: Path | None, initial:
     """Check the order, run it through `hydra.main` and return a `TrainResult` for each job that trained."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
+
+    from core.run.checkpoint import load
 
     plain = [o for o in order.overrides if not o.lstrip("+~").startswith("hydra")]
     for chosen in variants(plain) if order.sweep else [plain]:
@@ -86,7 +96,11 @@ def launch(domain: str, order: Order, *, schema: str, out: Path | None, initial:
 
     folder, stem = place(domain, order.recipe)
     register(schema)
+    if out is not None and out.is_file():
+        raise UsageError("is a file", field="out", value=str(out))
     writable(out)
+    if initial is not None:
+        load(initial, app=domain)  # a wrong one is told before the data are read
     defaults = hydra_defaults(domain, stem, out or Path("runs") / domain / stem)
     given = {o.partition("=")[0] for o in order.overrides}
     wanted = [*(d for d in defaults if d.partition("=")[0] not in given), *entries(order.overrides, schema)]
@@ -96,14 +110,6 @@ def launch(domain: str, order: Order, *, schema: str, out: Path | None, initial:
     finally:
         sys.argv = words
     return results
-
-
-def writable(out: Path | None) -> None:
-    """Refuse an output folder that cannot be made, before Hydra tries."""
-    blocked = next((p for p in (out, *out.parents) if p.exists()), None) if out is not None else None
-    if blocked is not None and not (blocked.is_dir() and os.access(blocked, os.W_OK)):
-        why = "is a file" if blocked.is_file() else "cannot be written"
-        raise UsageError(why, field="out", value=str(blocked))
 
 
 def hydra_defaults(domain: str, stem: str, out: Path) -> list[str]:
