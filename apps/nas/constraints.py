@@ -136,6 +136,11 @@ class Limit:
     low: float = -math.inf
     settings: tuple[tuple[str, int], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse what is no number."""
+        if math.isnan(self.high) or math.isnan(self.low):
+            raise UsageError("is not a number", field=self.resource, value=math.nan)
+
     def rule(self, space: Space) -> Timed:
         """Return the law, by adding up where that is exact and by listing elsewhere."""
         found = additive(space, self.resource, dict(self.settings))

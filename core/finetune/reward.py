@@ -213,7 +213,10 @@ def load(name: str) -> Reward:
         raise
     except Exception as error:  # a module of the user's may raise anything
         raise UsageError(f"cannot be imported ({error})", field="reward", value=name) from error
-    made = found if isinstance(found, Reward) and not isinstance(found, type) else found()
+    try:
+        made = found if isinstance(found, Reward) and not isinstance(found, type) else found()
+    except TypeError as error:
+        raise UsageError(f"cannot be made without arguments ({error})", field="reward", value=name) from error
     if not isinstance(made, Reward):
         raise UsageError("has no `name` and `score`", field="reward", value=name)
     return made

@@ -75,6 +75,12 @@ class Verbs(TyperGroup):
         except QuintetError as error:
             print(error, file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
+        except (typer.Exit, typer.Abort):  # these are RuntimeErrors too
+            raise
+        except (MemoryError, RuntimeError) as error:
+            if not hungry(error):
+                raise
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -90,6 +96,18 @@ def refused(error: Any, ctx: Any) -> Exception:
     place = getattr(error.ctx or ctx, "command_path", "quintet")
     print(f"{place}: {' '.join(error.format_message().split()).rstrip('.')}; see {place} --help", file=sys.stderr)
     return typer.Exit(2)
+
+
+def hungry(error: Exception) -> bool:
+    """Tell whether memory ran out; if so, say it in one line."""
+    if not isinstance(error, MemoryError):
+        from core.run.memory import scarce
+
+        if not scarce(error):
+            return False
+    what = (str(error) or type(error).__name__).splitlines()[0]
+    print(f"out of memory ({what}); ask for less at a time", file=sys.stderr)
+    return True
 
 
 def exemplified(domain: str, examples: Mapping[str, str]) -> type[Verbs]:

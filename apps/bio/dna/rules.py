@@ -263,6 +263,8 @@ class Gc:
             raise UsageError("GC content is a matter of DNA", field="gc", value=letters)
         if not 0 <= self.lo <= self.hi <= 1:
             raise UsageError("0 <= lo <= hi <= 1 is needed", field="gc", value=(self.lo, self.hi))
+        if self.window is not None and self.window < 1:
+            raise UsageError("a window has at least one letter", field="gc", value=self.window)
         low, high = span(self.within, length, "gc")
         price = np.array([0, 1, 1, 0])
         least, most = self.bounds(min(self.window or length, high - low))
