@@ -38,6 +38,7 @@ Reward = Annotated[
     list[str] | None, typer.Option("--reward", help="Oracle folder, reward name or module:callable, =WEIGHT; repeat.")
 ]
 Steer = Annotated[str, typer.Option("--steering", help="best-of-n, classifier, smc, tds, svdd, gilc, gilc-black-box.")]
+Topology = Annotated[str, typer.Option("--topology", help="Peptides as molecules: linear, cyclic or disulfide.")]
 Files = Annotated[list[Path], typer.Argument(help="FASTA, GenBank, TSV or JSON files of sequences.")]
 
 EXAMPLES = {
@@ -66,13 +67,15 @@ def show(result: Any, as_json: bool) -> None:
 @app.command()
 def sample(
     model: Model, n: Number = 8, length: Length = None, start: Start = "", seed: Seed = 0, steps: Steps = None,
-    block: Block = None, solver: Solver = None, temperature: Temperature = None, out: Out = None, json: Json = False,
+    block: Block = None, solver: Solver = None, temperature: Temperature = None, topology: Topology = "",
+    out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
-    """Draw sequences. --out FILE writes .fasta, .gb, .tsv or .json; without it FASTA goes to stdout."""
+    """Draw sequences. --out FILE writes .fasta, .gb, .tsv, .json, peptides .sdf, .smi, .helm; else FASTA to stdout."""
     from apps.bio import verbs
 
     settings = {"steps": steps, "block": block, "solver": solver, "temperature": temperature}
-    show(verbs.sample(model, n=n, length=length, start=start, seed=seed, settings=settings, out=out), json)
+    show(verbs.sample(model, n=n, length=length, start=start, seed=seed, settings=settings, out=out,
+                      topology=topology), json)  # fmt: skip
 
 
 @app.command()
@@ -93,8 +96,8 @@ def design(
     model: Model, n: Number = 8, length: Length = None, template: Template = None, forbid: Forbid = None,
     require: Require = None, homopolymer: Run = None, gc: Gc = None, fix: Fix = None, keep: Keep = None,
     frame: Frame = None, alphabet: Alphabet = "", spacing: Spacing = None, reward: Reward = None,
-    steering: Steer = "", seed: Seed = 0, steps: Steps = None, temperature: Temperature = None, out: Out = None,
-    json: Json = False,
+    steering: Steer = "", seed: Seed = 0, steps: Steps = None, temperature: Temperature = None,
+    topology: Topology = "", out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Design sequences under hard rules, maybe steered to a reward; infeasible rules are refused before sampling."""
     from apps.bio.design import design as work
@@ -103,7 +106,7 @@ def design(
              "frame": frame, "alphabet": alphabet, "spacing": spacing}  # fmt: skip
     settings = {"steps": steps, "temperature": temperature}
     show(work(model, rules={k: v for k, v in rules.items() if v}, n=n, length=length, template=template, reward=reward,
-              steering=steering, seed=seed, settings=settings, out=out), json)  # fmt: skip
+              steering=steering, seed=seed, settings=settings, out=out, topology=topology), json)  # fmt: skip
 
 
 @app.command()
@@ -113,12 +116,16 @@ def finetune(
     alpha: Annotated[float, typer.Option("--alpha", help="Price of leaving the model, per nat.", min=0)] = 0.05,
     updates: Annotated[int, typer.Option("--updates", help="Gradient steps.", min=1)] = 200,
     batch: Annotated[int, typer.Option("--batch", help="Sequences of a step.", min=1)] = 32,
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate.", min=0)] = 1e-3,
+    steps: Annotated[int, typer.Option("--steps", help="Sampling steps of a path.", min=1)] = 16,
+    truncate: Annotated[int, typer.Option("--truncate", help="Last steps that DRAKES differentiates.", min=1)] = 4,
     seed: Seed = 0, out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Tune a model to a reward and write the tuned checkpoint to --out."""
     from apps.bio.tune import finetune as work
 
-    show(work(model, reward=reward, method=method, alpha=alpha, updates=updates, batch=batch, seed=seed, out=out), json)
+    show(work(model, reward=reward, method=method, alpha=alpha, updates=updates, batch=batch, lr=lr, steps=steps,
+              truncate=truncate, seed=seed, out=out), json)  # fmt: skip
 
 
 @app.command()

@@ -27,6 +27,7 @@ from apps.bio.dna.rules import Fix, Forbid, Frame, Homopolymer
 from apps.bio.dna.words import parse, spans
 from apps.bio.genbank import Template, template
 from apps.bio.manifest import manifest
+from apps.bio.peptide.files import suited
 from apps.bio.records import Designs, check_format, read, read_genbank
 from apps.bio.verbs import load, say
 from core.errors import InfeasibleError, UsageError
@@ -233,7 +234,7 @@ def noted(wish: Order, sequence: str) -> list[tuple[int, int, str]]:
 def design(
     model: str, *, rules: Mapping[str, Any], n: int = 8, length: int | None = None, template: Path | None = None,
     reward: Sequence[str] | None = None, steering: str = "", seed: int = 0,
-    settings: Mapping[str, Any] | None = None, out: Path | None = None,
+    settings: Mapping[str, Any] | None = None, out: Path | None = None, topology: str = "",
 ) -> dict[str, Any] | None:  # fmt: skip
     """Design sequences and write them to `out` (returns a summary), or print FASTA (returns None)."""
     if steering and not reward:
@@ -245,6 +246,7 @@ def design(
         return loaded.design(rules=rules, n=n, template=template, seed=seed, out=out, **given)
     if out is not None:
         check_format(out)
+    suited(topology, out.suffix.lower() if out is not None else "", loaded.alphabet)
     wish = order(rules, length or loaded.usual, template)
     constraints.compile_(wish.specs, len(wish.start), loaded.alphabet)
     aim = None
@@ -253,12 +255,13 @@ def design(
 
         aim = compose(reward, loaded.alphabet)
     found, missed = designed(loaded, wish, n, seed=seed, reward=aim, steering=steering, **given)
-    return finish(loaded, wish, found, missed, aim=aim, rules=rules, steering=steering, seed=seed, given=given, out=out)
+    how = {"steering": steering, "topology": topology, **given}
+    return finish(loaded, wish, found, missed, aim=aim, rules=rules, seed=seed, how=how, out=out)
 
 
 def finish(
     model: SequenceModel, wish: Order, found: Designs, missed: int, *, aim: Any, rules: Mapping[str, Any],
-    steering: str, seed: int, given: Mapping[str, Any], out: Path | None,
+    seed: int, how: Mapping[str, Any], out: Path | None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Judge, score and write designs; returns a summary, or prints FASTA and returns None."""
     dna, price = model.alphabet == "ACGT", costs(model, wish) if wish.specs else {}
@@ -277,7 +280,7 @@ def finish(
         found.scores[re.sub(r"\W+", "_", aim.name)] = aim.score(found.tokens).double().numpy()
     found.manifest = manifest(
         model=model.name, seed=seed, n=len(found) + missed, rules={k: v for k, v in rules.items() if v},
-        reward=getattr(aim, "name", None), steering=steering, **given,
+        reward=getattr(aim, "name", None), **how,
         template=wish.template.record.id if wish.template else None,
         nats={k: round(v, 4) for k, v in price.items()},
     )  # fmt: skip

@@ -352,8 +352,7 @@ def restore(name: str | Path, device: str = "cpu") -> Any:
     saved = checkpoint.load(folder if folder.is_dir() else Path(name), app="bio")
     others = set(KINDS) - {saved.config.get("kind")}  # settings of other molecules say nothing about this one
     recipe = instance(OmegaConf.create({k: v for k, v in saved.config.items() if k not in others}), Recipe)
-    if recipe.kind != "dna":
-        return locate(f"{KINDS[recipe.kind]}.generate:restored")(saved, recipe, device)
-    model = sequence_model(saved, recipe, device)
+    made = sequence_model if recipe.kind == "dna" else locate(f"{KINDS[recipe.kind]}.generate:restored")
+    model = made(saved, recipe, device)
     model.name = str(name)
     return model

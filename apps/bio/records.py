@@ -1,4 +1,4 @@
-"""Sequences in and out: FASTA, FASTQ, GenBank, TSV, JSON.
+"""Sequences in and out: FASTA, FASTQ, GenBank, TSV, JSON; peptides out as SDF, SMILES, HELM.
 
 `Designs` are sequences with their scores and the manifest of how they came about. Files that carry annotations keep
 them: see `apps.bio.genbank` for designs inside a record.
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from apps.bio.genbank import Template
 
-__all__ = ["Designs", "Entry", "check_format", "check_place", "put", "read", "read_fasta", "read_fastq",
-           "read_genbank"]  # fmt: skip
+__all__ = ["CHEMICAL", "Designs", "Entry", "check_format", "check_place", "put", "read", "read_fasta",
+           "read_fastq", "read_genbank"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,12 @@ class Designs:
 
         return genbank(self)
 
+    def molecules(self, form: str) -> str:
+        """Return peptides as text of molecules: `sdf`, `smiles` or `helm`."""
+        from apps.bio.peptide import files
+
+        return {"sdf": files.sdf, "smiles": files.smiles, "helm": files.helm}[form](self)
+
     def to_fasta(self, path: Path | str) -> None:
         """Write FASTA."""
         put(path, self.fasta())
@@ -159,8 +165,12 @@ class Designs:
 
 FORMATS: dict[str, Callable[[Designs], str]] = {
     ".fasta": Designs.fasta, ".fa": Designs.fasta, ".gb": Designs.genbank, ".gbk": Designs.genbank,
-    ".tsv": Designs.tsv, ".json": Designs.json,
+    ".tsv": Designs.tsv, ".json": Designs.json, ".sdf": lambda d: d.molecules("sdf"),
+    ".smi": lambda d: d.molecules("smiles"), ".helm": lambda d: d.molecules("helm"),
 }  # fmt: skip
+
+CHEMICAL = (".sdf", ".smi", ".helm")
+"""Formats of molecules: peptides only."""
 
 
 def check_format(path: Path | str) -> None:

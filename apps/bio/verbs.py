@@ -44,20 +44,25 @@ def load(name: str) -> Any:
 
 
 def sample(
-    name: str, *, n: int, length: int | None, start: str, seed: int, settings: dict[str, Any], out: Path | None
-) -> dict[str, Any] | None:
+    name: str, *, n: int, length: int | None, start: str, seed: int, settings: dict[str, Any], out: Path | None,
+    topology: str = "",
+) -> dict[str, Any] | None:  # fmt: skip
     """Draw sequences; write them to `out` and return a summary, or print FASTA and return None."""
+    from apps.bio.peptide.files import suited
     from apps.bio.records import check_format
 
     if out is not None:
         check_format(out)
     model = sequences(load(name), "sample", "use `design` with a template")
+    suited(topology, out.suffix.lower() if out is not None else "", model.alphabet)
     began = time.perf_counter()
     designs = model.sample(n, length=length, start=start or None, seed=seed, **settings)
     say(f"{len(designs)} sequences in {time.perf_counter() - began:.2f} s")
     if out is None:
         sys.stdout.write(designs.fasta())
         return None
+    if topology:
+        designs.manifest = {**designs.manifest, "topology": topology}
     designs.write(out)
     return {"out": str(out), "sequences": len(designs), "different": len(set(designs.sequences))}
 

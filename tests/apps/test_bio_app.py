@@ -130,9 +130,11 @@ def test_steering_and_tuning(quintet: Quintet, run_folder: Path, tmp_path: Path)
         done = quintet(*words, "--steering", way)
         assert done.code == 0 and "gc" in json.loads(done.out), done.err
     done = quintet(
-        "finetune", run_folder, "--reward", "gc(0.9, 1)", "--updates", 2, "--batch", 4, "--out", "t", "--json"
-    )
-    assert done.code == 0 and json.loads(done.out)["step"] == 2, done.err
+        "finetune", run_folder, "--reward", "gc(0.9, 1)", "--updates", 2, "--batch", 4, "--lr", 0.01, "--steps", 5,
+        "--truncate", 2, "--out", "t", "--json",
+    )  # fmt: skip
+    result = json.loads(done.out)
+    assert done.code == 0 and [result[k] for k in ("step", "lr", "steps", "truncate")] == [2, 0.01, 5, 2], done.err
     assert quintet("sample", "t/model", "-n", 2, "--steps", 4).code == 0
     assert json.loads(quintet("check", "t/model", "--json").out)["intact"] is True
 
@@ -198,7 +200,7 @@ OUT = ["--out", "x.fasta"]
     ("words", "code", "says"),
     [
         (["sample", "{model}", "--out", "x.docx"], 2, "out: no such format"),
-        (["sample", "{model}", "--out", "good.fasta/x.fasta"], 2, "cannot be written"),
+        (["sample", "{model}", "--out", "good.fasta/x.fasta"], 2, "is a file"),
         (["sample", "{model}", "--start", "ACGB??"], 2, "start: "),
         (["sample", "{model}", "--start", "ACG??", "--length", "9"], 2, "length: differs"),
         (["sample", "{model}", "--solver", "euler"], 2, "solver: no such solver"),
@@ -231,6 +233,8 @@ OUT = ["--out", "x.fasta"]
         (["design", "{model}", "--reward", "oracle(nowhere)", *OUT], 3, "nowhere"),
         (["design", "{model}", "--steering", "smc", *OUT], 2, "steering: needs a reward"),
         (["finetune", "{model}", "--reward", "gc()"], 2, "out: is needed"),
+        (["design", "{model}", "--out", "x.sdf"], 2, "out: holds peptides"),
+        (["sample", "{model}", "--topology", "cyclic"], 2, "topology: needs --out"),
         (["finetune", "{model}", "--out", "t"], 2, "reward: needs at least one"),
         (["finetune", "{model}", "--reward", "gc()", "--method", "drake", "--out", "t"], 2, "did you mean 'drakes'"),
         (["score", "good.fasta"], 2, "reward: is needed"),
@@ -239,7 +243,7 @@ OUT = ["--out", "x.fasta"]
         (["score", "letters.fasta", "--reward", "gc()"], 3, "letters.fasta"),
         (["score", "letters.fasta", "--model", "{model}"], 3, "letters.fasta"),
         (["score", "short.fasta", "--reward", "pwm(TGASTCA)"], 2, "longer than the sequence"),
-        (["score", "good.fasta", "--reward", "gc()", "--out", "bad.gb/x.tsv"], 2, "cannot be written"),
+        (["score", "good.fasta", "--reward", "gc()", "--out", "bad.gb/x.tsv"], 2, "is a file"),
         (["audit", "good.fasta"], 2, "rules: no rule is given"),
         (["audit", "good.fasta", "--forbid", "BsmBII"], 2, "did you mean 'BsmBI'"),
         (["audit", "bad.json", "--forbid", "BsaI"], 3, "bad.json: is not"),
@@ -249,7 +253,7 @@ OUT = ["--out", "x.fasta"]
         (["report", "bad.gb"], 3, "bad.gb: "),
         (["report", "good.fasta", "--reward", "gcc()"], 2, "no such reward"),
         (["report", "good.fasta", "--out", "r.pdf"], 2, "out: the report is a page"),
-        (["evaluate", "{model}", "--out", "bad.gb/x.json"], 2, "cannot be written"),
+        (["evaluate", "{model}", "--out", "bad.gb/x.json"], 2, "is a file"),
         (["oracle", "judges", "--path", "nowhere"], 2, "did you mean 'judge'"),
         (["oracle", "judge", "--path", "nowhere"], 3, "nowhere"),
         (["check", "{damaged}"], 3, "damaged: sha256"),

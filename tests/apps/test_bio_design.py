@@ -194,6 +194,13 @@ def test_annotations_that_do_not_map_are_refused(label: str, why: str) -> None:
         marks(marked((label, 0, 60, 1)))
 
 
+def test_one_label_holds_several_annotations() -> None:
+    found = marks(marked(("@cds & @no(BsaI_site) &@gc(40-60%)", 0, 60, 1)))
+    assert [m.kind for m in found] == ["cds", "no", "gc"] and {(m.first, m.size) for m in found} == {(1, 60)}
+    with pytest.raises(UsageError, match="objective"):
+        marks(marked(("@cds & ~optimise(e_coli)", 0, 60, 1)))
+
+
 def test_a_report_says_what_it_must(loaded: SequenceModel, tmp_path: Path) -> None:
     design("x", rules=RULES, n=10, length=80, out=tmp_path / "x.fasta", settings={"steps": 4})
     design("x", rules={}, n=10, length=80, out=tmp_path / "real.fasta", settings={"steps": 4}, seed=9)

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from apps import bio
 from apps.bio.constraints import forbid
 from apps.bio.design import Order, designed
 from apps.bio.model import Recipe
 from apps.bio.peptide.chemistry import PROPERTIES, Peptide, from_helm, from_smiles, properties, write_sdf
 from apps.bio.peptide.data import PARTS, read_peptides
+from apps.bio.peptide.files import suited
 from apps.bio.peptide.generate import PeptideModel, molecules
 from apps.bio.peptide.model import PeptideConfig
 from apps.bio.peptide.network import END, PeptideNet
@@ -21,6 +23,7 @@ from apps.bio.peptide.oracle import TunedClassifier, auc, fit_judge, fit_tuned
 from apps.bio.peptide.properties import linear
 from apps.bio.peptide.task import PeptideTask, padded
 from apps.bio.protein.data import AMINO
+from apps.bio.records import Designs
 from core.errors import DataError, UsageError
 
 CONFIG = PeptideConfig(dim=16, depth=1, heads=2, dropout=0.0, batch=16, longest=24)
@@ -193,6 +196,41 @@ def test_molecules_are_written_for_chemists(tmp_path: Path) -> None:
     back = list(Chem.SDMolSupplier(str(tmp_path / "x.sdf")))
     assert [from_smiles(Chem.MolToSmiles(m)).standard for m in back] == [p.standard for p in made]
     assert back[2].GetProp("HELM") == made[2].helm and float(back[0].GetProp("charge")) == 1.0
+
+
+@pytest.mark.parametrize("topology", ["", "cyclic", "disulfide"])
+def test_designs_are_written_as_molecules(tmp_path: Path, topology: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from rdkit import Chem
+
+    about = {"seed": 3, **({"topology": topology} if topology else {})}
+    found = Designs(["CAKWLC", "GKLW"], manifest=about, scores={"amp": np.array([0.5, 0.25])}, names=["one", "two"])
+    for ending in (".sdf", ".smi", ".helm"):
+        found.write(tmp_path / f"x{ending}")
+    assert ("1 of 2 have no two cysteines" in capsys.readouterr().err) == (topology == "disulfide")
+    wanted = molecules(found.sequences, cyclic=topology == "cyclic", bridged=topology == "disulfide")
+    back = list(Chem.SDMolSupplier(str(tmp_path / "x.sdf")))
+    assert [from_smiles(Chem.MolToSmiles(m)).standard for m in back] == [p.standard for p in wanted]
+    assert [m.GetProp("_Name") for m in back] == ["one", "two"] and float(back[1].GetProp("amp")) == 0.25
+    assert "'seed': 3" in back[0].GetProp("manifest")
+    smiles = [line.split() for line in (tmp_path / "x.smi").read_text().splitlines()]
+    assert [(from_smiles(a).standard, n) for a, n in smiles] == [(p.standard, n) for p, n in
+                                                                 zip(wanted, ["one", "two"], strict=True)]  # fmt: skip
+    helm = [line.split("\t") for line in (tmp_path / "x.helm").read_text().splitlines()]
+    assert [from_helm(a) for a, _ in helm] == wanted
+
+
+@pytest.mark.parametrize("name", ["toy", "peptide", "protein"])
+def test_a_loaded_model_knows_its_name(name: str) -> None:
+    assert bio.load(name).name == name  # manifests say it
+
+
+def test_molecules_that_make_no_sense_are_refused() -> None:
+    suited("", ".fasta", "ACGT")
+    suited("cyclic", ".sdf", AMINO)
+    for wrong, why in ((("round", ".sdf", AMINO), "no such topology"), (("cyclic", ".fasta", AMINO), "molecule file"),
+                       (("", ".sdf", "ACGT"), "writes DNA")):  # fmt: skip
+        with pytest.raises(UsageError, match=why):
+            suited(*wrong)
 
 
 @real

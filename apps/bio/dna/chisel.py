@@ -11,6 +11,8 @@ Features of type `misc_feature` whose label (or else note) begins with `@`, as D
 | `@insert(AarI_site)` | `@EnforcePatternOccurence(...)` | `require`, so often |
 | `@sequence(ATGNNN)` | `@EnforceSequence(...)` | `fix` |
 
+One label may hold several, joined by `&`: `@cds & @no(BsaI_site)`.
+
 Objectives (`~...`) and every other specification are refused by name: to leave one out silently would be to break it.
 
 Reference: Zulkower, Rosser (2020), "DNA Chisel, a versatile sequence optimizer", Bioinformatics 36.
@@ -66,18 +68,18 @@ def marks(record: SeqRecord) -> list[Annotation]:
     Raises:
         UsageError: an annotation that has no counterpart, by label and place.
     """
-    found = [(feature, _label(feature)) for feature in record.features]
-    return [_read(record, feature, label) for feature, label in found if label]
+    return [_read(record, feature, label) for feature in record.features for label in _labels(feature)]
 
 
-def _label(feature: SeqFeature) -> str | None:
+def _labels(feature: SeqFeature) -> list[str]:
+    """Return the annotations of a feature; several in one label are joined by `&`."""
     if feature.type != "misc_feature":
-        return None
+        return []
     for name in ("label", "note"):
         text = str((feature.qualifiers.get(name) or [""])[0]).strip()
         if text[:1] in ("@", "~") and re.match(r"[@~]\w", text):
-            return text
-    return None
+            return re.split(r"\s*&\s*(?=[@~])", text)
+    return []
 
 
 def _read(record: SeqRecord, feature: SeqFeature, label: str) -> Annotation:

@@ -14,15 +14,17 @@ Reference: Zhang et al., 2012, doi 10.1021/ci3001925 (HELM).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from apps.bio.protein.data import AMINO
 from core.errors import DataError, UsageError
 
-__all__ = ["PROPERTIES", "Peptide", "from_helm", "from_smiles", "properties", "write_sdf"]
+__all__ = ["PROPERTIES", "Peptide", "from_helm", "from_smiles", "properties", "sdf_text", "write_sdf"]
 
 PROPERTIES = ("charge", "weight", "donors", "logp", "tpsa")
 """Charge at pH 7; average mass in dalton; hydrogen-bond donors; Crippen's logP; polar surface in square angstrom."""
@@ -231,15 +233,35 @@ def properties(peptide: Peptide) -> dict[str, float]:
     }
 
 
-def write_sdf(peptides: list[Peptide], path: str | Path) -> None:
-    """Write peptides with drawn coordinates, HELM, SMILES and properties as SDF."""
+def sdf_text(peptides: Sequence[Peptide], names: Sequence[str] = (), more: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return SDF text: peptides with drawn coordinates, HELM, SMILES and properties.
+
+    Args:
+        peptides: n of them.
+        names: n titles; by default numbers.
+        more: for each peptide, further fields.
+    """
     from rdkit import Chem
     from rdkit.Chem import AllChem
 
-    with Chem.SDWriter(str(path)) as writer:
-        for peptide in peptides:
+    out = StringIO()
+    with Chem.SDWriter(out) as writer:
+        for i, peptide in enumerate(peptides):
             mol = Chem.Mol(peptide.mol)
             AllChem.Compute2DCoords(mol)  # type: ignore[attr-defined]
-            for name, value in {"HELM": peptide.helm, "SMILES": peptide.smiles, **properties(peptide)}.items():
+            mol.SetProp("_Name", names[i] if names else f"peptide_{i}")
+            fields = {
+                "HELM": peptide.helm,
+                "SMILES": peptide.smiles,
+                **properties(peptide),
+                **(more[i] if more else {}),
+            }
+            for name, value in fields.items():
                 mol.SetProp(name, str(value))
             writer.write(mol)
+    return out.getvalue()
+
+
+def write_sdf(peptides: Sequence[Peptide], path: str | Path) -> None:
+    """Write `sdf_text`."""
+    Path(path).write_text(sdf_text(peptides), encoding="utf-8")
