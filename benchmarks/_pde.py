@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from apps.pde.generate import FieldModel
     from apps.pde.model import ModelConfig
 
-__all__ = ["RUNS", "kept", "model", "remembered", "told"]
+__all__ = ["RUNS", "kept", "model", "remembered", "told", "wakes"]
 
 RUNS = Path("runs/pde")
 UNRELATED = ("cli", "cycle", "demo", "ensemble", "pictures", "reports", "verbs", "pde_ablation", "pde_assimilation",
@@ -50,6 +50,24 @@ def kept(recipe: str, changes: Sequence[str] = ()) -> Splits | None:
     numbers = [r for r, has in zip(own.data.reynolds_test, there["test"], strict=False) if has]
     tests = there["test"].index(False) if False in there["test"] and not numbers else len(there["test"])
     return splits(replace(own.data, test=tests, reynolds_test=numbers), own.seed)
+
+
+def wakes() -> tuple[Splits | None, str]:
+    """Return the cylinder's trajectories and a remark on their tests.
+
+    Where none of the tests is kept, the validation trajectory (Re 260) is the test: models of wakes choose nothing
+    on it.
+    """
+    if (data := kept("cylinder")) is not None:
+        return data, "Tests at Re " + ", ".join(f"{n:g}" for n in data.test.parameters["Re"]) + "."
+    data = kept("cylinder", ["data.reynolds_test=[260]"])
+    if data is None:
+        return None, "The cylinder's trajectories are not there."
+    return (
+        data,
+        "One test, Re 260: the recipe's validation trajectory, on which no model of wakes chose anything; its \
+other tests were not simulated.",
+    )
 
 
 def remembered(own: Sequence[str], models: Sequence[FieldModel], data: Splits, make: Callable[[], Any]) -> Any:

@@ -116,9 +116,9 @@ def judged(one: Setting, models: list[FieldModel], data: Splits) -> tuple[dict[s
     return figures, peers | {"paper": one.paper}
 
 
-def wakes() -> tuple[dict[str, Any], list[Bar]]:
-    """Return the figures and bars of the cylinder's groups of Reynolds numbers, by the phase on a cycle."""
-    data, figures = _pde.kept("cylinder"), {}
+def wakes() -> tuple[dict[str, Any], list[Bar], str]:
+    """Return the figures, bars and a remark on the cylinder's groups of Reynolds numbers, by the phase on a cycle."""
+    (data, remark), figures = _pde.wakes(), {}
     if data is not None:
         made = cycle.fit(data.train)
         figures |= {"interpolated_in": made.scale, "trained_at": data.train.parameters["Re"].tolist()}
@@ -132,7 +132,7 @@ def wakes() -> tuple[dict[str, Any], list[Bar]]:
         found = [v for k, v in figures.items() if k.startswith("mse_") and low <= float(k[4:]) <= high]
         value = float(np.mean(found)) if found else float("nan")
         bars.append(Bar(f"{name}, MSE of the phase model ({len(found)} tests)", value, "<=", bar))
-    return figures, bars
+    return figures, bars, remark
 
 
 def run(full: bool) -> Result:
@@ -149,11 +149,11 @@ def run(full: bool) -> Result:
         equal = [v for k, v in found[1].items() if k not in ("paper", "operators_whole_equation_told")]
         best = float(np.nanmin([v if np.isfinite(v) else np.nan for v in equal]))
         bars.append(Bar(f"{one.name}, MSE over the best of those that know no more", value / best, "<=", 1.0))
-    figures["cylinder"], more = wakes()
+    figures["cylinder"], more, remark = wakes()
     notes = "Not measured (no data or no model) is nan and a missed bar. All are told the diffusion alone, but for \
 operators_whole_equation_told, which shows what the mesh allows with the whole equation and nothing learned. The paper \
 has 10 training trajectories for Burgers B to D and 6 for Gray-Scott, and 10 tests; what there is here stands in \
 the figures: training_trajectories, test_trajectories, and one of mse_of_seeds for each seed. The cylinder's model is \
 the phase on a cycle, not PhyMPGN+; still_* is the error of a start that never moves."
     units = {"mse": "fields' own units, over nodes and states after the first"}
-    return Result(figures, bars + more, units, peers, notes=notes)
+    return Result(figures, bars + more, units, peers, notes=f"{notes} {remark}")

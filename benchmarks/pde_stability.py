@@ -55,14 +55,14 @@ def burgers() -> dict[str, Any]:
 
 def wakes() -> dict[str, Any]:
     """Return what ten times the horizon does to the wake's phase model."""
-    data = _pde.kept("cylinder")
+    data, remark = _pde.wakes()
     if data is None:
         return {}
     made, test = cycle.fit(data.train), data.test
     steps = test.states.shape[1] - 1
     behind = data.test.mesh.points - (4.0, 2.0)  # one and a half diameters behind the cylinder's centre
     probe = int((behind**2).sum(1).argmin())
-    out: dict[str, Any] = {"scale": made.scale, "omega": made.omega.tolist()}
+    out: dict[str, Any] = {"scale": made.scale, "omega": made.omega.tolist(), "remark": remark}
     for row, number in enumerate(test.parameters["Re"]):
         one = test.select(slice(row, row + 1))
         long = made.rollout(one.states[:, 0], TIMES * steps, one.parameters)[0, ::5]

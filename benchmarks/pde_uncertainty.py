@@ -62,12 +62,12 @@ def alone(model: FieldModel, start: torch.Tensor, steps: int, every: int, stride
 
 def sampled() -> dict[str, Any]:
     """Return relative errors of the state sampler's mean and fluctuation at Reynolds numbers of the tests to 400."""
-    data = _pde.kept("cylinder")
+    data, remark = _pde.wakes()
     if data is None:
         return {}
     sampler = states.fit(data.train)
     lowest, highest = (float(f(data.train.parameters["Re"])) for f in (np.min, np.max))
-    out: dict[str, Any] = {"bandwidth": sampler.h, "modes": len(sampler.modes.scale)}
+    out: dict[str, Any] = {"bandwidth": sampler.h, "modes": len(sampler.modes.scale), "remark": remark}
     for row, number in enumerate(data.test.parameters["Re"]):
         if not lowest <= number <= highest:
             continue
