@@ -41,7 +41,7 @@ def read(path: Path | str) -> Tensor:
     """Return a file as mono samples [m] at `RATE`.
 
     Raises:
-        DataError: no such file, or not audio.
+        DataError: no such file, not audio, or without sound.
     """
     import soundfile
 
@@ -50,6 +50,9 @@ def read(path: Path | str) -> Tensor:
     except (soundfile.SoundFileError, OSError) as error:
         raise DataError(f"cannot be read as audio ({error})", field="audio", value=str(path)) from None
     mono = audio.mean(1)
+    if not len(mono) or not np.isfinite(mono).all():
+        what = "holds values that are not finite" if len(mono) else "holds no sound"
+        raise DataError(what, field="audio", value=str(path))
     if rate != RATE:
         import soxr
 

@@ -7,6 +7,8 @@ otherwise.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
@@ -47,7 +49,8 @@ def read_mesh(path: Path | str, period: tuple[float, float] = (0.0, 0.0), tagged
     if not path.is_file():
         raise DataError("no such file", field="mesh", value=str(path))
     try:
-        found = meshio.read(path)
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):  # meshio talks
+            found = meshio.read(path)
     except SystemExit:  # meshio's way of saying that it knows no reader
         raise DataError("not a mesh file that can be read", field="mesh", value=path.name) from None
     except Exception as error:  # each reader fails in its own way on a damaged file

@@ -91,6 +91,8 @@ def rollout(name: str, *, steps: int, row: int, every: int, out: Path | None, me
 
     if out is not None:
         check_format(out)
+    if every > steps:
+        raise UsageError(f"must be at most the {steps} steps", field="every", value=every)
     model = load(name, mesh_file)
     test = splits(model.recipe.data, model.recipe.seed).test
     if not 0 <= row < len(test):
