@@ -39,6 +39,7 @@ Reward = Annotated[
 ]
 Steer = Annotated[str, typer.Option("--steering", help="best-of-n, classifier, smc, tds, svdd, gilc, gilc-black-box.")]
 Topology = Annotated[str, typer.Option("--topology", help="Peptides as molecules: linear, cyclic or disulfide.")]
+Fold = Annotated[str, typer.Option("--fold", help="Your folding program for proteins, with {fasta} and {out}.")]
 Files = Annotated[list[Path], typer.Argument(help="FASTA, GenBank, TSV or JSON files of sequences.")]
 
 EXAMPLES = {
@@ -97,7 +98,7 @@ def design(
     require: Require = None, homopolymer: Run = None, gc: Gc = None, fix: Fix = None, keep: Keep = None,
     frame: Frame = None, alphabet: Alphabet = "", spacing: Spacing = None, reward: Reward = None,
     steering: Steer = "", seed: Seed = 0, steps: Steps = None, temperature: Temperature = None,
-    topology: Topology = "", out: Out = None, json: Json = False,
+    topology: Topology = "", fold: Fold = "", out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Design sequences under hard rules, maybe steered to a reward; infeasible rules are refused before sampling."""
     from apps.bio.design import design as work
@@ -106,7 +107,8 @@ def design(
              "frame": frame, "alphabet": alphabet, "spacing": spacing}  # fmt: skip
     settings = {"steps": steps, "temperature": temperature}
     show(work(model, rules={k: v for k, v in rules.items() if v}, n=n, length=length, template=template, reward=reward,
-              steering=steering, seed=seed, settings=settings, out=out, topology=topology), json)  # fmt: skip
+              steering=steering, seed=seed, settings=settings, out=out, topology=topology,
+              fold=fold), json)  # fmt: skip
 
 
 @app.command()

@@ -235,25 +235,29 @@ def design(
     model: str, *, rules: Mapping[str, Any], n: int = 8, length: int | None = None, template: Path | None = None,
     reward: Sequence[str] | None = None, steering: str = "", seed: int = 0,
     settings: Mapping[str, Any] | None = None, out: Path | None = None, topology: str = "",
+    fold: str = "",
 ) -> dict[str, Any] | None:  # fmt: skip
     """Design sequences and write them to `out` (returns a summary), or print FASTA (returns None)."""
+    from apps.bio.expressions import compose
+    from apps.bio.model import LETTERS
+
     if steering and not reward:
         raise UsageError("needs a reward", field="steering", value=steering, hint="--reward 'gc(0.4, 0.6)', ...")
     loaded, given = load(model), {k: v for k, v in (settings or {}).items() if v is not None}
-    if loaded.recipe.kind == "protein":
-        if reward or steering:
-            raise UsageError("backbones take rewards in Python only", field="reward", hint="InverseFolder.sample")
-        return loaded.design(rules=rules, n=n, template=template, seed=seed, out=out, **given)
+    kind = loaded.recipe.kind
+    for word, value, only in (("fold", fold, "protein"), ("topology", topology, "peptide")):
+        if value and kind != only:
+            raise UsageError(f"means nothing for a model of {kind}", field=word, value=value)
+    if kind == "protein":
+        aim = compose(reward, LETTERS["protein"]) if reward else None
+        return loaded.design(rules=rules, n=n, template=template, seed=seed, out=out, fold=fold, reward=aim,
+                             steering=steering, **given)  # fmt: skip
     if out is not None:
         check_format(out)
     suited(topology, out.suffix.lower() if out is not None else "", loaded.alphabet)
     wish = order(rules, length or loaded.usual, template)
     constraints.compile_(wish.specs, len(wish.start), loaded.alphabet)
-    aim = None
-    if reward:
-        from apps.bio.expressions import compose
-
-        aim = compose(reward, loaded.alphabet)
+    aim = compose(reward, loaded.alphabet) if reward else None
     found, missed = designed(loaded, wish, n, seed=seed, reward=aim, steering=steering, **given)
     how = {"steering": steering, "topology": topology, **given}
     return finish(loaded, wish, found, missed, aim=aim, rules=rules, seed=seed, how=how, out=out)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from apps.bio.expressions import compose
 from apps.bio.protein import geometry, rotamers
 from apps.bio.protein.data import AMINO, Backbones, distinct, folds, joined, places, read_backbones
 from apps.bio.protein.designs import superposed
@@ -20,6 +23,7 @@ from apps.bio.protein.network import ProteinNet, graph, join
 from apps.bio.protein.sites import choose, select
 from apps.bio.protein.structure import read_structure
 from apps.bio.protein.task import FoldingTask, chain_graph
+from apps.bio.tokenizer import Tokenizer
 from core.errors import DataError, InfeasibleError, QuintetError, UsageError
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data/bio/protein"
@@ -350,6 +354,33 @@ def test_real_backbones_are_split_by_cluster() -> None:
     assert all(len(set(which[data.cluster == c])) == 1 for c in set(data.cluster))
     with pytest.raises(DataError, match="cannot be read"):
         read_backbones(REAL / "absent")
+
+
+@pytest.mark.parametrize("way", ["", "smc", "svdd"])
+def test_designs_on_a_backbone_are_steered(pdb: Path, tmp_path: Path, way: str) -> None:
+    reward, out = compose(["gravy()"], AMINO), tmp_path / "x.json"
+    words: dict[str, Any] = {"rules": {"keep": ["A1-2B"]}, "template": pdb, "n": 8, "steps": 4, "temperature": 1.0}
+
+    def values() -> np.ndarray:
+        letters = [d["sequence"] for d in json.loads(out.read_text())["designs"]]
+        return reward.score(torch.from_numpy(Tokenizer(AMINO).encode(letters))).double().numpy()
+
+    folder().design(**words, out=out)
+    free = values().mean()
+    done = folder().design(**words, out=out, reward=reward, steering=way)
+    assert done is not None and done["violations"] == 0
+    assert done["gravy"] == pytest.approx(values().mean()) and done["gravy"] > free
+    assert [d["gravy"] for d in json.loads(out.read_text())["designs"]] == pytest.approx(values().tolist())
+    assert folder().design(**words, out=out, reward=reward, steering="gilc")  # asks for gradients
+    with pytest.raises(UsageError, match="no such steering"):
+        folder().design(**words, reward=reward, steering="smq")
+
+
+def test_a_folding_program_is_asked_on_the_command_line(pdb: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = f'{sys.executable} -c "import shutil,sys;shutil.copy(sys.argv[1],sys.argv[3])" {pdb} {{fasta}} {{out}}'
+    folder().design(rules={}, template=pdb, n=2, steps=2, fold=copy)
+    out = capsys.readouterr().out
+    assert out.count(" ca_rmsd=0.0000") == 2  # the program gives back the very backbone
 
 
 def test_the_command_line_prints_the_table_first(pdb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import json
 import shlex
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class ProteinDesigns:
         confidence: probabilities [n, N].
         manifest: how they were made.
         index: number of each design's stream, int64 [n].
+        scores: rewards and distances by name, [n] each.
     """
 
     sites: Sites
@@ -45,6 +46,7 @@ class ProteinDesigns:
     confidence: np.ndarray
     manifest: dict[str, Any]
     index: np.ndarray
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of designs."""
@@ -76,7 +78,8 @@ class ProteinDesigns:
         """Return the FASTA header of a design."""
         m = {k: v for k, v in self.manifest.items() if v not in ("", None)}
         words = [f"{m.pop('structure')}_{self.index[i]}", f"sample={self.index[i]}", f"score={self.score[i]:.4f}"]
-        words += [f"recovery={self.recovery[i]:.4f}", *(f"{k}={v}" for k, v in m.items())]
+        words += [f"recovery={self.recovery[i]:.4f}", *(f"{k}={v[i]:.4f}" for k, v in self.scores.items())]
+        words += [f"{k}={v}" for k, v in m.items()]
         return " ".join(words)
 
     def to_fasta(self, path: str | Path | None = None) -> str:
@@ -109,9 +112,10 @@ class ProteinDesigns:
                 "score": float(v),
                 "recovery": float(r),
                 "confidence": c.round(4).tolist(),
+                **{name: float(values[i]) for name, values in self.scores.items()},
             }
-            for k, s, v, r, c in zip(
-                self.index, self.sequences, self.score, self.recovery, self.confidence, strict=True
+            for i, (k, s, v, r, c) in enumerate(
+                zip(self.index, self.sequences, self.score, self.recovery, self.confidence, strict=True)
             )
         ]
         where = [labels[i] for i in self.sites.designed]

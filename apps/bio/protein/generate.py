@@ -10,6 +10,7 @@ are hidden; the score of a design is the mean of its negative logarithm over des
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -137,7 +138,7 @@ class InverseFolder:
             seed: all randomness.
             index: number of each design's stream, int64 [n]; 0 ... n - 1 by default.
             reward: of `core.finetune`; it sees tokens [B, N] over all residues.
-            steering: a method of `core.finetune.steer`; by default the best of 16 draws.
+            steering: a method of `core.finetune.steer`, or its name; by default the best of 16 draws.
 
         Raises:
             UsageError, InfeasibleError: selectors or letters are wrong, or leave nothing, before sampling.
@@ -154,24 +155,24 @@ class InverseFolder:
         streams = np.arange(n) if index is None else np.asarray(index, np.int64)
         base = self.base(sites, **chosen)  # type: ignore[arg-type]
         if reward is not None:
-            from core.finetune.steer import BestOf
-
-            way = steering or BestOf()
-            x = way(base, reward, n, Stream(seed, torch.from_numpy(streams))).x
+            x = steered(base, reward, steering, n, Stream(seed, torch.from_numpy(streams)))
         else:
             x = torch.cat([base.sample(Stream(seed, torch.from_numpy(part))) for part in self._parts(streams)])
         network = replace(base, network=self.condition(self.graph(whole)))
         manifest = {"model": self.name, "structure": whole.name, "seed": seed, **chosen, "fix": fix, "design": design}
-        return ProteinDesigns(sites, x.cpu().numpy(), self.confidence(network, x), manifest, streams)
+        found = ProteinDesigns(sites, x.cpu().numpy(), self.confidence(network, x), manifest, streams)
+        if reward is not None:
+            found.scores[re.sub(r"\W+", "_", reward.name)] = reward.score(x).double().numpy()
+        return found
 
     def design(
         self, *, rules: Mapping[str, Any], template: Path | None, n: int = 8, seed: int = 0, out: Path | None = None,
-        temperature: float | None = None, steps: int | None = None,
+        fold: str = "", **settings: Any,
     ) -> dict[str, Any] | None:  # fmt: skip
         """Design on the structure in `template` as the command line asks (`apps.bio.protein.order`)."""
         from apps.bio.protein.order import carried_out
 
-        return carried_out(self, rules, template, out, n=n, seed=seed, temperature=temperature, steps=steps)
+        return carried_out(self, rules, template, out, fold, n=n, seed=seed, **settings)
 
     @torch.no_grad()
     def evaluate(self, n: int, seed: int = 0) -> dict[str, Any]:
@@ -220,6 +221,20 @@ class InverseFolder:
         base = self.base(choose(structure))
         sure = self.confidence(replace(base, network=self.condition(self.graph(structure))), x)
         return -np.log(np.maximum(sure, 1e-12)).mean(1)
+
+
+def steered(base: Base, reward: Any, steering: Any, n: int, stream: Stream) -> Tensor:
+    """Return n draws steered to a reward, tokens [n, N].
+
+    Raises:
+        UsageError: no such method.
+    """
+    from core.finetune.steer import STEERINGS
+
+    if isinstance(steering, str) and steering not in ("", *STEERINGS):
+        raise UsageError("no such steering", field="steering", value=steering, choices=STEERINGS)
+    way = STEERINGS[steering or "best-of-n"]() if steering is None or isinstance(steering, str) else steering
+    return way(base, reward, n, stream).x
 
 
 def restored(saved: Checkpoint, recipe: Any, device: str = "cpu") -> InverseFolder:

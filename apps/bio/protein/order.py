@@ -8,7 +8,8 @@
 | `--alphabet` | the only letters that designed residues may have |
 
 The table of fixed and designed residues goes to stderr before anything is sampled. `--out` is a FASTA or JSON file,
-or a folder: one PDB file for each design, with the confidence in percent as B-factor.
+or a folder: one PDB file for each design, with the confidence in percent as B-factor. `--fold COMMAND` hands every
+design to a folding program of the user's and notes its CA distance to the backbone (`designs.refold`).
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def wishes(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def carried_out(
-    model: InverseFolder, rules: Mapping[str, Any], template: Path | None, out: Path | None, **settings: Any
-) -> dict[str, Any] | None:
+    model: InverseFolder, rules: Mapping[str, Any], template: Path | None, out: Path | None, fold: str = "",
+    **settings: Any,
+) -> dict[str, Any] | None:  # fmt: skip
     """Design and write to `out` (returns a summary), or print FASTA (returns None).
 
     Raises:
@@ -72,6 +74,8 @@ def carried_out(
     found = model.sample(settings.pop("n"), structure, **wish, **settings)
     if broken := found.violations():
         raise RuntimeError(f"{broken[0]} against the rules; nothing was written: please report this")
+    if fold:
+        found.scores["ca_rmsd"] = found.refold(fold)
     if out is None:
         sys.stdout.write(found.to_fasta())
         return None
@@ -82,4 +86,5 @@ def carried_out(
     return {
         "out": str(out), "designs": len(found), "distinct": len(set(found.sequences)), "violations": 0,
         "recovery": float(found.recovery.mean()), "nats_per_residue": float(found.score.mean()),
+        **{name: float(values.mean()) for name, values in found.scores.items()},
     }  # fmt: skip
