@@ -1,7 +1,7 @@
 """What the benchmarks of trained music models share: where the runs stand, and what is compared.
 
 Runs are trained by their recipes before (`quintet music train chorales --out runs/music/chorales`); a benchmark whose
-run is missing says which command makes it.
+run is missing says which command makes it. The flow that is judged is `chorales-home`.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from apps import music
-from apps.music.generate import MusicModel
+from apps.music.generate import Music, MusicModel
 from apps.music.judge import features
 from apps.music.metrics import frechet
 from apps.music.score import Score
 from core.errors import CheckpointError
 
-__all__ = ["CHORALE_BPM", "blocks_distance", "open_run", "pace"]
+__all__ = ["CHORALE_BPM", "blocks_distance", "distance", "open_run", "pace"]
 
 RUNS = Path("runs/music")
 CHORALE_BPM = 90.0
 """The tempo that the reader gives all chorales; no other is known to what they trained."""
 MADE_BY = {
-    "chorales": "chorales", "chorales-arc": "chorales-arc", "groove": "groove",
-    **{f"chorales-{m}": f"chorales model.mode={m}" for m in ("full", "diagonal", "block-causal")},
+    **{n: n for n in ("chorales", "chorales-home", "chorales-arc", "groove")},
+    **{f"chorales-{m}": f"chorales model.mode={m}" for m in ("full", "encoder-decoder", "block-causal")},
 }  # fmt: skip
 
 
@@ -60,5 +60,10 @@ def blocks_distance(
     """Return the Frechet distance of generated blocks to `real` [n, k], features scaled by their deviations."""
     frames = blocks * model.recipe.model.block
     made = model.sample(rows, frames=frames, seed=seed, bpm=CHORALE_BPM, **options)  # type: ignore[arg-type]
+    return distance(made, real)
+
+
+def distance(made: Music, real: np.ndarray) -> float:
+    """Return the Frechet distance of the blocks of pieces to `real` [n, k], features scaled by their deviations."""
     found, scale = features(made), real.std(0).clip(1e-3)
     return frechet(found.reshape(-1, found.shape[2]) / scale, real / scale)

@@ -1,7 +1,7 @@
 """Is the past used? The held-out loss with the right past and with another piece's, and what crosses the joins.
 
-`runs/music/chorales`, held-out part: valid. Onsets per beat, held notes and pitch classes of the block before and the
-block after a join are correlated, and compared with the 95 % band of real music of the same number of joins.
+`runs/music/chorales-home`, held-out part: valid. Onsets per beat, held notes and pitch classes of the block before and
+the block after a join are correlated, and compared with the 95 % band of real music of the same number of joins.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def likeness(rows: np.ndarray) -> tuple[float, float]:
 def run(full: bool) -> Result:
     """Measure; `full` plays more pieces."""
     torch.set_num_threads(1)
-    model = open_run("chorales")
+    model = open_run("chorales-home")
     codec, length = model.net.codec, model.recipe.model.block
     beats, rows = float(length * codec.ticks / 4), 64 if full else 24  # type: ignore[operator, arg-type]
     config = model.recipe.data

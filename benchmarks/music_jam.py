@@ -3,7 +3,8 @@
 `runs/music/groove`; a held-out performance is heard as it comes in, block by block, and the model answers one block
 later. Onset F1 at 50 ms against the performance itself, minus that of the answers to another performance of the same
 tempo: at zero look-ahead the answer is compared with the block that was heard, moved to where the answer sounds; at
--1 s with what the musician plays while the answer sounds. The weight of guidance, 2, was chosen on training pieces.
+-1 s with what the musician plays while the answer sounds. The weight of guidance, 2, was chosen on training pieces, and
+so was that of steering (`music_controls`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["run"]
 
 def answer(model: MusicModel, score: Score, seed: int) -> Score:
     """Return what the model plays while it hears the sound of a score."""
-    session = model.live(seed, bpm=score.bpm, guidance=2.0)
+    session = model.live(seed, bpm=score.bpm, guidance=2.0, steer=0.7)
     sound = torch.from_numpy(render(score)).float()
     frames = []
     for part in sound.split(round(session.frames * session.hop)):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from apps.music import audio, controls
 from apps.music.constraints import Rule, columns, project
+from apps.music.follow import follow
 from apps.music.live import LiveSession
 from apps.music.model import MusicNet, Recipe
 from apps.music.roll import RollCodec
@@ -152,7 +153,7 @@ class MusicModel:
         self, n: int = 1, *, seconds: float = 10.0, frames: int = 0, asked: Mapping[str, Tensor] | None = None,
         past: Tensor | None = None, past_control: Tensor | None = None, bpm: float = 120.0, seed: int = 0,
         index: Tensor | None = None, steps: int | None = None, guidance: float | None = None,
-        constraints: Sequence[Rule] = (),
+        steer: float | None = None, constraints: Sequence[Rule] = (),
     ) -> Music:  # fmt: skip
         """Make pieces.
 
@@ -165,7 +166,7 @@ class MusicModel:
             bpm: tempo of scores.
             seed: of all noise.
             index: stream numbers [n]: piece i is a function of (seed, index[i]), whatever the batch.
-            steps, guidance: other than the recipe's.
+            steps, guidance, steer: other than the recipe's.
             constraints: rules that every piece keeps (`constraints.py`).
 
         Raises:
@@ -175,7 +176,7 @@ class MusicModel:
         if constraints:
             return self.obeying(*constraints).sample(
                 n, seconds=seconds, frames=frames, asked=asked, past=past, past_control=past_control, bpm=bpm,
-                seed=seed, index=index, steps=steps, guidance=guidance,
+                seed=seed, index=index, steps=steps, guidance=guidance, steer=steer,
             )  # fmt: skip
         flow, cfg = self.net.flow, self.recipe.sample
         length, total = flow.config.block, frames or self.frames_of(seconds, bpm)
@@ -189,9 +190,10 @@ class MusicModel:
         for number in range(-(-total // length)):
             part = told[number * length : (number + 1) * length]
             context.control = self._rows(torch.nn.functional.pad(part, (0, 0, 0, length - len(part))), samples)
+            settle = follow(self.net.codec, context, bpm, cfg.steer if steer is None else steer, self.project)
             stream = Stream(seed, samples)
-            made = next(vector_blocks(context, flow.process, table, stream, (length, flow.config.latent),
-                                      first=context.number))  # fmt: skip
+            made = settle(next(vector_blocks(context, flow.process, table, stream, (length, flow.config.latent),
+                                             first=context.number)))  # fmt: skip
             context.commit(made)
             out.append(made)
         return Music(torch.cat(out, 1)[:, :total], self, bpm)
@@ -212,7 +214,7 @@ class MusicModel:
     def live(self, seed: int = 0, **options: Any) -> LiveSession:
         """Return a session that goes on for ever (options of `LiveSession`)."""
         cfg = self.recipe.sample
-        return LiveSession(self, seed, **{"steps": cfg.steps, "guidance": cfg.guidance} | options)
+        return LiveSession(self, seed, **{"steps": cfg.steps, "guidance": cfg.guidance, "steer": cfg.steer} | options)
 
     def take(self, blocks: int, seed: int = 0, **options: Any) -> Tensor:
         """Return the frames [blocks L, dim] of the beginning of a session."""

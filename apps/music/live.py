@@ -26,6 +26,7 @@ from torch import Tensor
 
 from apps.music import controls
 from apps.music.controls import Ear
+from apps.music.follow import follow
 from apps.music.roll import RollCodec, RollPlayer
 from apps.music.synth import RATE
 from core.blocks import vector_blocks
@@ -86,6 +87,7 @@ class LiveSession:
         seed: of all its noise.
         steps: solver steps per block.
         guidance: weight of what is asked.
+        steer: weight of what is asked by ear against what the model would play (`follow.py`).
         bpm: tempo at which scores are played.
         risk: share of a block's time above which steps are saved; 0 never saves.
         least: fewest steps.
@@ -96,6 +98,7 @@ class LiveSession:
     seed: int = 0
     steps: int = 8
     guidance: float = 1.0
+    steer: float = 0.0
     bpm: float = 120.0
     risk: float = 0.0
     least: int = 1
@@ -205,7 +208,9 @@ class LiveSession:
         self.context.control = controls.vector(asked, self.frames)[None]
         table, stream = self.model.table(self.now), Stream.of(self.seed, 1)
         shape = (self.frames, self.codec.dim)
-        made = next(vector_blocks(self.context, self.context.net.process, table, stream, shape, first=self.number))
+        settle = follow(self.codec, self.context, self.bpm, self.steer, self.model.project)
+        blocks = vector_blocks(self.context, self.context.net.process, table, stream, shape, first=self.number)
+        made = settle(next(blocks))
         self.context.commit(made)
         audio = self.player.push(made[0])
         spent, lasts = 1000 * (self.clock() - began), 1000 * self.frames * self.hop / RATE

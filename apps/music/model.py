@@ -91,11 +91,12 @@ class DataConfig:
 
 @dataclass
 class SampleConfig:
-    """Defaults of playing: steps per block, the solver, and the weight of guidance (1 obeys)."""
+    """Defaults of playing: steps per block, the solver, the weights of guidance (1 obeys) and of steering (0: none)."""
 
     steps: int = setting(8, low=1)
     solver: str = setting("adams", choices=tuple(SOLVERS))
     guidance: float = setting(1.0, low=0)
+    steer: float = setting(0.0, low=0)
 
 
 @dataclass

@@ -41,6 +41,8 @@ from core.sample import integrate
 __all__ = ["Critic", "critic_loss", "frozen", "generator_loss", "level", "play", "rollout", "turn"]
 
 Metrics = dict[str, Tensor]
+GAIN = 8.0
+"""Of the critic's scores: Adam's steps have one size, and a fresh head has to tell real from made in a hundred."""
 
 
 class Score(Protocol):
@@ -197,4 +199,4 @@ class Critic(nn.Module):
         time = (process.angle(t) * (2 / torch.pi)).to(x_t)[:, None]
         h = self.body.hidden(scaled, time, layout, condition)[:, self.skip :].transpose(1, 2)
         h = F.gelu(self.first(h))
-        return self.last(F.gelu(self.second(h)))[:, 0]
+        return GAIN * self.last(F.gelu(self.second(h)))[:, 0]

@@ -11,13 +11,16 @@ conjugate gradients, each sample with its own scalars.
 **Diffusion posterior sampling** (`Residual`) follows the gradient of the misfit instead, `D - scale sigma^2 / alpha
 ∇ |y - A(D)|`, with one norm for each sample: cheap, any `A`, no exact law.
 
+**Descent** (`descend`) moves the prediction of x_0 itself down any misfit, in steps of one length for each sample, and
+leaves the network alone: its gradient is never taken, so a step costs an observation, not a pass.
+
 **Inpainting** (`Known`) is the simplest case: known coordinates of `D` are what they are. They come out exactly.
 
 A posterior is undefined at alpha = 0, where `sigma^2 / alpha` is infinite: start a little below t = 1, as a grid's
 `start` allows, with `Gaussian.prior(..., t=start)`.
 
 References: Rozet et al., 2024, arXiv:2405.13712 (moment matching); Chung et al., 2022, arXiv:2209.14687 (DPS); Lugmayr
-et al., 2022, arXiv:2201.09865 (inpainting).
+et al., 2022, arXiv:2201.09865 (inpainting); He et al., 2023, arXiv:2311.16424 (descent on the prediction).
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from core.denoiser import GaussianPrediction
 from core.guide.continuous import spread
 from core.process.gaussian import Gaussian
 
-__all__ = ["Known", "MomentMatching", "Residual"]
+__all__ = ["Known", "MomentMatching", "Residual", "descend"]
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -71,6 +74,28 @@ class Residual:
             (slope,) = torch.autograd.grad(misfit.sum(), x)
         change = self.scale * spread(self.process, x_t, t) * slope
         return replace(prediction, mean=prediction.mean.detach() - change)
+
+
+def descend(x_0: Tensor, misfit: Callable[[Tensor], Tensor], rounds: int, rate: float) -> Tensor:
+    """Return predictions [B, ...] moved down a misfit, each sample by itself.
+
+    A step divides the gradient by its root mean square, so that `rate` is the length of a step per number; steps fall
+    linearly to nothing.
+
+    Args:
+        x_0: predictions.
+        misfit: from predictions [B, ...] to [B], differentiable; rows independent.
+        rounds: steps.
+        rate: of the first one.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x_0.detach().clone()
+        for k in range(rounds):
+            x = x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(misfit(x).sum(), x)
+            size = slope.flatten(1).square().mean(1).sqrt().clamp(min=1e-12).reshape(-1, *[1] * (x.ndim - 1))
+            x = x - rate * (1 - k / rounds) * slope / size
+    return x.detach()
 
 
 @dataclass(frozen=True)

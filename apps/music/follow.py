@@ -1,0 +1,46 @@
+"""What is asked by ear is followed while a block is made: hits by search, everything else by descent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from apps.music.codec import Codec
+from apps.music.pursuit import pursue
+from apps.music.roll import RollCodec
+from apps.music.steer import Steer, wishes
+from core.nn.flow_context import FlowContext
+
+__all__ = ["follow"]
+
+Move = Callable[[Tensor], Tensor]
+SWEEPS, ROUNDS, RATE = 3, 6, 0.15
+
+
+def follow(codec: Codec, context: FlowContext, bpm: float, weight: float, rule: Move | None) -> Move:
+    """Prepare a context for its next block and return what is to be done with the block [B, L, dim] once it is made.
+
+    Args:
+        codec: of the frames; only what scores are heard to do can be steered.
+        context: its control is that of the next block, the same for all rows.
+        bpm: tempo of the block.
+        weight: of what is heard against what the model would play; 0 leaves all to the model.
+        rule: projection that every prediction has to pass.
+    """
+    context.project = rule
+    asked = {}
+    if weight and isinstance(codec, RollCodec) and context.control is not None:
+        asked = wishes(context.control[0])
+    if not asked or not isinstance(codec, RollCodec):
+        return lambda made: made
+    before = context.past[-1] if context.past else None
+    if codec.hits and codec.high == codec.low and codec.ticks == 1:
+        return lambda made: _ruled(pursue(codec, made, before, asked, bpm, 1 / weight, SWEEPS), rule)
+    steer = Steer(codec, asked, bpm, before, ROUNDS, RATE * weight)
+    context.project = lambda x_0: _ruled(steer(x_0), rule)
+    return lambda made: made
+
+
+def _ruled(x_0: Tensor, rule: Move | None) -> Tensor:
+    return x_0 if rule is None else rule(x_0)

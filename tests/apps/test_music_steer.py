@@ -1,0 +1,165 @@
+"""Steering by ear: the imagined sound is the heard one, and what is asked is followed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from apps.music import controls, tunes
+from apps.music.corpus import corpus
+from apps.music.follow import follow
+from apps.music.generate import MusicModel
+from apps.music.model import MusicNet
+from apps.music.pursuit import pursue
+from apps.music.roll import TICKS, RollCodec
+from apps.music.score import Score
+from apps.music.steer import Steer, imagined, wishes
+from apps.music.synth import RATE, render
+from apps.music.task import make
+from core.guide.posterior import descend
+from core.nn.flow_context import FlowContext
+from core.run.config import load_recipe
+
+DRUMS = ["codec.low=60", "codec.high=60", "codec.ticks=1", "codec.dim=27", "model.block=16"]
+
+
+def codec_of(*overrides: str) -> RollCodec:
+    codec = RollCodec(27, 1, True, 60, 60, whiten=False) if not overrides else RollCodec(64, 2, False, 40, 80)
+    codec.fit(tunes.collection(0, 14))
+    return codec
+
+
+def piece(beats: float = 8.0) -> Score:
+    rng = np.random.default_rng(2)
+    hits = [
+        (t / 4, k, 0.4 + 0.6 * rng.random()) for t in range(int(4 * beats)) for k in range(9) if rng.random() < 0.09
+    ]
+    return Score(hits=np.array(hits), bpm=100.0, beats=beats)
+
+
+def heard(score: Score, frames: int, ticks: int) -> dict[str, Tensor]:
+    edges = torch.arange(frames + 1) * (60 / score.bpm * RATE * ticks / TICKS)
+    return controls.pool(controls.listen(torch.from_numpy(render(score, float(edges[-1]) / RATE)).float()), edges)
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    return float(np.corrcoef(a[:, 0].numpy(), b[:, 0].numpy())[0, 1])
+
+
+def test_what_is_imagined_of_drums_is_what_is_heard() -> None:
+    codec = codec_of()
+    frames = codec.encode(piece())
+    score = codec.score(frames, 100.0)
+    real, mine = heard(score, len(frames), 1), imagined(codec, frames, 100.0)
+    for name, least in (("loudness", 0.97), ("centroid", 0.9), ("onset", 0.9)):
+        assert correlation(real[name], mine[name]) > least
+    assert float(torch.cosine_similarity(real["chroma"], mine["chroma"], dim=1).mean()) > 0.9
+
+
+def test_what_is_imagined_of_notes_is_what_is_heard() -> None:
+    codec = codec_of("notes")
+    score = codec.score(codec.encode(tunes.collection(0, 7)[0].part(0, 16.0)), 90.0)
+    frames = codec.encode(score)
+    score = codec.score(frames, 90.0)
+    real, mine = heard(score, len(frames), 2), imagined(codec, frames, 90.0)
+    assert correlation(real["loudness"], mine["loudness"]) > 0.8
+    assert float(torch.cosine_similarity(real["chroma"], mine["chroma"], dim=1).mean()) > 0.9
+
+
+def test_descent_lowers_the_misfit_of_each_row_by_itself() -> None:
+    codec = codec_of("notes")
+    frames = codec.encode(tunes.collection(0, 7)[0].part(0, 16.0))[:16]
+    asked = {k: v for k, v in heard(codec.score(frames, 90.0), 16, 2).items() if k in ("loudness", "chroma")}
+    steer = Steer(codec, asked, 90.0, None, 6, 0.1)
+    start = torch.stack([0.3 * frames.roll(3, 0), 0.5 * frames])
+    moved = steer(start)
+    assert (steer.misfit(moved) < 0.9 * steer.misfit(start)).all()
+    assert torch.equal(moved[1:], steer(start[1:]))
+    assert torch.equal(descend(start, steer.misfit, 0, 0.1), start)
+
+
+def test_the_search_finds_hits_that_sound_as_asked_and_keeps_what_the_model_is_sure_of() -> None:
+    codec = codec_of()
+    score = piece(4.0)
+    wanted = codec.encode(score)
+    asked = {k: v for k, v in heard(codec.score(wanted, 100.0), 16, 1).items() if k != "pitch"}
+    nothing = 0.02 * codec.encode(Score(hits=np.zeros((0, 3)), bpm=100.0, beats=4.0))[None]
+    open_ = codec.pca(torch.zeros(16, codec.width))[None]  # the model leaves everything open
+    found = heard(codec.score(pursue(codec, open_, None, asked, 100.0, 0.1)[0], 100.0), 16, 1)
+    assert correlation(found["loudness"], asked["loudness"]) > 0.9
+    assert correlation(found["onset"], asked["onset"]) > 0.8
+    kept = pursue(codec, wanted[None], None, {"loudness": torch.zeros(16, 1)}, 100.0, 1e6)
+    before, after = (codec.score(z, 100.0).hits for z in (wanted, kept[0]))
+    assert np.allclose(before[:, :2], after[:, :2], atol=0.01) and len(nothing)
+
+
+@pytest.fixture(scope="module")
+def model() -> MusicModel:
+    torch.manual_seed(0)
+    recipe = load_recipe("music", "toy", ["data.count=14", "model.dim=16", "model.depth=1", *DRUMS])
+    net = MusicNet(recipe)
+    net.codec.fit(tunes.collection(0, 14))  # type: ignore[operator]
+    for p in net.flow.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    return MusicModel(net, recipe)
+
+
+def test_steered_pieces_follow_what_unsteered_ones_do_not(model: MusicModel) -> None:
+    codec = model.net.codec
+    assert isinstance(codec, RollCodec)
+    real = heard(codec.score(codec.encode(piece()), 100.0), 32, 1)
+    asked = {k: v for k, v in real.items() if k != "pitch"}
+    close = {}
+    for weight in (0.0, 2.0):
+        made = model.sample(1, frames=32, asked=asked, bpm=100.0, steps=2, steer=weight)
+        close[weight] = correlation(heard(made.score(0), 32, 1)["loudness"], real["loudness"])
+    assert close[2.0] > 0.8 > close[0.0]
+    session = model.live(0, bpm=100.0, steps=2, steer=2.0)
+    session.ask(**{k: v[:16] for k, v in asked.items()})
+    first = session.block().frames
+    again = model.sample(1, frames=32, asked=asked, bpm=100.0, steps=2, steer=2.0).frames[0, :16]
+    assert torch.allclose(first, again, atol=1e-5)
+
+
+def test_nothing_asked_by_ear_steers_nothing(model: MusicModel) -> None:
+    context = FlowContext(model.net.flow, 1)
+    context.control = controls.vector({"tempo": torch.zeros(1)}, 16)[None]
+    settle = follow(model.net.codec, context, 100.0, 1.0, None)
+    x = torch.randn(1, 16, 27)
+    assert context.project is None and torch.equal(settle(x), x)
+    assert wishes(context.control[0]) == {}
+    assert set(wishes(controls.vector({"loudness": torch.ones(1)}, 16))) == {"loudness"}
+
+
+def test_at_home_only_what_is_asked_for_is_moved() -> None:
+    overrides = ["data.count=7", "data.batch=64", "data.transpose=5", "data.free=0.5", "codec.dim=8", "model.dim=16"]
+    moved = {}
+    for home in ("false", "true"):
+        task = make(load_recipe("music", "toy", [*overrides, f"data.home={home}"]))
+        shifts: list[int] = []
+        cut = task.data.cut  # type: ignore[union-attr]
+        task.data.cut = lambda n, length, rng, bound, cut=cut, to=shifts: (
+            to.extend(bound),
+            cut(n, length, rng, bound),
+        )[1]  # type: ignore[union-attr, method-assign]
+        control = task.batch(0, 0, 1)["control"]
+        told = control[..., controls.FLAGS :].any(1)
+        told[:, [k for k, n in enumerate(controls.GROUPS) if n in ("tempo", "beat")]] = False
+        moved[home] = np.array(shifts) > 0, told.any(1).numpy()
+    assert moved["false"][0].all()
+    still, wishes_ = moved["true"]
+    assert (still == wishes_).mean() > 0.95 and 0.2 < still.mean() < 0.8
+
+
+def test_training_goes_on_from_a_flow(tmp_path) -> None:  # noqa: ANN001
+    from core.run.launch import run
+
+    small = ["data.count=7", "data.batch=4", "model.dim=16", "model.depth=1", "codec.dim=8", "trainer.steps=1",
+             "trainer.validate_every=0", "trainer.threads=1"]  # fmt: skip
+    run("music", load_recipe("music", "toy", small), tmp_path / "a", None)
+    task = make(load_recipe("music", "toy", [*small, f"start={tmp_path / 'a'}"]))
+    net, first = task.module(), __import__("apps.music", fromlist=["load"]).load(tmp_path / "a").net
+    assert all(torch.equal(a, b) for a, b in zip(net.flow.parameters(), first.flow.parameters(), strict=True))
+    assert len(corpus(net.codec, task.recipe, "train").pieces) > 0
