@@ -9,7 +9,8 @@ Means over three seeds.
 **Fewer nats are no merit.** Arrays of one word (GGGGCGGGG...) are likelier under the model than any promoter. Where
 points are compared a gain in nats counts as none, and a point counts only if it is *typical*: nine in ten of its
 sequences have nats within the middle 98 % of real held-out sequences. What composition alone earns is shown as
-`shuffled`: the evaluation median of the same sequences with their letters shuffled, all pairs of neighbours kept.
+`shuffled`: the evaluation median of the same sequences with their letters shuffled, all pairs of neighbours kept;
+`complexity` is the share of different words among a sequence's own words of six letters.
 
 A point is dominated if another method's typical point is at least as good in evaluation and in loss of nats, and better
 in one; a front is dominated if all its points are. The hypervolume is the area that a method's typical points dominate
@@ -27,7 +28,7 @@ import torch
 from apps.bio import dna
 from apps.bio import oracle as o
 from apps.bio.baselines import shuffled
-from apps.bio.metrics import diversity, enrichment_correlation, gc_content, novelty
+from apps.bio.metrics import complexity, diversity, enrichment_correlation, gc_content, novelty
 from benchmarks._steering import CALLS, CELLS, DRAKES, GRID, SAMPLES, SEEDS, STEPS, Bench, Cell
 from benchmarks.dna_oracles import oracles, sequences
 from benchmarks.harness import Bar, Result
@@ -71,6 +72,7 @@ def judged(shared: Bench, judges: dict[str, o.Oracle], cell: Cell, between: tupl
     return row | {
         "elbo": float(nats.mean()), "typical": float(((nats >= between[0]) & (nats <= between[1])).mean()),
         "shuffled": float(control.median()), "gc": float(gc_content(x.numpy()).mean()),
+        "complexity": float(complexity(x.numpy()).mean()),
         "enrichment_6mers": enrichment_correlation(x.numpy(), top(shared)),
         "diversity": diversity(x.numpy()), "novelty": float(novelty(x.numpy(), train).mean()),
         "distinct": len(x.unique(dim=0)) / len(x), "ancestors": counts["ancestors"] or len(x), "samples": len(x),

@@ -127,7 +127,7 @@ def read_ecoli(path: Path, length: int = 150) -> Sequences:
 def read_gosai(path: Path, length: int = 200) -> Sequences:
     """Return the table of Gosai et al. as the paper's authors prepared it: column `seq`, activity `hepg2`."""
     rows = lines(path)
-    values = np.array([float(v) for v in column(rows, path, "hepg2", "HepG2", "k562")])
+    values = np.array([float(v) for v in column(rows, path, "hepg2", "HepG2")])
     return _dealt(column(rows, path, "seq", "sequence"), values, length)
 
 

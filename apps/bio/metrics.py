@@ -13,7 +13,7 @@ import numpy as np
 from apps.bio.dna.background import count
 
 __all__ = [
-    "copies", "diversity", "enrichment", "enrichment_correlation", "gc_content", "hamming", "kmer_counts",
+    "complexity", "copies", "diversity", "enrichment", "enrichment_correlation", "gc_content", "hamming", "kmer_counts",
     "longest_run", "novelty", "total_variation",
 ]  # fmt: skip
 
@@ -47,6 +47,15 @@ def enrichment_correlation(x: np.ndarray, y: np.ndarray, k: int = 6) -> float:
 def gc_content(x: np.ndarray) -> np.ndarray:
     """Return the share of G and C in each DNA sequence, float64 [B]."""
     return ((x == 1) | (x == 2)).mean(1)
+
+
+def complexity(x: np.ndarray, k: int = 6) -> np.ndarray:
+    """Return the share of different words among the words of k letters of each sequence, float64 [B]; 1: no repeats.
+
+    Random DNA of 200 letters has 0.98; arrays of one motif, which a likelihood prefers to promoters, have little.
+    """
+    words = np.lib.stride_tricks.sliding_window_view(np.asarray(x), min(k, np.shape(x)[1]), axis=1)
+    return np.array([len(np.unique(row, axis=0)) / len(row) for row in words])
 
 
 def longest_run(x: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ composition alone: duplex energy and GC-rich motifs are the classic traps.
 
     k-mers      Pearson correlation of log enrichments log((n + 1) / (n_control + 1)) with those of the reference
     diversity   mean share of letters in which pairs differ;   novelty   least such share to any reference sequence
+    complexity  share of different words among a sequence's 6-mers (3-mers of residues): arrays of one motif, which
+                models find likely and oracles active, have little
     motifs      sequences that hold it / those that the control would, per rule of the manifest and per named motif
     tuning      where two rewards or more are given: the first is taken as tuned for, the others as judges
 """
@@ -29,7 +31,7 @@ from core.errors import UsageError
 if TYPE_CHECKING:
     from core.run.report import Section
 
-__all__ = ["composition", "differences", "enrichment", "interval", "report", "sections", "shuffled"]
+__all__ = ["complexity", "composition", "differences", "enrichment", "interval", "report", "sections", "shuffled"]
 
 MOST = 400
 """Sequences, evenly taken, between which all pairs are compared."""
@@ -63,6 +65,11 @@ def differences(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
     return np.where(same, out, 1.0)
 
 
+def complexity(sequences: Sequence[str], k: int) -> float:
+    """Return the mean share of different words among the words of k letters of a sequence."""
+    return float(np.mean([len(composition([s], k)) / max(len(s) - k + 1, 1) for s in sequences]))
+
+
 def interval(values: np.ndarray, seed: int = 0, draws: int = 1000) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of a mean."""
     rng = np.random.default_rng(seed)
@@ -84,7 +91,8 @@ def basics(name: str, sequences: Sequence[str], real: Sequence[str], dna: bool) 
     known = set(real)
     near = float(differences(few, _some(real)).min(1).mean()) if real else "-"
     return [name, len(sequences), len(set(sequences)), float(np.mean([len(s) for s in sequences])), float(share.mean()),
-            float(share.std()), float(pairs.mean()) if len(pairs) else 0.0, near,
+            float(share.std()), complexity(sequences, 6 if dna else 3),
+            float(pairs.mean()) if len(pairs) else 0.0, near,
             sum(s in known for s in sequences) if real else "-"]  # fmt: skip
 
 
@@ -137,11 +145,13 @@ def sections(
     groups: dict[str, Sequence[str]] = {"designs": sequences, "control": control}
     if real:
         groups["reference"] = real
-    head = ["set", "sequences", "distinct", "letters", "G + C", "its deviation", "diversity", "novelty", "exact copies"]
+    head = ["set", "sequences", "distinct", "letters", "G + C", "its deviation", "complexity", "diversity", "novelty",
+            "exact copies"]  # fmt: skip
     out = [Section("What they are", [
         Text("The control is each sequence with its letters shuffled, dinucleotides kept: what it shows too is a "
              "matter of composition. Scores by a model or an oracle are predictions, not measurements."),
         Table(head, [basics(n, g, [] if n == "reference" else real, dna) for n, g in groups.items()],
+              "Complexity: share of different words among a sequence's own; arrays of one motif have little. "
               "Diversity: mean share of letters in which pairs differ. Novelty: least such share to the reference."),
         Table(["entry", "value"], [[k, _shown(v)] for k, v in about.items() if k != "nats"], "Manifest")])]  # fmt: skip
     if dna:

@@ -207,7 +207,17 @@ def test_a_report_says_what_it_must(loaded: SequenceModel, tmp_path: Path) -> No
     found = report.report([tmp_path / "x.fasta"], reference=tmp_path / "real.fasta", reward=["gc(0.5,0.6)"],
                           out=tmp_path / "r.html")  # fmt: skip
     page = (tmp_path / "r.html").read_text()
-    for word in ("K-mers", "control", "novelty", "TATAWAW", "forbid BsaI", "exact copies", "95 % interval", "nats"):
+    for word in (
+        "K-mers",
+        "control",
+        "complexity",
+        "novelty",
+        "TATAWAW",
+        "forbid BsaI",
+        "exact copies",
+        "95 % interval",
+        "nats",
+    ):
         assert word in page, word
     assert found["sequences"] == 10
 

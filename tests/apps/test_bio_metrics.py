@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from apps.bio import metrics
+from apps.bio import metrics, report
 from apps.bio.baselines import Chain, interpolated, markov, shuffled
 from apps.bio.tokenizer import Tokenizer
 
@@ -66,3 +66,12 @@ def test_backing_off_beats_counting() -> None:
     fold = np.arange(50) % 5
     train, test = X[:40], X[40:]
     assert interpolated(train, 4, fold[:40]).nll(test).mean() < markov(train, 4).nll(test).mean()
+
+
+def test_arrays_have_little_complexity() -> None:
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.integers(0, 4, 200), np.tile([2, 2, 2, 2, 1], 40)])
+    found = metrics.complexity(x)
+    assert found[0] > 0.95 and found[1] == 5 / 195
+    letters = ["".join("ACGT"[v] for v in row) for row in x]
+    assert report.complexity(letters, 6) == pytest.approx(found.mean())
