@@ -27,7 +27,8 @@ sample toy --seed x ; sample toy --shards 2 -n 4 ; sample toy --shards 2 -n 4 --
 sample toy --shards 9 -n 2 --out y.jsonl ; evaluate nowhere ; evaluate damaged ; data nothing ; recipes extra ;
 nosuchverb ; trian toy ; --nosuch ; recipes --json extra ; data toy ; sample --model toy ; sample toy --seed -1 ;
 sample dir ; sample file ; sample /dev/null ; check dir ; check file ; train toy "" ; train toy =3 ;
-train toy trainer=3 ; train toy --cfg ; train toy --cfg nosuch ; train toy --info nosuch ; train toy --ot x ; train toy --nosuch ;
+train toy trainer=3 ; train toy --cfg ; train toy --cfg nosuch ; train toy --info nosuch ; train toy --ot x ;
+train toy --nosuch ;
 train toy --initial absent ; train toy --initial foreign ; train toy --out /proc/none/r ; train empty.yaml ;
 train list.yaml ; train loop.yaml ; train tab.yaml ; train garbage.yaml ; train dir.yaml ; train trainer.devices=0 ;
 train trainer.steps=1.5 ; train trainer.steps= ; train "trainer={steps: 3, stepz: 2}" ; train trainer.max_minutes=-1 ;
