@@ -42,8 +42,13 @@ def judge(model: FieldModel, data: Splits) -> dict[str, Any]:
     found = model.spread
     start = torch.from_numpy(test.states[:, 0])
     out: dict[str, Any] = {"sigma": found.tendency, "rings": found.rings, "memory": found.memory, "floor": found.floor}
-    out |= {"scale": list(found.scale), "kept_beside_the_weights": bool(found.scale), "test_trajectories": len(test)}
-    plain = replace(found, times=(), scale=())
+    out |= {
+        "least": found.least,
+        "scale": list(found.scale),
+        "kept_beside_the_weights": bool(found.scale),
+        "test_trajectories": len(test),
+    }
+    plain = replace(found, least=0.0, times=(), scale=())
     for label, spread in (("", found), ("unscaled_", plain), ("noisy_starts_", ensemble.Spread(start=0.02))):
         own = ensemble.members(model.net, start, steps, spread, MEMBERS, 0, every=every, stride=stride)
         own = own[:, :, 1:, free].swapaxes(0, 1)

@@ -8,7 +8,6 @@ import numpy as np
 
 from apps.pde import metrics, pictures, verbs
 from apps.pde.data import splits
-from apps.pde.ensemble import TRIED, calibrate
 from apps.pde.generate import FieldModel
 from core.run.report import Commands, Link, Picture, Section, Table, Text
 
@@ -33,8 +32,7 @@ def _hole(model: FieldModel, folder: Path) -> Section:
     """Roll the shipped model out around the hole, beside what one would use instead."""
     data = splits(model.recipe.data, model.recipe.seed)
     truth = data.test.states[0]
-    spread = calibrate(model.net, data.valid, n=8, tried=TRIED[:2])
-    mean, members = model.ensemble(truth[0], len(truth) - 1, MEMBERS, spread)
+    mean, members = model.ensemble(truth[0], len(truth) - 1, MEMBERS)
     assert mean.spread is not None
     middle = len(truth) // 3
     panels = {"truth": truth, "mean of the ensemble": mean.states, "error": np.abs(mean.states - truth),

@@ -6,14 +6,17 @@
 
 with r a random field of unit variance, smooth over some rings of the mesh (S) and some time (rho = exp(-dt / memory)):
 stochastically perturbed tendencies (Buizza, Miller and Palmer, 1999, Q. J. R. Meteorol. Soc. 125) with a floor for
-places where little moves. Every member keeps its boundary values. Member m is a function of (seed, m) alone.
+places where little moves. Every member keeps its boundary values. Before it is dressed (below), member m is a function
+of (seed, m) alone.
 
 `calibrate` finds sigma so that spread equals error over validation trajectories (Fortin et al., 2014), and takes the
 reach, memory and floor that cover the truth most nearly as often as they say, of those whose continuous ranked
-probability score is within 3 % of the best there. `conform` then scales what members differ by from their mean, as a
-function of time, until their 90 % intervals hold 90 % of the truth of further validation trajectories (split conformal
-prediction; Papadopoulos et al., 2002; here with the marginal over nodes, fields and trajectories that stand near in
-time). The result is a few numbers, which `save` puts beside a model's weights and `read` finds there.
+probability score is within 3 % of the best there. `conform` then dresses the members:
+their distances from their mean gain a smooth pattern of each member's own, `least` times the mean spread of the moment,
+and are scaled as a function of time until 90 % intervals hold 90 % of the truth of further validation trajectories
+(split conformal prediction; Papadopoulos et al., 2002; here marginal over the nodes, fields and trajectories that stand
+near in time; dressing: Roulston and Smith, 2003, Tellus A 55). `least` is the one with which spread then equals error
+most nearly. The result is a few numbers, which `save` puts beside a model's weights and `read` finds there.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Spread", "calibrate", "conform", "members", "read", "save"]
 
-FILE, LEVEL = "spread.json", 0.9
+FILE, LEVEL, LEAST = "spread.json", 0.9, (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ class Spread:
         rings: reach of r, in rings of the mesh.
         memory: of r, in units of time; infinite: a pattern for each member.
         floor: least disturbance, relative to the mean tendency of the moment.
-        scale: factors on the members' distance from their mean, at the times since the start `times`; constant before
-            the first and after the last.
+        least: pattern that is added to the members' distance from their mean, relative to the mean spread.
+        scale: factors on that distance, at the times since the start `times`; constant before the first and after the
+            last.
     """
 
     start: float = 0.0
@@ -65,16 +69,23 @@ class Spread:
     floor: float = 0.0
     rings: int = 2
     memory: float = math.inf
+    least: float = 0.0
     times: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
 
-    def spread(self, states: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Return members [..., n, T, N, C] at times [T] since the start with their distances scaled."""
+    def dress(self, states: np.ndarray, times: np.ndarray, pattern: np.ndarray) -> np.ndarray:
+        """Return members [V, n, T, N, C] at times [T] since the start, dressed with patterns [n, N, C]."""
         if not self.times:
             return states
         factor = np.interp(times, self.times, self.scale).astype(states.dtype)[:, None, None]
-        mean = states.mean(-4, keepdims=True)
-        return mean + factor * (states - mean)
+        mean = states.mean(1, keepdims=True)
+        return mean + factor * patterned(states - mean, pattern, self.least)
+
+
+def patterned(apart: np.ndarray, pattern: np.ndarray, least: float) -> np.ndarray:
+    """Return distances [V, n, T, N, C] from the mean plus `least` times their mean size times patterns [n, N, C]."""
+    size = np.sqrt(np.square(apart).mean((1, 3), keepdims=True))
+    return apart + least * size * (pattern - pattern.mean(0))[None, :, None]
 
 
 TRIED = tuple(Spread(0.0, 0.1, floor, rings, memory)
@@ -135,7 +146,13 @@ def members(
         if k % every == 0:
             kept.append(u)
     out = torch.stack(kept, 1).reshape(V, n, -1, *size).cpu().numpy()
-    return spread.spread(out, np.arange(out.shape[2]) * every * span)
+    if not spread.times:
+        return out
+    pattern = S(stream.fold(5).normal(*size).to(start))[:n].cpu().numpy()
+    out = torch.from_numpy(spread.dress(out, np.arange(out.shape[2]) * every * span, pattern)).to(start)
+    frames = out.flatten(0, 1).unbind(1)
+    held = [net.pad(v, t + k * every * span, given) for k, v in enumerate(frames)]
+    return torch.stack(held, 1).reshape(V, n, -1, *size).cpu().numpy()
 
 
 def calibrate(
@@ -198,20 +215,31 @@ def conform(
     truth = valid.states[:, :: stride * every][:, 1 : steps // every + 1]
     start = torch.from_numpy(valid.states[:, 0]).to(net.points.device)
     given = {k: torch.from_numpy(v).float()[:, None] for k, v in valid.parameters.items()}
-    plain = replace(spread, times=(), scale=())
+    plain = replace(spread, least=0.0, times=(), scale=())
     own = members(net, start, steps, plain, n, seed, float(valid.times[0]), given, every, stride)[:, :, 1:]
     free = ~net.boundary.dirichlet.all(-1).cpu().numpy()
     own, truth = own[..., free, :].astype(np.float64), truth[..., free, :]
-    mean = own.mean(1)
-    low, high = np.quantile(own, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], 1, method="weibull")
-    gap = truth - mean
-    need = np.where(gap > 0, gap / (high - mean).clip(1e-12), gap / (low - mean).clip(max=-1e-12))  # [V, T, N, C]
-    span = net.dt * net.substeps * stride * every
-    times, scale = [], []
-    for block in np.array_split(np.arange(truth.shape[1]), min(blocks, truth.shape[1])):
-        times.append(float((block + 1).mean() * span))
-        scale.append(float(np.quantile(need[:, block], LEVEL)))
-    return replace(spread, times=tuple(times), scale=tuple(scale))
+    noise = Stream(seed, torch.arange(n)).fold(5).normal(*valid.states.shape[2:]).to(start)
+    pattern = SparseMap(smoother(net.mesh, spread.rings)).to(start.device)(noise).cpu().numpy()[:, free]
+    mean = own.mean(1, keepdims=True)
+    times = (np.arange(truth.shape[1]) + 1) * net.dt * net.substeps * stride * every
+    parts = np.array_split(np.arange(len(times)), min(blocks, len(times)))
+    at = tuple(float(times[part].mean()) for part in parts)
+    found = []
+    for least in LEAST:
+        apart = patterned(own - mean, pattern, least)
+        scale = tuple(_scale(truth[:, part] - mean[:, 0, part], apart[:, :, part]) for part in parts)
+        made = replace(spread, least=least, times=at, scale=scale)
+        dressed = made.dress(own, times, pattern).swapaxes(0, 1)
+        found.append((abs(math.log(metrics.spread_skill(dressed, truth))), made))
+    return min(found, key=lambda item: item[0])[1]
+
+
+def _scale(gap: np.ndarray, apart: np.ndarray) -> float:
+    """Return the factor on distances [V, n, T, N, C] at which intervals hold gaps [V, T, N, C] as often as they say."""
+    low, high = np.quantile(apart, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], 1, method="weibull")
+    need = np.where(gap > 0, gap / high.clip(1e-12), gap / low.clip(max=-1e-12))
+    return float(np.quantile(need, LEVEL))
 
 
 def save(spread: Spread, folder: Path) -> Path:

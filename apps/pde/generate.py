@@ -183,7 +183,7 @@ class FieldModel:
     ) -> tuple[Fields, np.ndarray]:  # fmt: skip
         """Return mean and spread of perturbed roll-outs, and the members [M, T, N, C].
 
-        `spread` says how they differ, the calibrated one by default; member m is a function of (seed, m).
+        `spread` says how they differ, the calibrated one by default; all is a function of (seed, members).
         """
         net = self.net
         u = torch.as_tensor(np.asarray(start, np.float32))[None].to(net.points.device)

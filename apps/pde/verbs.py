@@ -127,7 +127,7 @@ def calibrate(name: str, *, further: int) -> dict[str, Any]:
     found = model.calibrate(further)
     assert model.path is not None
     result: dict[str, Any] = {"sigma": found.tendency, "rings": found.rings, "memory": found.memory}
-    result |= {"floor": found.floor, "scale": " ".join(f"{s:.3f}" for s in found.scale)}
+    result |= {"floor": found.floor, "least": found.least, "scale": " ".join(f"{s:.3f}" for s in found.scale)}
     result |= {"at": " ".join(f"{t:.3g}" for t in found.times), "out": str(save(found, model.path))}
     return result | {"processor_seconds": round(time.process_time() - began, 1)}
 

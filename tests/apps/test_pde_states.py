@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,11 @@ def test_conformal_scale_covers_and_travels(tmp_path: Path) -> None:
     covered = {k: metrics.coverage(v[..., free, :], truth[4:, 1:, free]) for k, v in own.items()}
     assert 0.8 < covered["wide"] < 0.97 and covered["narrow"] < covered["wide"] - 0.05
     assert not own["wide"][..., MESH.nodes("hole"), :].any()
+    plain = ensemble.members(net, torch.from_numpy(truth[4:5, 0]), 12, narrow, 8)
+    least = replace(narrow, least=1.0, times=(0.1,), scale=(2.0,))
+    dressed = ensemble.members(net, torch.from_numpy(truth[4:5, 0]), 12, least, 8)
+    assert np.allclose(dressed.mean(1), plain.mean(1), atol=1e-5)  # dressing moves no mean
+    assert dressed[:, :, 1:, free].std(1).min() > 0 and not dressed[..., MESH.nodes("hole"), :].any()
 
     assert ensemble.read(tmp_path) is None
     assert ensemble.read(ensemble.save(wide, tmp_path).parent) == wide
