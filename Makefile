@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs lock
+.PHONY: help demo test check docs audit lock
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -28,6 +28,10 @@ check: $(VENV)/.ready ## ruff (laws and form) and pyright
 
 docs: $(VENV)/.ready ## the pages of docs/ as a site: out/docs/index.html
 	$(RUN) -m mkdocs build --quiet --strict
+
+audit: ## what public advisories say of the pinned versions (asks pypi.org; informs, never fails)
+	@test -x $(VENV)-audit/bin/pip-audit || ($(PY) -m venv $(VENV)-audit && $(VENV)-audit/bin/python -m pip install --quiet pip-audit)
+	-$(VENV)-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 lock: ## write constraints.txt from a fresh environment
 	rm -rf $(VENV)-lock && $(PY) -m venv $(VENV)-lock

@@ -140,6 +140,13 @@ def test_nothing_dangerous_is_written(path: Path) -> None:
     assert list(calls(path)) == []
 
 
+def test_nothing_listens() -> None:
+    """There is no service: what R28 asks of one is asked of nobody."""
+    doors = {"socket", "socketserver", "http.server", "xmlrpc", "wsgiref", "flask", "fastapi", "uvicorn", "aiohttp"}
+    heard = {f"{short(p)}: {n}" for p in SOURCES for n in imports(p) if {n, n.split(".")[0]} & doors}
+    assert {line for line in heard if line.startswith(("core", "apps"))} == set()
+
+
 def test_importing_the_rooms_is_cheap() -> None:
     import subprocess
 
