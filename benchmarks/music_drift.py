@@ -2,9 +2,9 @@
 
 The flow and the post-trained model of one recipe (`runs/music/chorales-home`, `runs/music/chorales-arc`) play 50 blocks
 from the same seeds, nothing asked. Blocks are compared with held-out music (valid) by the Frechet distance of 17
-features. Beside the distances: the slope of the loudness that is heard, the similarity of blocks to those 1 to 8 before (a loop
-reaches 1) in as many blocks as held-out pieces have, and tempo and pitch-class entropy of the last five blocks against
-the 95 % band of five blocks of held-out music.
+features. Beside the distances: the slope of the loudness that is heard, the similarity of blocks to those 1 to 8 before
+(a loop reaches 1) in as many blocks as held-out pieces have, and tempo and pitch-class entropy of the last five blocks
+against the 95 % band of five blocks of held-out music.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def bands(model: MusicModel) -> tuple[dict[str, tuple[float, float]], float, int
 def run(full: bool) -> Result:
     """Measure; `full` plays the flow with 50 steps too and listens to more pieces."""
     torch.set_num_threads(1)
-    flow, arc = open_run("chorales-home"), open_run("chorales-arc").set(solver="ping-pong")
+    flow, arc = open_run("chorales-home"), open_run("chorales-arc")
     real, trained = real_features(flow, "valid"), real_features(flow, "train")
     scale, rows, heard = real.std(0).clip(1e-3), 64, 16 if full else 6
     band, most, count = bands(flow)

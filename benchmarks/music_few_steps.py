@@ -27,7 +27,7 @@ def run(full: bool) -> Result:
     """Measure; `full` plays more pieces."""
     torch.set_num_threads(1)
     flow = open_run("chorales-home")
-    arc = open_run("chorales-arc").set(solver="ping-pong")
+    arc = open_run("chorales-arc")
     real, rows = real_features(flow, "valid"), 192 if full else 64
     frames, far, spread = 10 * flow.recipe.model.block, {}, {}
     for name, model, counts in (("flow", flow, (4, 8, 50)), ("arc", arc, (1, 2, 4, 8))):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from apps.music.codec import Codec
+from apps.music.model import AnyCodec
 from apps.music.pursuit import pursue
 from apps.music.roll import RollCodec
 from apps.music.steer import Steer, wishes
@@ -18,7 +18,7 @@ Move = Callable[[Tensor], Tensor]
 SWEEPS, ROUNDS, RATE = 3, 6, 0.15
 
 
-def follow(codec: Codec, context: FlowContext, bpm: float, weight: float, rule: Move | None) -> Move:
+def follow(codec: AnyCodec, context: FlowContext, bpm: float, weight: float, rule: Move | None) -> Move:
     """Prepare a context for its next block and return what is to be done with the block [B, L, dim] once it is made.
 
     Args:

@@ -101,13 +101,15 @@ class SampleConfig:
 
 @dataclass
 class ArcConfig:
-    """Adversarial post-training: blocks rolled out, most steps of each, layers that the critic reads, contrast.
+    """Adversarial post-training: blocks rolled out, least and most steps, layers that the critic reads, contrast.
 
+    Blocks are made as they are played, by `sample.solver`, which has to be one without memory (ping-pong, ddim).
     A share `alone` of the roll-outs begins with the model's own music instead of real music, a window of it after up to
     `burn` blocks: where endless play is to be, it has to be judged. The critic learns alone for `lead` steps.
     """
 
     blocks: int = setting(6, low=1)
+    least: int = setting(1, low=1)
     most: int = setting(5, low=1)
     depth: int = setting(4, low=1)
     width: int = setting(64, low=4)

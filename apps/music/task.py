@@ -28,10 +28,9 @@ from core.finetune import arc
 from core.nn.flow_context import FlowContext
 from core.noise import Stream
 from core.plan import Table
-from core.process.gaussian import Gaussian
 from core.run import checkpoint
 from core.solvers import grid
-from core.solvers.sde import ping_pong
+from core.solvers.presets import solver
 
 __all__ = ["ArcTask", "CodecTask", "FlowTask", "make"]
 
@@ -186,9 +185,12 @@ class ArcTask(FlowTask):
         def before(number: int) -> None:
             context.control = asked[number - burn if number >= burn else (number - burn) % window]
 
+        def table(steps: int) -> Table:
+            return solver(r.sample.solver, net.flow.process, grid.angle(net.flow.process, steps))
+
         roll = partial(
-            arc.rollout, context, net.flow.process, partial(_table, net.flow.process), (length, batch["x"].shape[2]),
-            stream=stream, most=r.arc.most, before=before,
+            arc.rollout, context, net.flow.process, table, (length, batch["x"].shape[2]), stream=stream,
+            most=r.arc.most, least=r.arc.least, before=before,
         )  # fmt: skip
         if u[0] < r.arc.alone:
             with torch.no_grad():
@@ -199,11 +201,6 @@ class ArcTask(FlowTask):
                 context.control = asked[n]
                 context.commit(block)
         return torch.cat([head, roll(blocks=r.arc.blocks, first=burn + window)], 1)
-
-
-def _table(process: Gaussian, steps: int) -> Table:
-    """Return ping-pong on the times at which it is played (`MusicModel.table`)."""
-    return ping_pong(process, grid.angle(process, steps))
 
 
 @dataclass(eq=False)

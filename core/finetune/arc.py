@@ -1,8 +1,9 @@
 """ARC-Forcing: a few-step generator of blocks is trained on its own roll-outs by an adversary.
 
 A flow that continues its own blocks drifts: in training its past was real. Here the past is its own. From a start the
-generator plays N blocks; block n takes k steps, k drawn anew, by ping-pong (predict, add fresh noise, predict), of
-which only the last keeps its gradient, and is detached before it becomes past: no gradient runs through time or cache.
+generator plays N blocks; block n takes k steps, k drawn anew, of a solver without memory (ping-pong: predict, add fresh
+noise, predict; or DDIM, which a flow already plays well), of which only the last keeps its gradient, and is detached
+before it becomes past: no gradient runs through time or cache.
 
 The adversary scores whole noisy sequences. Real and made ones get the same noise at the same time,
 `x_t = alpha x_0 + sigma eps`, lambda_t uniform on [-6, 2], and what counts is the difference of their scores,
