@@ -126,35 +126,44 @@ def f1(found: np.ndarray, real: np.ndarray, within: float = 0.05) -> float:
     return 2 * len(left) / (len(found) + len(real))
 
 
-def joins(audio: Tensor, at: np.ndarray, hop: int, seed: int = 0) -> dict[str, float]:
+def joins(
+    audio: Tensor | list[Tensor], at: np.ndarray | list[np.ndarray], hop: float, seed: int = 0
+) -> dict[str, float]:
     """Compare what happens where blocks meet with what happens at other places of the same grid.
 
     Args:
-        audio: samples [m].
-        at: samples where a block begins, [n].
-        hop: the grid on which blocks can begin; other multiples of it, with the same phase, are compared with.
-        seed: of the choice of as many inner places as there are joins.
+        audio: samples [m], or those of several sessions, whose places are taken together.
+        at: samples where a block begins, [n], for each session.
+        hop: samples, a fraction too, between the places where blocks can begin, counted from the first that is given;
+            the others are compared with.
+        seed: of the choice of four times as many inner places as there are joins.
 
     Returns:
         z-scores of spectral flux and of the largest step between samples within 2 ms, and how many dB the 95th
         percentile of the change of loudness over 50 ms is above that inside.
     """
-    rng = np.random.default_rng(seed)
-    edge = np.asarray([a for a in at if 4096 <= a < len(audio) - 4096], int)
-    grid = np.setdiff1d(np.arange(edge.min() % hop, len(audio) - 4096, hop), edge)
-    inner = grid[grid >= 4096]
-    inner = rng.choice(inner, min(len(inner), 4 * len(edge)), replace=False)
-    x = audio.double()
+    rng, here, there = np.random.default_rng(seed), [], []
+    sessions = [(audio, at)] if isinstance(audio, Tensor) else zip(audio, at, strict=True)
+    for sound, places in sessions:
+        last = len(sound) - 4096
+        edge = np.asarray([a for a in places if 4096 <= a < last], int)  # type: ignore[union-attr]
+        first = float(edge.min()) % hop
+        grid = np.round(first + hop * np.arange(int((last - first) // hop) + 1)).astype(int)
+        inner = grid[(grid >= 4096) & (grid < last) & (np.abs(grid[:, None] - edge).min(1) > 2)]
+        inner = rng.choice(inner, min(len(inner), 4 * len(edge)), replace=False)
+        here += [_change(sound.double(), int(p)) for p in edge]
+        there += [_change(sound.double(), int(p)) for p in inner]
+    a, b = np.array(here), np.array(there)
+    z = (a.mean(0) - b.mean(0)) / b.std(0).clip(1e-9)
+    rise = np.percentile(a[:, 2], 95) - np.percentile(b[:, 2], 95)
+    return {"flux_z": float(z[0]), "step_z": float(z[1]), "loudness_p95_db": float(rise), "joins": len(a)}
 
-    def measure(place: int) -> tuple[float, float, float]:
-        before, after = x[place - 1024 : place], x[place : place + 1024]
-        a, b = (magnitude(v[None].float())[0].clamp(min=1e-4).log() for v in (before, after))
-        step = (x[place - 64 : place + 64].diff()).abs().max() / x[place - 1024 : place + 1024].std().clamp(min=1e-4)
-        loud = [20 * torch.log10(v.square().mean().sqrt().clamp(min=1e-4)) for v in
-                (x[place - 1600 : place], x[place : place + 1600])]  # fmt: skip
-        return float((b - a).clamp(min=0).mean()), float(step), float((loud[1] - loud[0]).abs())
 
-    here, there = (np.array([measure(int(p)) for p in places]) for places in (edge, inner))
-    z = (here.mean(0) - there.mean(0)) / there.std(0).clip(1e-9)
-    rise = np.percentile(here[:, 2], 95) - np.percentile(there[:, 2], 95)
-    return {"flux_z": float(z[0]), "step_z": float(z[1]), "loudness_p95_db": float(rise), "joins": len(edge)}
+def _change(x: Tensor, place: int) -> tuple[float, float, float]:
+    """Return spectral flux, largest step and change of loudness in dB of samples about a place."""
+    before, after = x[place - 1024 : place], x[place : place + 1024]
+    a, b = (magnitude(v[None].float())[0].clamp(min=1e-4).log() for v in (before, after))
+    step = (x[place - 64 : place + 64].diff()).abs().max() / x[place - 1024 : place + 1024].std().clamp(min=1e-4)
+    loud = [20 * torch.log10(v.square().mean().sqrt().clamp(min=1e-4)) for v in
+            (x[place - 1600 : place], x[place : place + 1600])]  # fmt: skip
+    return float((b - a).clamp(min=0).mean()), float(step), float((loud[1] - loud[0]).abs())
