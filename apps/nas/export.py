@@ -51,17 +51,22 @@ def picture(cell: Cell, path: Path) -> None:
     figure = Figure(figsize=(1.7 * len(graph), 3.0))
     axes = figure.add_subplot()
     place = {j: (1.0 * n, 0.0) for n, j in enumerate(sorted(graph))}
+    label = {"boxstyle": "round", "fc": "white", "ec": "black"}
+    boxes = {}
+    for j, data in graph.nodes(data=True):
+        name = axes.text(*place[j], data["op"] or str(j), ha="center", va="center", fontsize=8, bbox=label)
+        boxes[j] = name.get_bbox_patch()
     for i, j, data in graph.edges(data=True):
         (x, _), (y, _) = place[i], place[j]
         bend = 0.0 if y - x <= 1 else 0.28 * (1 if (i + j) % 2 else -1)
-        style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={-bend}", "shrinkA": 14, "shrinkB": 14}
-        axes.annotate("", (y, 0), (x, 0), arrowprops=style)
-        axes.text((x + y) / 2, bend * (y - x) / 2 + 0.03, data.get("op", ""), ha="center", fontsize=7)
-    for j, data in graph.nodes(data=True):
-        box = {"boxstyle": "round", "fc": "white", "ec": "black"}
-        axes.text(*place[j], data["op"] or str(j), ha="center", va="center", fontsize=8, bbox=box)
+        style = {"arrowstyle": "-|>", "color": "black", "connectionstyle": f"arc3,rad={-bend}"}
+        axes.annotate("", (y, 0), (x, 0), arrowprops={**style, "patchA": boxes[i], "patchB": boxes[j]})
+        paper = {"boxstyle": "square,pad=0.1", "fc": "white" if bend else "none", "ec": "none"}
+        where = ((x + y) / 2, bend * (y - x) / 2 + (0 if bend else 0.06))
+        axes.text(*where, data.get("op", ""), ha="center", va="center", fontsize=7, bbox=paper)
     axes.set_xlim(-0.5, len(graph) - 0.5)
     axes.set_ylim(-0.8, 0.8)
+    axes.set_aspect("equal")
     axes.axis("off")
     figure.savefig(path, bbox_inches="tight", dpi=150)
 
