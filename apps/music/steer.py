@@ -46,6 +46,7 @@ SOFT = 6.0
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(mode=False)
 def _stroke(kind: int, pitch: int, rows: int, held: int) -> Tensor:
     """Return T_k [rows, 1 + MELS + 12] of a class of drums, or of a pitch (>= 0) held for `held` samples."""
     synth = Synth()
@@ -62,6 +63,7 @@ def _stroke(kind: int, pitch: int, rows: int, held: int) -> Tensor:
 
 
 @lru_cache(maxsize=1)
+@torch.inference_mode(mode=False)
 def _sums() -> Tensor:
     """Return the weights [MELS, 2] that turn mels into the sums of magnitudes and of magnitudes times Hz / 1000."""
     aim = torch.stack([torch.ones(len(bins())), bins() / 1000], 1).double()

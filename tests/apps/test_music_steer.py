@@ -11,6 +11,7 @@ from torch import Tensor
 
 from apps import music
 from apps.music import controls, tunes
+from apps.music import steer as steer_module
 from apps.music.corpus import Corpus
 from apps.music.follow import follow
 from apps.music.generate import MusicModel
@@ -124,6 +125,25 @@ def test_steered_pieces_follow_what_unsteered_ones_do_not(model: MusicModel) -> 
     first = session.block().frames
     again = model.sample(1, frames=32, asked=asked, bpm=100.0, steps=2, steer=2.0).frames[0, :16]
     assert torch.allclose(first, again, atol=1e-5)
+
+
+def test_models_of_notes_are_steered_by_descent() -> None:
+    torch.manual_seed(0)
+    small = ["data.count=14", "model.dim=16", "model.depth=1", "codec.dim=24", "codec.drums=false", "codec.ticks=2"]
+    recipe = load_recipe("music", "toy", small)
+    net = MusicNet(recipe)
+    net.codec.fit(tunes.collection(0, 14))  # type: ignore[operator]
+    for p in net.flow.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    for cached in (steer_module._stroke, steer_module._sums):
+        cached.cache_clear()  # as in a fresh process, whose first call is made while sampling
+    asked = {"loudness": torch.full((8, 1), 0.8), "chroma": 3 * torch.eye(12)[[0, 0, 0, 0, 7, 7, 7, 7]]}
+    cosines = []
+    for weight in (0.0, 1.0):
+        made = MusicModel(net, recipe).sample(1, frames=8, asked=asked, bpm=100.0, steps=2, steer=weight)
+        mine = heard(made.score(0), 8, 2)["chroma"]
+        cosines.append(float(torch.cosine_similarity(mine, asked["chroma"], dim=1).mean()))
+    assert cosines[1] > cosines[0] + 0.1
 
 
 def test_nothing_asked_by_ear_steers_nothing(model: MusicModel) -> None:
