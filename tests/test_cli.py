@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from apps import DOMAINS
 from apps.__main__ import main
-from core.run.cli import ORDER
+from core.run.cli import ORDER, emit
 from core.run.launch import read
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,6 +143,15 @@ def test_check_and_recipes(quintet: Quintet, tmp_path: Path) -> None:
     found = json.loads(quintet("toy", "check", "--json").out)
     assert found["parameters"] == 321 and found["without_gradient"] == 0
     assert set(json.loads(quintet("toy", "recipes", "--json").out)) == {"bare", "toy"}
+
+
+def test_json_is_json_even_without_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    emit({"a": float("nan"), "b": [1.0, float("inf")], "c": {"d": np.float64("nan"), "e": Path("x")}}, True)
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [1.0, None],
+        "c": {"d": None, "e": "x"},
+    }
 
 
 def test_words_are_sorted_wherever_the_flags_stand() -> None:

@@ -14,6 +14,7 @@ stdout carries the result, as text or as one JSON object; stderr the progress. A
 exit code; nothing but typer is imported before a verb runs.
 """
 
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -128,12 +129,21 @@ def exemplified(domain: str, examples: Mapping[str, str]) -> type[Verbs]:
     return Exemplified
 
 
+def finite(value: Any) -> Any:
+    """Return a value with null for each number that JSON cannot say."""
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def emit(result: Mapping[str, Any], as_json: bool = False) -> None:
     """Print a result on stdout: one JSON object, or a line for each entry."""
     import json
 
     if as_json:
-        print(json.dumps(result, default=str))
+        print(json.dumps(finite(result), default=str, allow_nan=False))
         return
     width = max((len(key) for key in result), default=0)
     for key, value in result.items():
