@@ -2,6 +2,9 @@
 
 **Burgers A.** `runs/pde/burgers-0`, trained on trajectories to t = 1.6, runs to t = 16 from two fresh starts beside the
 spectral solver: the largest deviation of the kinetic energy at any time, and the correlation up to twice the horizon.
+Soon little but a slow decay is left, half a per cent of the first energy, and whatever a model does to fields that are
+nearly uniform adds up. So there is a second model, `runs/pde/burgers-still-0`, trained with `model.still=true
+trainer.steps=20`: it is told that uniform states stay as they are.
 
 **Wakes.** Trajectories of `quintet pde simulate cylinder` at Reynolds numbers that no training saw, 50 D/U long. Their
 model is the phase on a cycle (`apps/pde/cycle.py`), fitted to the training trajectories: it runs ten times as long, and
@@ -17,37 +20,44 @@ import numpy as np
 import torch
 
 from apps.pde import cycle, metrics, spectral
+from apps.pde.generate import FieldModel
 from benchmarks import _pde
 from benchmarks.harness import Bar, Result
 
 __all__ = ["run"]
 
+RUNS = {"burgers-0": "told the diffusion", "burgers-still-0": "told also that uniform states stay"}
 SEED, STARTS, HORIZON, TIMES, EVERY = 78_000, 2, 1600, 10, 40
 
 
-def burgers() -> dict[str, Any]:
-    """Return what ten times the horizon does to Burgers A."""
-    model = _pde.model("burgers-0")
-    if model is None:
+def burgers() -> dict[str, dict[str, Any]]:
+    """Return what ten times the horizon does to the models of Burgers A."""
+    models = {name: m for name in RUNS if (m := _pde.model(name)) is not None}
+    if not models:
         return {}
-    net, dt = model.net, model.recipe.data.dt
-    solver = spectral.Spectral("burgers", net.system.parameters, 128)
-    steps, pairs = TIMES * HORIZON, []
+    first = next(iter(models.values()))
+    dt, steps, truths = first.recipe.data.dt, TIMES * HORIZON, []
+    solver = spectral.Spectral("burgers", first.net.system.parameters, 128)
     for k in range(STARTS):
         start = np.moveaxis(spectral.initial(solver.grid(), SEED + k), -1, 0)
-        truth = solver.run(start, dt, steps, EVERY, net.mesh.points)
-        pairs.append((model.rollout(truth[0], steps, every=EVERY).states, truth))
-    own, truth = (np.stack(part) for part in zip(*pairs, strict=True))
-    area, twice = net.mesh.node_area, 2 * HORIZON // EVERY
-    ratio = metrics.energy(own, area) / metrics.energy(truth, area)
-    correlation = metrics.correlation(own, truth)
+        truths.append(solver.run(start, dt, steps, EVERY, first.mesh.points))
+    truth = np.stack(truths)
+    return {name: far(m, truth) for name, m in models.items()}
+
+
+def far(model: FieldModel, truth: np.ndarray) -> dict[str, Any]:
+    """Return how a model's roll-outs compare with the truth [V, T, N, C]."""
+    steps = (truth.shape[1] - 1) * EVERY
+    own = np.stack([model.rollout(v[0], steps, every=EVERY).states for v in truth])
+    area, twice = model.mesh.node_area, 2 * HORIZON // EVERY
+    true = metrics.energy(truth, area)
+    ratio, correlation = metrics.energy(own, area) / true, metrics.correlation(own, truth)
+    marks = {f"{k}": float(np.abs(ratio[:, k * HORIZON // EVERY] - 1).max()) for k in (1, 2, 5, 10)}
     return {
         "finite": bool(np.isfinite(own).all()),
         "energy_off": float(np.abs(ratio - 1).max()),
-        "energy_off_at_times_of_the_horizon": {
-            f"{k}": float(np.abs(ratio[:, k * HORIZON // EVERY] - 1).max()) for k in (1, 2, 5, 10)
-        },
-        "energy_left": float((metrics.energy(truth, area)[:, -1] / metrics.energy(truth, area)[:, 0]).mean()),
+        "energy_off_at_times_of_the_horizon": marks,
+        "energy_left": float((true[:, -1] / true[:, 0]).mean()),
         "least_correlation_to_twice": float(correlation[:, : twice + 1].min()),
         "least_correlation_to_ten_times": float(correlation.min()),
     }
@@ -88,15 +98,16 @@ def run(full: bool) -> Result:
     """Run the benchmark."""
     torch.set_num_threads(1)
     figures = {"burgers_a": burgers(), "wakes": wakes()}
-    b, w = figures["burgers_a"], [v for v in figures["wakes"].values() if isinstance(v, dict)]
-    nan = float("nan")
-    bars = [
-        Bar("Burgers A, ten times the horizon: finite", float(b.get("finite", nan)), "==", 1),
-        Bar("Burgers A, ten times the horizon: energy, largest deviation", b.get("energy_off", nan), "<=", 0.05),
-        Bar(
-            "Burgers A, twice the horizon: least correlation (paper, wake: 0.85)",
-            b.get("least_correlation_to_twice", nan), ">=", 0.95,
-        ),
+    w = [v for v in figures["wakes"].values() if isinstance(v, dict)]
+    nan, bars = float("nan"), []
+    for name, label in RUNS.items():
+        b = figures["burgers_a"].get(name, {})
+        bars += [Bar(f"Burgers A, {label}, ten times the horizon: finite", float(b.get("finite", nan)), "==", 1),
+                 Bar(f"Burgers A, {label}, ten times the horizon: energy, largest deviation",
+                     b.get("energy_off", nan), "<=", 0.05),
+                 Bar(f"Burgers A, {label}, twice the horizon: least correlation (paper, wake: 0.85)",
+                     b.get("least_correlation_to_twice", nan), ">=", 0.95)]  # fmt: skip
+    bars += [
         Bar("Wakes, phase model: finite", float(all(v["finite"] for v in w)) if w else nan, "==", 1),
         Bar("Wakes, phase model: energy, largest deviation",
             max((v["energy_off"] for v in w), default=nan), "<=", 0.05),

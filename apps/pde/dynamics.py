@@ -56,7 +56,7 @@ class Dynamics(nn.Module):
             if config.correct and plain.stencils is not None:
                 own = Correction(mesh, plain.stencils, ("dx", "dy", "lap"), max(2, plain.stencils.index.shape[1] // 16))
                 self.operators = CorrectedOperators(plain, own)
-            self.net = Plus(mesh, len(fields), config.width, config.rounds, config.inputs)
+            self.net = Plus(mesh, len(fields), config.width, config.rounds, config.inputs, config.still)
         self.register_buffer("points", torch.from_numpy(mesh.points), persistent=False)
         self.imex = self._implicit(plain) if config.integrator == "imex" else None
 

@@ -22,6 +22,7 @@ class ModelConfig:
     `knowledge`: terms that are told, `none`, `diffusion` or `full`; `terms` adds or replaces some, field: expression.
     `operators`, `k`, `degree`: family and size of stencils (0: the family's own). `correct` learns a change of them.
     `integrator`: a tableau of the core's, or `imex`. `inputs`: highest derivative that the network sees.
+    `still` says that uniform states do not move by themselves (no reactions, no sources).
     `laplace`, `block`, `padding`, `split` belong to PhyMPGN; `padding` off leaves the boundary to the network.
     """
 
@@ -36,6 +37,7 @@ class ModelConfig:
     width: int = setting(64, low=0)
     rounds: int = setting(0, low=0)
     inputs: int = setting(2, low=0, high=2)
+    still: bool = setting(False)
     laplace: str = setting("block", choices=("block", "plain"))
     block: int = setting(16, low=4)
     padding: bool = setting(True)

@@ -161,6 +161,7 @@ class Plus(nn.Module):
         width: of the perceptron (0: none, the polynomial alone).
         rounds: of message passing (0: purely local).
         inputs: 0: u; 1: u and its gradient; 2: and its Laplacian.
+        still: take off what the net gives where all derivatives are zero, so that uniform states stay as they are.
     """
 
     scale: Tensor
@@ -171,9 +172,11 @@ class Plus(nn.Module):
     pairs: Tensor
     triples: Tensor
 
-    def __init__(self, mesh: Mesh, fields: int, width: int = 64, rounds: int = 0, inputs: int = 2) -> None:
+    def __init__(
+        self, mesh: Mesh, fields: int, width: int = 64, rounds: int = 0, inputs: int = 2, still: bool = False
+    ) -> None:
         super().__init__()
-        self.fields, self.inputs, self.width = fields, inputs, width
+        self.fields, self.inputs, self.width, self.still = fields, inputs, width, still
         size = fields * (1, 3, 4)[inputs]
         powers = {"pairs": combinations_with_replacement(range(size), 2),
                   "triples": combinations_with_replacement(range(fields), 3)}  # fmt: skip
@@ -201,7 +204,16 @@ class Plus(nn.Module):
         return torch.cat([u / s[0], dx / s[1], dy / s[1], lap / s[2]][: (1, 3, 4)[self.inputs]], -1)
 
     def powers(self, z: Tensor, at: Tensor | None = None) -> Tensor:
-        """Return p(z), [B, N, P], for z at all nodes, or at some (bool [N])."""
+        """Return p(z), [B, N, P], for z at all nodes, or at some (bool [N]); if `still`, less what z has of u alone."""
+        if self.still:
+            return self._powers(z, at) - self._powers(self.uniform(z), at)
+        return self._powers(z, at)
+
+    def uniform(self, z: Tensor) -> Tensor:
+        """Return z [B, N, S] with all derivatives set to zero."""
+        return torch.cat([z[..., : self.fields], torch.zeros_like(z[..., self.fields :])], -1)
+
+    def _powers(self, z: Tensor, at: Tensor | None) -> Tensor:
         (a, b), (i, j, k) = self.pairs, self.triples
         one, two = (self.near if at is None else self.near[at]).to(z).unbind(-1)
         more = [z * one[:, None], z * two[:, None]]
@@ -210,9 +222,15 @@ class Plus(nn.Module):
     def forward(self, u: Tensor, derivatives: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Return the unknown rate [B, N, C] from u and (dx u, dy u, lap u)."""
         z = self.see(u, derivatives)
-        rate = self.polynomial(self.powers(z))
+        rate = nn.functional.linear(
+            self.powers(z), self.polynomial.weight, None if self.still else self.polynomial.bias
+        )
         if not self.width:
             return self.out.to(u) * rate
+        more = self._head(u, z)
+        return self.out.to(u) * (rate + (more - self._head(u, self.uniform(z)) if self.still else more))
+
+    def _head(self, u: Tensor, z: Tensor) -> Tensor:
         seen = torch.cat([z, self.near.to(u).expand(*u.shape[:2], -1)], -1)
         if self.encode is not None:
             h = self.encode(seen)
@@ -220,7 +238,7 @@ class Plus(nn.Module):
             for layer in self.layers:
                 h = h + layer(h, edge, self.graph)
             seen = torch.cat([seen, h], -1)
-        return self.out.to(u) * (rate + self.head(seen))
+        return self.head(seen)
 
     @torch.no_grad()
     def fit(

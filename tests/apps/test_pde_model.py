@@ -243,3 +243,16 @@ def test_metrics_by_hand() -> None:
     wave = np.stack([np.cos(2 * np.pi * 3 * mesh.points[:, 0]), 0 * mesh.points[:, 0]], 1)
     power = metrics.spectrum(wave, mesh.points, mesh.node_area, 1.0, 6)
     assert power.argmax() == 2 and power[2] == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_still_network_leaves_uniform_states_alone() -> None:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    states = torch.from_numpy(rng.standard_normal((2, 12, len(MESH), 2)).astype(np.float32))
+    uniform = torch.tensor([0.3, -0.2]).expand(1, len(MESH), 2)
+    for still in (True, False):
+        net = Dynamics(ModelConfig(width=8, operators="least_squares", still=still), BURGERS, MESH, 0.01)
+        net.calibrate(states)
+        torch.nn.init.normal_(net.net.head[-1].weight)  # type: ignore[union-attr]
+        assert bool(net.rate(uniform, 0.0).abs().max() < 1e-3) is still
+        assert net.rate(states[:, 0], 0.0).abs().max() > 1
