@@ -14,6 +14,7 @@ from torch import Tensor
 
 from apps.music import controls, data
 from apps.music.corpus import told
+from apps.music.follow import STEER
 from apps.music.generate import MusicModel
 from apps.music.metrics import f1
 from apps.music.score import Score
@@ -24,8 +25,6 @@ from benchmarks.harness import Bar, Result
 
 __all__ = ["run"]
 
-WEIGHT = 0.7
-"""Of what is heard."""
 HEARD = ("loudness", "centroid", "onset", "chroma")
 
 
@@ -44,7 +43,7 @@ def agreement(name: str, real: Tensor, made: Tensor) -> float:
     return float(np.corrcoef(real[:, 0].numpy(), made[:, 0].numpy())[0, 1])
 
 
-def measure(model: MusicModel, pieces: list[Score], dropped: str = "", steer: float = WEIGHT) -> dict[str, float]:
+def measure(model: MusicModel, pieces: list[Score], dropped: str = "", steer: float = STEER) -> dict[str, float]:
     """Return the mean agreement of each feature over pieces, one of them maybe not asked for."""
     codec, found = model.net.codec, {k: [] for k in (*HEARD, "onset_f1", "tempo_error")}
     length = float(codec.ticks / 4)  # type: ignore[operator, arg-type]

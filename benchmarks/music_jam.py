@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from apps.music import data
+from apps.music.follow import STEER
 from apps.music.generate import MusicModel
 from apps.music.metrics import f1
 from apps.music.score import Score
@@ -25,7 +26,7 @@ __all__ = ["run"]
 
 def answer(model: MusicModel, score: Score, seed: int) -> Score:
     """Return what the model plays while it hears the sound of a score."""
-    session = model.live(seed, bpm=score.bpm, guidance=2.0, steer=0.7)
+    session = model.live(seed, bpm=score.bpm, guidance=2.0, steer=STEER)
     sound = torch.from_numpy(render(score)).float()
     frames = []
     for part in sound.split(round(session.frames * session.hop)):

@@ -16,6 +16,9 @@ Label = Annotated[str, typer.Option("--label", help="A style of the training dat
 Seed = Annotated[int, typer.Option("--seed", help="All randomness.", min=0)]
 Steps = Annotated[int | None, typer.Option("--steps", help="Solver steps per block.", min=1)]
 Guidance = Annotated[float | None, typer.Option("--guidance", help="Weight of what is asked; 1 obeys.", min=0)]
+Steer = Annotated[
+    float | None, typer.Option("--steer", help="Weight of how it is to sound against what the model would play.", min=0)
+]
 File = Annotated[Path, typer.Argument(help="WAV, FLAC, Ogg or MIDI.")]
 Blocks = Annotated[int, typer.Option("--blocks", help="Stop after so many blocks; 0 goes on for ever.", min=0)]
 
@@ -65,21 +68,24 @@ def continue_(
 
 @app.command()
 def sketch(
-    model: Model, file: File, seed: Seed = 0, steps: Steps = None, guidance: Guidance = None, out: Out = None,
-    json: Json = False,
+    model: Model, file: File, seed: Seed = 0, steps: Steps = None, guidance: Guidance = None, steer: Steer = None,
+    out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Turn a sketch into music: the notes of a MIDI file, or what a recording does, are asked for."""
     from apps.music import verbs
 
-    emit(verbs.sketch(model, file, seed, steps, guidance, out), json)
+    emit(verbs.sketch(model, file, seed, steps, guidance, steer, out), json)
 
 
 @app.command()
-def jam(model: Model, file: File, seed: Seed = 0, steps: Steps = None, out: Out = None, json: Json = False) -> None:
+def jam(
+    model: Model, file: File, seed: Seed = 0, steps: Steps = None, steer: Steer = None, out: Out = None,
+    json: Json = False,
+) -> None:  # fmt: skip
     """Accompany a recording, hearing it as it comes in: the answer is one block late."""
     from apps.music import verbs
 
-    emit(verbs.jam(model, file, seed, steps, out), json)
+    emit(verbs.jam(model, file, seed, steps, steer, out), json)
 
 
 @app.command("live", hidden=True)

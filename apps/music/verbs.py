@@ -126,7 +126,7 @@ def go_on(name: str, file: Path, seconds: float, seed: int, steps: int | None, o
 
 
 def sketch(
-    name: str, file: Path, seed: int, steps: int | None, guidance: float | None, out: Path | None
+    name: str, file: Path, seed: int, steps: int | None, guidance: float | None, steer: float | None, out: Path | None
 ) -> dict[str, Any]:
     """Make music that does what a sketch does."""
     model = load(name, steps)
@@ -144,7 +144,7 @@ def sketch(
         edges = torch.linspace(0, len(sound), count + 1)
         asked = controls.pool(controls.listen(sound), edges)
     frames = len(next(iter(asked.values())))
-    made = model.sample(1, frames=frames, asked=asked, bpm=bpm, seed=seed, guidance=guidance)
+    made = model.sample(1, frames=frames, asked=asked, bpm=bpm, seed=seed, guidance=guidance, steer=steer)
     written = made.write(out) if out is not None else []
     return {"asked": sorted(asked), "frames": frames, "bpm": bpm, "out": [str(p) for p in written]}
 
@@ -160,13 +160,13 @@ def _rate(model: MusicModel, bpm: float) -> float:
     return bpm / 60 * 4 / codec_.ticks if isinstance(codec_, RollCodec) else codec_.frame_rate
 
 
-def jam(name: str, file: Path, seed: int, steps: int | None, out: Path | None) -> dict[str, Any]:
+def jam(name: str, file: Path, seed: int, steps: int | None, steer: float | None, out: Path | None) -> dict[str, Any]:
     """Accompany a recording block by block; write both together."""
     model = load(name, steps)
     if out is not None:
         audio.check_format(out)
     heard = audio.read(file)
-    session = model.live(seed)
+    session = model.live(seed, **({} if steer is None else {"steer": steer}))
     session.warmup()
     lasts, parts = round(session.frames * session.hop), []
     for part in heard.split(lasts):
