@@ -82,7 +82,7 @@ def sample(
 @app.command()
 def evaluate(
     model: Model,
-    n: Annotated[int, typer.Option("-n", help="At most so many held-out sequences, and as many samples.")] = 640,
+    n: Annotated[int, typer.Option("-n", help="At most so many held-out sequences, and as many samples.", min=1)] = 640,
     draws: Annotated[int, typer.Option("--draws", help="Monte Carlo draws of the evidence bound.", min=1)] = 8,
     seed: Seed = 0, out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip

@@ -30,7 +30,7 @@ from apps.bio.manifest import manifest
 from apps.bio.peptide.files import suited
 from apps.bio.records import Designs, check_format, read, read_genbank
 from apps.bio.verbs import load, say
-from core.errors import InfeasibleError, UsageError
+from core.errors import DataError, InfeasibleError, UsageError
 
 if TYPE_CHECKING:
     from Bio.SeqRecord import SeqRecord
@@ -71,6 +71,8 @@ def order(rules: Mapping[str, Any], length: int, path: Path | None = None) -> Or
         return Order(specs, "?" * length)
     record, marks = _record(path)
     text = str(record.seq).upper()
+    if wrong := sorted(set(text) - set("ACGTURYSWKMBDHVN?")):
+        raise DataError("holds a letter that is no nucleotide", field="template", value=wrong[0])
     opened = np.ones(len(text), bool)
     if any(c in "?N" for c in text) and not kept:
         opened = np.array([c in "?N" for c in text])

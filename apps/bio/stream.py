@@ -7,13 +7,22 @@ from typing import Any
 import numpy as np
 
 from apps.bio import verbs
+from core.errors import UsageError
 from core.run.shards import Rows
 
 __all__ = ["rows"]
 
 
-def rows(model: str, *, n: int, length: int | None, start: str, seed: int, **settings: Any) -> Rows:
-    """Return the source of records `id`, `sequence` (arguments as in the verb `sample`)."""
+def rows(model: str, *, n: int, length: int | None, start: str, seed: int, topology: str = "", **settings: Any) -> Rows:
+    """Return the source of records `id`, `sequence` (arguments as in the verb `sample`).
+
+    Raises:
+        UsageError: a topology, which records of a shard cannot say.
+    """
+    if topology:
+        raise UsageError(
+            "is for .sdf, .smi and .helm, which are not written in shards", field="topology", value=topology
+        )
     net = verbs.sequences(verbs.load(model), "sample", "use `design` with a template")
 
     def draw(first: int, count: int) -> list[dict[str, Any]]:

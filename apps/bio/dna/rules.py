@@ -7,6 +7,7 @@ one automaton), letters allowed at each site, a timed automaton, or a budget.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -67,6 +68,8 @@ def motif(pattern: str, letters: str) -> motifs.Motif:
     """Return a motif, or the site of an enzyme that is named."""
     if letters == motifs.DNA and any(c.islower() for c in pattern):
         return motifs.parse(enzymes.site(pattern))
+    if re.fullmatch("[A-Z][a-z]{2}[A-Za-z0-9]*", pattern):
+        raise UsageError("enzymes cut DNA", field="motif", value=pattern)
     return motifs.parse(pattern, letters)
 
 
