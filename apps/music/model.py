@@ -105,7 +105,8 @@ class ArcConfig:
 
     Blocks are made as they are played, by `sample.solver`, which has to be one without memory (ping-pong, ddim).
     A share `alone` of the roll-outs begins with the model's own music instead of real music, a window of it after up to
-    `burn` blocks: where endless play is to be, it has to be judged. The critic learns alone for `lead` steps.
+    `burn` blocks: where endless play is to be, it has to be judged. The critic learns alone for `lead` steps. `keep`
+    weighs the flow's own loss on real windows in the generator's turns: it holds it near the flow that it came from.
     """
 
     blocks: int = setting(6, low=1)
@@ -114,6 +115,7 @@ class ArcConfig:
     depth: int = setting(4, low=1)
     width: int = setting(64, low=4)
     contrast: float = setting(1.0, low=0)
+    keep: float = setting(0.0, low=0)
     alone: float = setting(0.5, low=0, high=1)
     burn: int = setting(8, low=0)
     lead: int = setting(0, low=0)

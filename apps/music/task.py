@@ -172,6 +172,10 @@ class ArcTask(FlowTask):
             with arc.frozen(net.critic):
                 loss, figures = arc.generator_loss(net.critic, net.flow.process, real, made, stream.fold(1),
                                                    batch["control"])  # fmt: skip
+            if r.arc.keep:
+                window = (r.model.window + 1) * r.model.block
+                flow, _ = net(real[:, :window], batch["control"][:, :window], stream.fold(2))
+                loss, figures = loss + r.arc.keep * flow, figures | {"flow": flow.detach()}
         return loss, {f"{whose}_{k}": v for k, v in figures.items()}
 
     def _roll(self, net: MusicNet, batch: dict[str, Tensor], stream: Stream) -> Tensor:
