@@ -64,7 +64,7 @@ def load(name: str = "digits") -> Images:
     if name == "digits":
         from sklearn.datasets import load_digits
 
-        x, y = load_digits(return_X_y=True)
+        x, y = (np.asarray(values) for values in load_digits(return_X_y=True))
         x = x.reshape(-1, 8, 8) / 16
     elif path.is_dir():
         x, y = _folder(path)
