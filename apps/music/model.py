@@ -103,7 +103,7 @@ class SampleConfig:
 class ArcConfig:
     """Adversarial post-training: blocks rolled out, least and most steps, layers that the critic reads, contrast.
 
-    Blocks are made as they are played, by `sample.solver`, which has to be one without memory (ping-pong, ddim).
+    Blocks are made as they are played, by `sample.solver`, or by ping-pong where that remembers its last predictions.
     A share `alone` of the roll-outs begins with the model's own music instead of real music, a window of it after up to
     `burn` blocks: where endless play is to be, it has to be judged. The critic learns alone for `lead` steps. `keep`
     weighs the flow's own loss on real windows in the generator's turns: it holds it near the flow that it came from.

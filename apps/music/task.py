@@ -28,9 +28,11 @@ from core.finetune import arc
 from core.nn.flow_context import FlowContext
 from core.noise import Stream
 from core.plan import Table
+from core.process.gaussian import Gaussian
 from core.run import checkpoint
 from core.solvers import grid
 from core.solvers.presets import solver
+from core.solvers.sde import ping_pong
 
 __all__ = ["ArcTask", "CodecTask", "FlowTask", "make"]
 
@@ -189,12 +191,9 @@ class ArcTask(FlowTask):
         def before(number: int) -> None:
             context.control = asked[number - burn if number >= burn else (number - burn) % window]
 
-        def table(steps: int) -> Table:
-            return solver(r.sample.solver, net.flow.process, grid.angle(net.flow.process, steps))
-
         roll = partial(
-            arc.rollout, context, net.flow.process, table, (length, batch["x"].shape[2]), stream=stream,
-            most=r.arc.most, least=r.arc.least, before=before,
+            arc.rollout, context, net.flow.process, partial(_table, r.sample.solver, net.flow.process),
+            (length, batch["x"].shape[2]), stream=stream, most=r.arc.most, least=r.arc.least, before=before,
         )  # fmt: skip
         if u[0] < r.arc.alone:
             with torch.no_grad():
@@ -205,6 +204,13 @@ class ArcTask(FlowTask):
                 context.control = asked[n]
                 context.commit(block)
         return torch.cat([head, roll(blocks=r.arc.blocks, first=burn + window)], 1)
+
+
+def _table(name: str, process: Gaussian, steps: int) -> Table:
+    """Return a solver's table on the times at which it is played, ping-pong in place of one with a memory."""
+    times = grid.angle(process, steps)
+    table = solver(name, process, times)
+    return ping_pong(process, times) if any(len(row.b) > 1 or row.d or row.anchor for row in table.rows) else table
 
 
 @dataclass(eq=False)

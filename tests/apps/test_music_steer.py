@@ -21,7 +21,7 @@ from apps.music.roll import TICKS, RollCodec
 from apps.music.score import Score
 from apps.music.steer import Steer, imagined, wishes
 from apps.music.synth import RATE, render
-from apps.music.task import FlowTask
+from apps.music.task import ArcTask, FlowTask
 from core.guide.posterior import descend
 from core.nn.flow_context import FlowContext
 from core.run.config import load_recipe
@@ -183,3 +183,18 @@ def test_training_goes_on_from_a_flow(tmp_path: Path) -> None:
     net = FlowTask(load_recipe("music", "toy", [*small, f"start={tmp_path / 'a'}"])).module()
     first = music.load(tmp_path / "a").net
     assert all(torch.equal(a, b) for a, b in zip(net.flow.parameters(), first.flow.parameters(), strict=True))
+
+
+def test_the_generator_is_held_near_its_flow(tmp_path: Path) -> None:
+    small = ["data.count=7", "data.batch=4", "model.dim=16", "model.depth=1", "codec.dim=8", "trainer.steps=1",
+             "trainer.validate_every=0", "trainer.threads=1"]  # fmt: skip
+    run("music", load_recipe("music", "toy", small), tmp_path / "a", None)
+    losses = {}
+    for keep in (0, 2):
+        arc = ["task=arc", f"start={tmp_path / 'a'}", "sample.solver=ddim", "arc.blocks=2", "arc.burn=1", "arc.depth=1"]
+        task = ArcTask(load_recipe("music", "toy", [*small, *arc, f"arc.keep={keep}"]))
+        torch.manual_seed(0)
+        net = task.module()
+        losses[keep], figures = task.loss(net, task.batch(1, 0, 1), 1)
+        assert ("generator_flow" in figures) == bool(keep)
+    assert torch.allclose(losses[2] - losses[0], 2 * figures["generator_flow"], atol=1e-4)
