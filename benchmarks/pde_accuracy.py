@@ -1,7 +1,8 @@
 """How far from the truth are roll-outs on the paper's systems, beside everything that knows as much?
 
 Mean square error over all nodes and all states after the first of test trajectories, whose initial states (or Reynolds
-numbers) no training saw. The data are made by `quintet pde simulate RECIPE` at the paper's nodes and steps; the models
+numbers) no training saw. The data are made by `quintet pde simulate RECIPE` at the paper's nodes and steps (Burgers B
+to D: 491 to 508 nodes, where the paper has 603 to 634); the models
 are read from `runs/pde`: `quintet pde train RECIPE --out runs/pde/NAME-SEED` with the recipe, changes and name of
 `SETTINGS`. How many trajectories and seeds there are is printed with each. A model that was trained on long steps
 (`stride`) may take them here too (`long`): then the states at those times are judged.
