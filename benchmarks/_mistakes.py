@@ -78,7 +78,7 @@ design toy --spacing TATA,CCAA ; design toy --spacing TATA,CCAA,9-2 ; design toy
 design toy --reward tm()=x ; design toy --reward dir ; audit empty.fasta ; audit absent.fasta ; report empty.fasta ;
 score protein.fasta --reward tm() ; finetune toy --reward tm(70) --updates 0 ; sample toy --temperature nan ;
 finetune toy --reward tm(70) --alpha -1 ; finetune toy --reward tm(70) --batch 0 ; oracle tuning --path dir ;
-evaluate toy --draws 0
+evaluate toy --draws 0 ; evaluate toy -n 0 ; design toy --template protein.fasta ; design peptide --forbid BsaI
 """,
     "nas": """
 sample toy --require nosuch ; sample toy --require none:x ; sample toy --fix 0-3 ; sample toy --fix 9-9=none ;

@@ -17,7 +17,6 @@ from typing import Any
 
 from core.errors import QuintetError, UsageError
 from core.run.config import entries, instance, load_recipe, locate, place, register, searchpath, variants
-from core.run.guard import writable
 
 __all__ = ["Order", "launch", "read"]
 
@@ -98,7 +97,6 @@ def launch(domain: str, order: Order, *, schema: str, out: Path | None, initial:
     register(schema)
     if out is not None and out.is_file():
         raise UsageError("is a file", field="out", value=str(out))
-    writable(out)
     if initial is not None:
         load(initial, app=domain)  # a wrong one is told before the data are read
     defaults = hydra_defaults(domain, stem, out or Path("runs") / domain / stem)
