@@ -56,12 +56,14 @@ class Table:
         space: of the cells.
         values: from tokens to a number; a cell that is missing is refused.
         by_class: the keys are classes (`Cell.key`) instead.
+        hint: what to do where a cell is missing.
     """
 
     name: str
     space: Space
     values: dict[tuple[int, ...] | str, float]
     by_class: bool = False
+    hint: str = ""
 
     def score(self, x: Tensor) -> Tensor:
         """Return the values [B], float64.
@@ -75,7 +77,9 @@ class Table:
             else:
                 found = [self.values[tuple(row)] for row in x.tolist()]
         except KeyError as error:
-            raise DataError("has no value for this cell", field=self.name, value=str(error.args[0])) from None
+            raise DataError(
+                "has no value for this cell", field=self.name, value=str(error.args[0]), hint=self.hint or None
+            ) from None
         return torch.tensor(found, dtype=torch.float64)
 
     def best(self) -> float:
@@ -230,7 +234,8 @@ def _digits(column: str, space: Space) -> Table:
         grouped[from_string(space, row.cell).key].append(getattr(row, column))
     if not grouped:
         raise DataError("has no row of this space", field=str(path), value=space.name, hint="run quintet nas table")
-    return Table(f"digits:{column}", space, {k: float(np.mean(v)) for k, v in grouped.items()}, by_class=True)
+    means, hint = {k: float(np.mean(v)) for k, v in grouped.items()}, "`quintet nas table` goes on with the trainings"
+    return Table(f"digits:{column}", space, means, by_class=True, hint=hint)
 
 
 def load(name: str, space: Space, folder: str = FOLDER) -> Reward:
