@@ -85,6 +85,7 @@ def evaluate(name: str, *, n: int, draws: int, seed: int, out: Path | None) -> d
     import json
 
     from apps.bio.records import check_place, put
+    from core.run.cli import finite
 
     if out is not None:
         check_place(out)
@@ -94,7 +95,7 @@ def evaluate(name: str, *, n: int, draws: int, seed: int, out: Path | None) -> d
     else:
         found = judge(sequences(loaded, "evaluate", "see its own verbs"), n, draws, seed)
     if out is not None:
-        put(out, json.dumps(found, indent=1) + "\n")
+        put(out, json.dumps(finite(found), indent=1, allow_nan=False) + "\n")
     return found
 
 

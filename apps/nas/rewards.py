@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apps.nas import images
 from apps.nas.cell import Cell, resources
 from apps.nas.fidelity import Ladder
 from apps.nas.proxies import PROXIES, Proxy
@@ -266,7 +267,7 @@ def load(name: str, space: Space, folder: str = FOLDER) -> Reward:
         kind, _, data = rest.partition(":")
         if kind not in PROXIES:
             raise UsageError("no such proxy", field="reward", value=name, choices=[f"proxy:{k}" for k in PROXIES])
-        return Proxy(kind, space, data or "digits")
+        return Proxy(kind, space, images.load(data or "digits").name)
     if ":" not in name:
         choices = ["nb201:c10_test_200", "digits:valid", "params", "flops", "train", "proxy:nwot", "module:callable"]
         raise UsageError("no such reward", field="reward", value=name, choices=choices)
@@ -285,7 +286,7 @@ def _training(name: str, rest: str, space: Space) -> Training:
     data, _, epochs = rest.rpartition(":") if rest[-1:].isdigit() else (rest, "", "")
     if epochs and not (epochs.isdigit() and int(epochs)):
         raise UsageError("needs a number of epochs", field="reward", value=name, hint="train:10, or train:FILE.npz:10")
-    return Training(space, int(epochs or 30), data or "digits")
+    return Training(space, int(epochs or 30), images.load(data or "digits").name)
 
 
 def _weighted(name: str, space: Space, folder: str) -> Reward:

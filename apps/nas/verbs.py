@@ -126,11 +126,12 @@ def search(
 def keep(out: Path, space: Space, history: Sequence[tuple[tuple[int, ...], float]], cell: Cell, found: Any) -> None:
     """Write what a search found into a folder."""
     from apps.nas.export import write
+    from core.run.cli import finite
 
     out.mkdir(parents=True, exist_ok=True)
     rows = [json.dumps({"cell": str(Cell.of(space, x)), "value": v}) for x, v in history]
     (out / "queries.jsonl").write_text("".join(f"{row}\n" for row in rows))
-    (out / "search.json").write_text(json.dumps(found, indent=1) + "\n")
+    (out / "search.json").write_text(json.dumps(finite(found), indent=1) + "\n")
     for file in ("cell.py", "cell.dot", "cell.png", "cell.txt"):
         write(cell, out / file)
 

@@ -226,7 +226,7 @@ OUT = ["--out", "x.fasta"]
         (["design", "{model}", "--template", "bad.gb", *OUT], 3, "bad.gb: "),
         (["design", "{model}", "--template", "mark.gb", *OUT], 2, "template: the annotation at 31"),
         (["design", "{model}", "--template", "bad.pdb", *OUT], 2, "file: no such format"),
-        (["design", "{model}", "--template", "letters.fasta", "--keep", "1-2,5-6", *OUT], 3, "not A, C, G or T"),
+        (["design", "{model}", "--template", "letters.fasta", "--keep", "1-2,5-6", *OUT], 3, "no nucleotide"),
         (["design", "{model}", "--reward", "gcc(0.4)", *OUT], 2, "reward: no such reward"),
         (["design", "{model}", "--reward", "gc(0.4", *OUT], 2, "lacks a closing parenthesis"),
         (["design", "{model}", "--reward", "gc()", "--steering", "smcc", *OUT], 2, "did you mean 'smc'"),

@@ -206,7 +206,7 @@ BAD = {
         (["sample", "{model}", "--origin", "3"], 2, "destination: is needed"),
         (["sample", "{model}", *ENDS, "--out", "trips.shp"], 2, "out: the ending"),
         (["sample", "{model}", *ENDS, "--out", "trips.rou.xml"], 2, "depart: SUMO needs a departure"),
-        (["sample", "{model}", *ENDS, "--out", "bad.csv/trips.csv"], 2, "cannot be written"),
+        (["sample", "{model}", *ENDS, "--out", "bad.csv/trips.csv"], 2, "is a file"),
         (["sample", "{model}", *ENDS, "-n", "0"], 2, "n: at least one"),
         (["sample", "{model}", *ENDS, "--block", "999"], 2, "block: the model was trained"),
         (["sample", "{model}", *ENDS, "--closed", "200"], 2, "destination: the segment is closed"),
