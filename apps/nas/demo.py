@@ -24,8 +24,8 @@ __all__ = ["sections"]
 BUDGET, SEED, DRAWN = 60, 0, 200
 COMMANDS = (
     f"quintet nas sample toy -n {DRAWN} --max-params 0.4 --max-flops 60 --require avg_pool_3x3 --fix 0-3=skip_connect",
-    f"quintet nas search toy --reward params --budget {BUDGET} --out out/search",
-    f"quintet nas evaluate toy --reward params --budget {BUDGET} --seeds 1",
+    f"quintet nas search toy --budget {BUDGET} --out out/search",
+    f"quintet nas evaluate toy --budget {BUDGET} --seeds 1",
     "quintet nas export 333132 --out cell.py",
 )
 
