@@ -48,7 +48,7 @@ class Race(Queries):
     def score(self, x: torch.Tensor) -> torch.Tensor:
         """Return the values [B]."""
         out = super().score(x)
-        if max(v for _, v in self.history) >= self.goal:
+        if self.values().max() >= self.goal:
             raise Reached
         return out
 
@@ -59,14 +59,14 @@ class Reached(Exception):  # noqa: N818
 
 def many(
     name: str, reward: Reward, space: Space, budget: int, seeds: Sequence[int], model: CellModel | None = None,
-    limits: Sequence[Constraint] = (), goal: float = math.inf,
+    limits: Sequence[Constraint] = (), goal: float = math.inf, scouts: int = 0,
 ) -> list[Queries]:  # fmt: skip
     """Run a search from several seeds, each until it reaches the goal; progress goes to stderr."""
     out: list[Queries] = []
     for seed in seeds:
         queries = Race(reward, goal=goal)
         with contextlib.suppress(Reached):
-            method(name, model)(queries, Field(space, limits, seed), budget)
+            method(name, model, scouts)(queries, Field(space, limits, seed), budget)
         out.append(queries)
         line = f"{name} on {queries.name}, seed {seed}: {queries.curve()[-1]:.3f}, {queries.unique} queries"
         print(line, file=sys.stderr, flush=True)

@@ -25,7 +25,7 @@ def run(full: bool) -> Result:
             runs = many(
                 name, table(f"{key}_val_12"), NB201, QUERIES, range(SEEDS if name == "guided" or full else 10), model
             )
-            final = [test.values[max(q.history, key=lambda item: item[1])[0]] for q in runs]
+            final = [test.values[q.best()[0]] for q in runs]
             (figures if name == "guided" else peers)[f"{key} {name}"] = float(np.mean(final))
         signal = table(f"{key}_val_12").values
         peers[f"{key} column's optimum"] = test.values[max(signal, key=lambda cell: signal[cell])]

@@ -74,7 +74,9 @@ def search(
     method: Annotated[str, typer.Option("--method", help="guided, policy, or a baseline.")] = "guided",
     forbid: Forbid = None, require: Require = None, fix: Fix = None, max_params: MaxParams = None,
     max_flops: MaxFlops = None, min_depth: MinDepth = 0, max_depth: MaxDepth = None, max_edges: MaxEdges = None,
-    limit: LimitOf = None, seed: Seed = 0, tables: Tables = FOLDER, out: Out = None, json: Json = False,
+    limit: LimitOf = None,
+    scouts: Annotated[int, typer.Option("--scouts", help="Of the budget, beyond the limits, to learn.", min=0)] = 0,
+    seed: Seed = 0, tables: Tables = FOLDER, out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Find the best cell within limits for few evaluations (--out FOLDER: queries, module, tuned policy)."""
     from apps.nas import verbs
@@ -83,8 +85,8 @@ def search(
         forbid=forbid, require=require, fix=fix, max_params=max_params, max_flops=max_flops, min_depth=min_depth,
         max_depth=max_depth, max_edges=max_edges, limit=limit,
     )  # fmt: skip
-    emit(verbs.search(model, asked, reward=reward, method=method, budget=budget, seed=seed, out=out, folder=tables),
-         json)  # fmt: skip
+    emit(verbs.search(model, asked, reward=reward, method=method, budget=budget, seed=seed, out=out, folder=tables,
+                      scouts=scouts), json)  # fmt: skip
 
 
 @app.command()

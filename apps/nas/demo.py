@@ -41,7 +41,7 @@ def sections(folder: Path) -> list[Section]:
     for name, queries in runs.items():
         method(name, model)(queries, Field(model.space, seed=SEED), BUDGET)
     _curves(runs, folder / "curves.png")
-    best, value = max(runs["guided"].history, key=lambda item: item[1])
+    best, value = runs["guided"].best()
     cell = Cell.of(model.space, best)
     for file in ("cell.png", "cell.py", "cell.dot"):
         write(cell, folder / file)

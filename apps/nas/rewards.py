@@ -38,6 +38,7 @@ from apps.nas.proxies import PROXIES, Proxy
 from apps.nas.space import Space
 from apps.nas.tokenizer import from_string
 from apps.nas.training import Training
+from core.constrain.layers import Layers
 from core.errors import DataError, UsageError
 from core.finetune.reward import Reward, Weighted
 from core.finetune.reward import load as load_reward
@@ -142,12 +143,14 @@ class Queries:
     Attributes:
         history: tokens and values in the order in which they were asked for.
         asked: questions, repeated ones included.
+        beyond: cells of the history that break the limits: asked for to learn from, never a result.
     """
 
     reward: Reward
     history: list[tuple[tuple[int, ...], float]] = field(default_factory=list)
     asked: int = 0
     memory: dict[tuple[int, ...], float] = field(default_factory=dict)
+    beyond: set[tuple[int, ...]] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -174,13 +177,28 @@ class Queries:
                 self.history.append((row, value))
         return torch.tensor([self.memory[r] for r in rows], dtype=torch.float64)
 
+    def scout(self, x: Tensor, law: Layers) -> None:
+        """Ask for cells that need not obey the limits `law`; those that do not are learnt from and no more."""
+        outside = x[~torch.from_numpy(law.accepts(x.numpy()))]
+        self.beyond |= {tuple(row) for row in outside.tolist()}
+        self.score(x)
+
+    def values(self) -> np.ndarray:
+        """Return the value of each query, float64 [unique], -inf beyond the limits."""
+        return np.array([-np.inf if row in self.beyond else v for row, v in self.history])
+
+    def best(self) -> tuple[tuple[int, ...], float]:
+        """Return the best cell within the limits and its value."""
+        return self.history[int(self.values().argmax())]
+
     def curve(self) -> np.ndarray:
         """Return the best value after each query, float64 [unique]."""
-        return np.maximum.accumulate([v for _, v in self.history]) if self.history else np.zeros(0)
+        return np.maximum.accumulate(self.values()) if self.history else np.zeros(0)
 
     def reached(self, level: float) -> int | None:
         """Return the number of queries until a value of at least `level`, None where it never came."""
-        return next((n for n, (_, v) in enumerate(self.history, 1) if v >= level), None)
+        found = np.flatnonzero(self.values() >= level)
+        return int(found[0]) + 1 if len(found) else None
 
 
 @lru_cache(maxsize=8)

@@ -156,6 +156,8 @@ class Guided:
         inner: steps of the policy between rounds.
         patience: queries without a better cell, after which only classes never met are asked for: the search has then
             settled on one whose many isomorphic copies it would ask for one by one.
+        scouts: cells of the whole space asked for first where there are limits. Narrow limits may leave no two cells
+            that show what makes a good one; their values beyond the limits teach the surrogate (never the policy).
     """
 
     model: CellModel
@@ -166,12 +168,15 @@ class Guided:
     mutants: int = 256
     inner: int = 2
     patience: int = 40
+    scouts: int = 0
 
     def __call__(self, queries: Queries, field: Field, budget: int) -> Tuner:
         """Spend the budget; return the tuned policy."""
         tuner, idle, best, since = Tuner(self.model, self.config, field), 0, -float("inf"), 0
         first = tuner.sample(min(self.initial, budget)).unique(dim=0)
         tuner.learn(first, queries.score(first))
+        if field.constraints and self.scouts:
+            queries.scout(Field(field.space, (), field.seed).uniform(min(self.scouts, budget // 2)), field.layers)
         while queries.unique < budget and idle < PATIENCE // 10:
             if tuner.replay.reward[0] > best:
                 best, since = tuner.replay.reward[0], queries.unique
@@ -180,7 +185,7 @@ class Guided:
             pool = torch.cat([tuner.sample(self.pool), mutants]).unique(dim=0)
             fresh = np.array([row for row in pool.tolist() if not queries.known(row)])
             if queries.unique - since >= self.patience:
-                seen = {Cell.of(field.space, row).key for row, _ in queries.history}
+                seen = {Cell.of(field.space, row).key for row, _ in queries.history if row not in queries.beyond}
                 new = [Cell.of(field.space, row).key not in seen for row in fresh.tolist()]
                 fresh = fresh[new] if any(new) else fresh
             count = min(self.batch, budget - queries.unique, len(fresh))
@@ -203,17 +208,19 @@ def distinct(space: Space, rows: Sequence[tuple[int, ...]], n: int) -> Tensor:
 METHODS = ("guided", "policy", *BASELINES)
 
 
-def method(name: str, model: CellModel | None = None) -> Search:
-    """Return a search by name; `guided` and `policy` need a model.
+def method(name: str, model: CellModel | None = None, scouts: int = 0) -> Search:
+    """Return a search by name; `guided` and `policy` need a model, `scouts` (see `Guided`) are sent by `guided` alone.
 
     Raises:
-        UsageError: no such search, or it lacks its model.
+        UsageError: no such search, it lacks its model, or sends no scouts.
     """
+    if scouts and name != "guided":
+        raise UsageError("only guided sends any", field="scouts", value=scouts, hint=f"leave them out with {name}")
     if name in BASELINES:
         return BASELINES[name]()
     if name not in METHODS:
         raise UsageError("no such search", field="method", value=name, choices=METHODS)
     if model is None:
         raise UsageError("needs a model", field="model", hint="name one, or choose another --method")
-    kind = Guided if name == "guided" else Policy
-    return kind(model, model.recipe.tune)  # type: ignore[return-value]
+    tune = model.recipe.tune
+    return Guided(model, tune, scouts=scouts) if name == "guided" else Policy(model, tune)  # type: ignore[return-value]

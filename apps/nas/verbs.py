@@ -93,7 +93,7 @@ def described(cell: Cell) -> dict[str, Any]:
 
 def search(
     name: str, asked: Sequence[limits.Constraint], *, reward: str, method: str, budget: int, seed: int,
-    out: Path | None, folder: str,
+    out: Path | None, folder: str, scouts: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Search, and return the best cell and what it cost; with `out`, a folder of queries, module and policy."""
     from apps.nas import search as searches
@@ -107,11 +107,13 @@ def search(
     queries = Queries(load_reward(reward, model.space, folder))
     field = Field(model.space, asked, seed)
     say(f"{method} on {model.space.name}, {budget} queries of {queries.name}")
-    tuner = searches.method(method, model)(queries, field, budget)
-    best, value = max(queries.history, key=lambda item: item[1])
+    tuner = searches.method(method, model, scouts)(queries, field, budget)
+    best, value = queries.best()
     cell = Cell.of(model.space, best)
     found = {"method": method, "reward": reward, "best": value, **described(cell), "queries": queries.unique,
              "asked": queries.asked, "found_at": queries.reached(value)}  # fmt: skip
+    if queries.beyond:
+        found["beyond"] = len(queries.beyond)
     found["controls"] = controls(model.space, queries.history)
     if isinstance(queries.reward, Ladder):
         found["fidelities"] = queries.reward.spent()

@@ -117,6 +117,18 @@ def test_guided_search_finds_the_optimum_and_random_does_not() -> None:
     assert len({row for row, _ in found.history}) == found.unique <= 100
 
 
+def test_scouts_are_counted_and_never_win() -> None:
+    q, field = Queries(Hidden()), Field(NB201, [Forbid("nor_conv_3x3")], seed=1)
+    method("guided", model("tune.inner=1"), 20)(q, field, 60)
+    outside = [row for row, _ in q.history if not field.layers.accepts(np.array([row]))[0]]
+    assert q.unique == 60 and 10 < len(outside) <= 20 and set(outside) == q.beyond
+    best, value = q.best()
+    assert field.layers.accepts(np.array([best]))[0] and q.curve()[-1] == value == 2
+    assert q.reached(3.0) is None
+    with pytest.raises(UsageError, match="only guided"):
+        method("random", scouts=3)
+
+
 def test_policy_gradient_raises_the_reward_and_keeps_variety() -> None:
     config = TuneConfig(queries=16, inner=4, states=2, lr=3e-3, floor=0.2)
     q = Queries(Hidden())
