@@ -64,7 +64,8 @@ class TuneConfig:
     """The policy gradient: rounds of `queries` cells each, `inner` steps between them.
 
     `form` eager or step; `states` of each cell's trajectory in a step; `clip` of the advantages; `kl` to the pretrained
-    model; `entropy` weight below `floor` nats; `replay`: share of each step's cells drawn from the `top` share seen.
+    model; `entropy` weight below `floor` nats; `replay`: share of each step's cells drawn from the `top` share seen; in
+    the end `settle` steps on the `keep` share seen.
     """
 
     form: str = setting("eager", choices=("eager", "step"))
@@ -82,6 +83,7 @@ class TuneConfig:
     frozen: float = setting(0.0, low=0, high=1)
     gradient: float = setting(1.0, low=0)
     settle: int = setting(800, low=0)
+    keep: float = setting(0.1, low=0, high=1)
 
 
 @dataclass

@@ -102,7 +102,7 @@ class Tuner:
         """
         self.penalties, n = Penalties(), 2 * self.config.queries
         for _ in range(self.config.settle if self.replay.x else 0):
-            best = self.replay.draw(n, self.config.top, self.field.rng)
+            best = self.replay.draw(n, self.config.keep, self.field.rng)
             self.raise_(best, torch.ones(n, dtype=torch.float64))
         return self.model
 
