@@ -19,7 +19,7 @@ that have a Neumann or Robin row, G the rows' matrix and O all other nodes,
     u_R = G_RR^{-1} (g - G_RO u_O):
 
 `Padding` applies this linear map, and sets the Dirichlet nodes, after every stage of a time step. Values on Dirichlet
-nodes are exact. Where parts meet, a Dirichlet row wins, then the part that is named first.
+nodes are exact. Sides where no field has a flux need no such rows with RBF-FD: its stencils know of them (`hermite.py`). Where parts meet, a Dirichlet row wins, then the part that is named first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from apps.pde.mesh import Mesh
 from apps.pde.stencils import Stencils, rbf
 from core.errors import DataError, UsageError
 
-__all__ = ["Condition", "Padding", "read_conditions"]
+__all__ = ["Condition", "Padding", "insulated", "read_conditions"]
 
 KINDS = {"dirichlet": 1, "neumann": 1, "robin": 3, "slip": 0, "free": 0}
 
@@ -108,6 +108,16 @@ def read_conditions(
         for k, condition in enumerate(made):
             out[k][part] = _slip(mesh, nodes, part, k, parameters) if isinstance(condition, str) else condition
     return out
+
+
+def insulated(conditions: Sequence[Mapping[str, Condition]]) -> list[str]:
+    """Return the parts on which every field has `neumann(0)`."""
+
+    def closed(c: Condition) -> bool:
+        rows = (c.a, c.b, c.g)
+        return c.kind == "robin" and [e.text.strip() for e in rows if e is not None] == ["0", "1", "0"]
+
+    return [part for part in conditions[0] if all(closed(own[part]) for own in conditions)]
 
 
 def _slip(mesh: Mesh, nodes: np.ndarray, part: str, k: int, names: Sequence[str]) -> Condition:

@@ -9,17 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from apps.pde.boundary import Padding, read_conditions
+from apps.pde.boundary import Condition, Padding, insulated, read_conditions
 from apps.pde.laplacian import LaplaceBlock
 from apps.pde.mesh import Mesh
 from apps.pde.model import ModelConfig
-from apps.pde.network import CorrectedOperators, Known, LearnedOperators, Phympgn, Plus, node_types
+from apps.pde.network import CorrectedOperators, Derivatives, Known, LearnedOperators, Phympgn, Plus, node_types
 from apps.pde.operators import Correction, Operators
 from apps.pde.stepping import Imex, explicit
 from apps.pde.systems import System
 from core.errors import UsageError
 
 __all__ = ["Dynamics"]
+
+LIFTED = 120_000  # nodes times states of a trajectory that a regression with many regressors is to hold
 
 
 class Dynamics(nn.Module):
@@ -39,7 +41,9 @@ class Dynamics(nn.Module):
         self.dt, self.substeps, fields = dt / substeps, substeps, system.fields
         names = tuple(system.parameters)
         conditions = read_conditions(mesh, system.boundary if mesh.groups else {}, fields, names)
-        plain = Operators(mesh, config.operators, config.k, config.degree)  # type: ignore[arg-type]
+        sides = insulated(conditions) if config.operators == "rbf" else []
+        conditions = [{p: Condition("free") if p in sides else c for p, c in own.items()} for own in conditions]
+        plain = Operators(mesh, config.operators, config.k, config.degree, sides)  # type: ignore[arg-type]
         slopes = plain.stencils if config.operators != "cotangent" else None
         self.boundary = Padding(mesh, conditions, fields, slopes, system.parameters)
         self.known = Known(self._told(), fields, names)
@@ -56,7 +60,8 @@ class Dynamics(nn.Module):
             if config.correct and plain.stencils is not None:
                 own = Correction(mesh, plain.stencils, ("dx", "dy", "lap"), max(2, plain.stencils.index.shape[1] // 16))
                 self.operators = CorrectedOperators(plain, own)
-            self.net = Plus(mesh, len(fields), config.width, config.rounds, config.inputs, config.still)
+            c = config
+            self.net = Plus(mesh, len(fields), c.width, c.rounds, c.inputs, c.still, c.nonlinear, c.lift)
         self.register_buffer("points", torch.from_numpy(mesh.points), persistent=False)
         self.imex = self._implicit(plain) if config.integrator == "imex" else None
 
@@ -94,7 +99,15 @@ class Dynamics(nn.Module):
             return known, self.net(u)
         each = [scene.derivatives(f, u[..., k], u.shape[:2]) for k, f in enumerate(self.system.fields)]
         dx, dy, lap = (torch.stack(part, -1) for part in zip(*each, strict=True))
-        return known, self.net(u, (dx, dy, lap))
+        return known, self.net(u, self._lifted(u, (dx, dy, lap)))
+
+    def _lifted(self, u: Tensor, own: Derivatives) -> Derivatives:
+        """Return derivatives with those of the network's functions of u beside them."""
+        if not isinstance(self.net, Plus) or self.net.lift is None:
+            return own
+        more = self.operators(self.net.lift(u))
+        dx, dy, lap = (torch.cat(pair, -1) for pair in zip(own, more, strict=True))
+        return dx, dy, lap
 
     def rate(self, u: Tensor, t: Any, parameters: Mapping[str, Any] | None = None) -> Tensor:
         """Return du/dt [B, N, C]."""
@@ -154,10 +167,14 @@ class Dynamics(nn.Module):
         """Set the units of PhyMPGN+'s network from trajectories u [n, T, N, C], and its polynomial by regression.
 
         The regression is of the change over two states, Simpson's rule in time of the rates (exact to the fourth order
-        in dt), at about `frames` states of each trajectory; nodes with given values are left out.
+        in dt), at about `frames` states of each trajectory (fewer where nodes are many); nodes with given values are
+        left out.
         """
         if not isinstance(self.net, Plus):
             return
+        if self.net.lift is not None:
+            self.net.lift.measure(u)
+            frames = min(frames, max(20, LIFTED // len(self.mesh)))
         stride, span = max(1, (u.shape[1] - 2) // frames), self.dt * self.substeps
         free, seen = ~self.boundary.dirichlet.all(-1), []
         for row in range(len(u)):
@@ -166,8 +183,8 @@ class Dynamics(nn.Module):
             own = {k: v[row : row + 1].expand(len(flat))[:, None] for k, v in (parameters or {}).items()}
             known = self.known(flat, 0.0, self.points, {**self.system.parameters, **own}, self.operators)[0]
             rest = (now[2] - now[0]) / (2 * span) - simpson(known.reshape(now.shape))
-            slopes = tuple(d[:, free] for d in self.operators(flat))
-            seen.append((flat[:, free], slopes, rest[:, free]))
+            dx, dy, lap = (d[:, free] for d in self._lifted(flat, self.operators(flat)))
+            seen.append((flat[:, free], (dx, dy, lap), rest[:, free]))
         self.net.fit(seen, free)
 
 

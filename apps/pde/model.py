@@ -22,7 +22,8 @@ class ModelConfig:
     `knowledge`: terms that are told, `none`, `diffusion` or `full`; `terms` adds or replaces some, field: expression.
     `operators`, `k`, `degree`: family and size of stencils (0: the family's own). `correct` learns a change of them.
     `integrator`: a tableau of the core's, or `imex`. `inputs`: highest derivative that the network sees.
-    `still` says that uniform states do not move by themselves (no reactions, no sources).
+    `still` says that uniform states do not move by themselves (no reactions, no sources); `nonlinear` that the known
+    terms are all that is linear in the state. `lift` functions of the state have derivatives that the network sees.
     `laplace`, `block`, `padding`, `split` belong to PhyMPGN; `padding` off leaves the boundary to the network.
     """
 
@@ -38,6 +39,8 @@ class ModelConfig:
     rounds: int = setting(0, low=0)
     inputs: int = setting(2, low=0, high=2)
     still: bool = setting(False)
+    nonlinear: bool = setting(False)
+    lift: int = setting(0, low=0)
     laplace: str = setting("block", choices=("block", "plain"))
     block: int = setting(16, low=4)
     padding: bool = setting(True)

@@ -14,7 +14,7 @@ sees u, grad u and lap u in units of their spread over the training data,
 
 with p all products of two of them and of three fields (convection and the reactions of the paper are some) and of one
 with the nearness of the boundary, where stencils are one-sided; h comes from `rounds` of message passing where a term
-is not local. W starts at the ridge regression of the measured rates, the rest at zero; roll-outs train both. The net
+is not local. `lift` adds values and derivatives of functions of the state (`lift.py`) to p. W starts at the ridge regression of the measured rates, the rest at zero; roll-outs train both. The net
 sees no coordinates, so it may be moved to another mesh.
 """
 
@@ -32,11 +32,14 @@ from torch import Tensor, nn
 from apps.pde.boundary import Condition
 from apps.pde.expressions import Expression, Scene
 from apps.pde.laplacian import LaplaceBlock
+from apps.pde.lift import Lift
 from apps.pde.mesh import Mesh
 from apps.pde.operators import Correction, Operators
 from apps.pde.passing import MessageLayer, edge_geometry, mlp
 
 __all__ = ["Known", "Phympgn", "Plus", "node_types"]
+
+Derivatives = tuple[Tensor, Tensor, Tensor]
 
 
 class Known:
@@ -162,6 +165,8 @@ class Plus(nn.Module):
         rounds: of message passing (0: purely local).
         inputs: 0: u; 1: u and its gradient; 2: and its Laplacian.
         still: take off what the net gives where all derivatives are zero, so that uniform states stay as they are.
+        nonlinear: leave out what is linear in the state near zero: the known terms are all that is linear.
+        lift: functions of the state whose derivatives it sees too.
     """
 
     scale: Tensor
@@ -173,16 +178,20 @@ class Plus(nn.Module):
     triples: Tensor
 
     def __init__(
-        self, mesh: Mesh, fields: int, width: int = 64, rounds: int = 0, inputs: int = 2, still: bool = False
-    ) -> None:
+        self, mesh: Mesh, fields: int, width: int = 64, rounds: int = 0, inputs: int = 2, still: bool = False,
+        nonlinear: bool = False, lift: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.fields, self.inputs, self.width, self.still = fields, inputs, width, still
+        self.fields, self.inputs, self.width = fields, inputs, width
+        self.still, self.nonlinear = still, nonlinear
+        self.lift = Lift(fields, lift, nonlinear, still) if lift else None
         size = fields * (1, 3, 4)[inputs]
         powers = {"pairs": combinations_with_replacement(range(size), 2),
                   "triples": combinations_with_replacement(range(fields), 3)}  # fmt: skip
         for name, rows in powers.items():
             self.register_buffer(name, torch.tensor(list(rows)).T.contiguous(), persistent=False)
-        self.polynomial = nn.Linear(3 * size + self.pairs.shape[1] + self.triples.shape[1], fields)
+        wide = 3 * size + self.pairs.shape[1] + self.triples.shape[1] + (self.lift.width if self.lift else 0)
+        self.polynomial = nn.Linear(wide, fields)
         nn.init.zeros_(self.polynomial.weight)
         nn.init.zeros_(self.polynomial.bias)
         if width:
@@ -197,17 +206,23 @@ class Plus(nn.Module):
         self.register_buffer("graph", torch.from_numpy(mesh.graph()), persistent=False)
         self.register_buffer("near", torch.from_numpy(nearness(mesh)).float(), persistent=False)
 
-    def see(self, u: Tensor, derivatives: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def see(self, u: Tensor, derivatives: Derivatives) -> Tensor:
         """Return z [B, N, S] of u and (dx u, dy u, lap u)."""
-        dx, dy, lap = derivatives
+        dx, dy, lap = (d[..., : self.fields] for d in derivatives)
         s = self.scale.to(u)
         return torch.cat([u / s[0], dx / s[1], dy / s[1], lap / s[2]][: (1, 3, 4)[self.inputs]], -1)
 
-    def powers(self, z: Tensor, at: Tensor | None = None) -> Tensor:
-        """Return p(z), [B, N, P], for z at all nodes, or at some (bool [N]); if `still`, less what z has of u alone."""
-        if self.still:
-            return self._powers(z, at) - self._powers(self.uniform(z), at)
-        return self._powers(z, at)
+    def powers(self, u: Tensor, derivatives: Derivatives, at: Tensor | None = None) -> Tensor:
+        """Return p [B, N, P] at all nodes, or at some (bool [N]); if `still`, less what it is of u alone.
+
+        The derivatives are those of u and, where there is a lift, of phi(u), [B, N, C + m].
+        """
+        z = self.see(u, derivatives)
+        own = self._powers(z, at) - self._powers(self.uniform(z), at) if self.still else self._powers(z, at)
+        if self.lift is None:
+            return own
+        more = tuple(d[..., self.fields :] for d in derivatives)
+        return torch.cat([own, self.lift.values(u, self.lift(u), more)], -1)  # type: ignore[arg-type]
 
     def uniform(self, z: Tensor) -> Tensor:
         """Return z [B, N, S] with all derivatives set to zero."""
@@ -216,19 +231,25 @@ class Plus(nn.Module):
     def _powers(self, z: Tensor, at: Tensor | None) -> Tensor:
         (a, b), (i, j, k) = self.pairs, self.triples
         one, two = (self.near if at is None else self.near[at]).to(z).unbind(-1)
-        more = [z * one[:, None], z * two[:, None]]
-        return torch.cat([z, z[..., a] * z[..., b], z[..., i] * z[..., j] * z[..., k], *more], -1)
+        more = [z, z * one[:, None], z * two[:, None]]
+        if self.nonlinear:
+            more = [torch.zeros_like(v) for v in more]
+        return torch.cat([more[0], z[..., a] * z[..., b], z[..., i] * z[..., j] * z[..., k], *more[1:]], -1)
 
-    def forward(self, u: Tensor, derivatives: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Return the unknown rate [B, N, C] from u and (dx u, dy u, lap u)."""
-        z = self.see(u, derivatives)
-        rate = nn.functional.linear(
-            self.powers(z), self.polynomial.weight, None if self.still else self.polynomial.bias
-        )
+    def forward(self, u: Tensor, derivatives: Derivatives) -> Tensor:
+        """Return the unknown rate [B, N, C] from u and the derivatives of `powers`."""
+        bias = None if self.still or self.nonlinear else self.polynomial.bias
+        rate = nn.functional.linear(self.powers(u, derivatives), self.polynomial.weight, bias)
         if not self.width:
             return self.out.to(u) * rate
+        z = self.see(u, derivatives)
         more = self._head(u, z)
-        return self.out.to(u) * (rate + (more - self._head(u, self.uniform(z)) if self.still else more))
+        if self.still:
+            more = more - self._head(u, self.uniform(z))
+        if self.nonlinear:
+            size = z.square().sum(-1, keepdim=True)
+            more = more * size / (1 + size)
+        return self.out.to(u) * (rate + more)
 
     def _head(self, u: Tensor, z: Tensor) -> Tensor:
         seen = torch.cat([z, self.near.to(u).expand(*u.shape[:2], -1)], -1)
@@ -242,7 +263,7 @@ class Plus(nn.Module):
 
     @torch.no_grad()
     def fit(
-        self, seen: Sequence[tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor]], at: Tensor, ridge: float = 1e-6
+        self, seen: Sequence[tuple[Tensor, Derivatives, Tensor]], at: Tensor, ridge: float = 1e-6
     ) -> None:  # fmt: skip
         """Set the units and the polynomial from (u, derivatives, unknown rate) of some trajectories.
 
@@ -252,14 +273,20 @@ class Plus(nn.Module):
             at: nodes that these are of, bool [N].
             ridge: relative to the mean square of the regressors.
         """
-        spread = [torch.stack([(u - u.mean((0, 1))).square().mean((0, 1)), (d[0] ** 2 + d[1] ** 2).mean((0, 1)),
-                               d[2].square().mean((0, 1))]) for u, d, _ in seen]  # fmt: skip
+        C = self.fields
+        spread = [torch.stack([(u - u.mean((0, 1))).square().mean((0, 1)),
+                               (d[0] ** 2 + d[1] ** 2).mean((0, 1))[:C],
+                               d[2].square().mean((0, 1))[:C]]) for u, d, _ in seen]  # fmt: skip
         self.scale.copy_(torch.stack(spread).mean(0).sqrt().clamp_min(1e-6))
+        if self.lift is not None:
+            raw = [self.lift.raw(tuple(v[..., C:] for v in d)) for _, d, _ in seen]  # type: ignore[arg-type]
+            size = torch.stack([torch.stack([v.square().mean((0, 1)) for v in pair]) for pair in raw]).mean(0)
+            self.lift.unit.copy_(size.sqrt().clamp_min(1e-6))
         self.out.copy_(torch.stack([r.square().mean((0, 1)) for _, _, r in seen]).mean(0).sqrt().clamp_min(1e-6))
         size = self.polynomial.in_features + 1
         gram, moment = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, self.fields, dtype=torch.float64)
         for u, d, rest in seen:
-            X = self.powers(self.see(u, d), at).unflatten(0, (3, -1))
+            X = self.powers(u, d, at).unflatten(0, (3, -1))
             X = ((X[0] + 4 * X[1] + X[2]) / 6).flatten(0, 1).double()
             X = torch.cat([X, torch.ones_like(X[:, :1])], 1)
             gram += X.T @ X / len(X)

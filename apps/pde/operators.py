@@ -15,6 +15,7 @@ rounding, whatever the network learns.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ import torch
 from scipy.sparse import csr_matrix, lil_matrix, vstack
 from torch import Tensor, nn
 
+from apps.pde.hermite import insulated as without_flux
 from apps.pde.laplacian import cotangent
 from apps.pde.mesh import Mesh
 from apps.pde.passing import mlp
@@ -95,9 +97,12 @@ class Operators(nn.Module):
         family: `rbf` (degree 4 on 31 nodes), `least_squares` (degree 3, two rings) or `cotangent` (the paper's
             Laplacian, with the gradients of `least_squares` of degree 1).
         k, degree: of the stencils, instead of the family's own.
+        insulated: boundary parts without flux that RBF-FD stencils are to know of (`hermite.py`).
     """
 
-    def __init__(self, mesh: Mesh, family: Family = "rbf", k: int = 0, degree: int = 0) -> None:
+    def __init__(
+        self, mesh: Mesh, family: Family = "rbf", k: int = 0, degree: int = 0, insulated: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.family, self.n, self.mesh = family, len(mesh), mesh
         self.parts = nn.ModuleDict()
@@ -108,7 +113,9 @@ class Operators(nn.Module):
         else:
             degree = degree or (4 if family == "rbf" else 3)
             if family == "rbf":
-                made = rbf(mesh, k or 31, degree, 7 if degree > 5 else 5)
+                power = 7 if degree > 5 else 5
+                made = rbf(mesh, k or 31, degree, power)
+                made = without_flux(mesh, made, insulated, degree, power) if insulated else made
             else:
                 made = least_squares(mesh, degree, k or None)
             self.stencils = made

@@ -90,19 +90,19 @@ def exponents(degree: int) -> np.ndarray:
     return np.array([(n - b, b) for n in range(degree + 1) for b in range(n + 1)])
 
 
-def _monomials(x: np.ndarray, degree: int) -> np.ndarray:
+def monomials(x: np.ndarray, degree: int) -> np.ndarray:
     powers = exponents(degree)
     return x[..., None, 0] ** powers[:, 0] * x[..., None, 1] ** powers[:, 1]
 
 
-def _at_origin(name: str, degree: int) -> np.ndarray:
+def at_origin(name: str, degree: int) -> np.ndarray:
     """Return the operator of each monomial at the origin, [M]."""
     value = {"dx": {(1, 0): 1.0}, "dy": {(0, 1): 1.0}, "dxx": {(2, 0): 2.0}, "dxy": {(1, 1): 1.0},
              "dyy": {(0, 2): 2.0}, "lap": {(2, 0): 2.0, (0, 2): 2.0}}[name]  # fmt: skip
     return np.array([value.get((int(a), int(b)), 0.0) for a, b in exponents(degree)])
 
 
-def _spline(name: str, x: np.ndarray, m: int) -> np.ndarray:
+def spline(name: str, x: np.ndarray, m: int) -> np.ndarray:
     """Return the operator of |x - x_j|^m at the origin for nodes x [..., 2]."""
     r2 = (x**2).sum(-1)
     r = np.sqrt(r2)
@@ -149,11 +149,11 @@ def rbf(
         xs, gone = x[rows], again[rows]
         A = np.zeros((len(xs), wide + count, wide + count))
         A[:, :wide, :wide] = np.linalg.norm(xs[:, :, None] - xs[:, None], axis=-1) ** power
-        A[:, :wide, wide:] = P = _monomials(xs, degree)
+        A[:, :wide, wide:] = P = monomials(xs, degree)
         A[:, wide:, :wide] = P.transpose(0, 2, 1)
         b = np.zeros((len(xs), wide + count, len(names)))
         for c, name in enumerate(names):
-            b[:, :wide, c], b[:, wide:, c] = _spline(name, xs, power), _at_origin(name, degree)
+            b[:, :wide, c], b[:, wide:, c] = spline(name, xs, power), at_origin(name, degree)
         r, c = np.nonzero(gone)  # a repeated node: its weight is zero
         A[r, c], A[r, :, c], b[r, c] = 0, 0, 0
         A[r, c, c] = 1
@@ -177,12 +177,12 @@ def least_squares(
     k = k or int(2.1 * (count + 1))
     index = neighbours(mesh, k, 2 * k if len(mesh.boundary) else k)
     x, h, again = _local(mesh, index)
-    P = _monomials(x, degree)[:, 1:, 1:]
+    P = monomials(x, degree)[:, 1:, 1:]
     weight = np.where(again[:, 1:], 0.0, (np.linalg.norm(x[:, 1:], axis=-1) + 0.1) ** -fall)
     inverse = np.linalg.pinv(P * weight[..., None], rcond=1e-12)  # [N, M, K - 1]
     out = {}
     for name in names:
-        rows = np.einsum("m,nmk->nk", _at_origin(name, degree)[1:], inverse) * weight / h[:, None] ** ORDER[name]
+        rows = np.einsum("m,nmk->nk", at_origin(name, degree)[1:], inverse) * weight / h[:, None] ** ORDER[name]
         out[name] = np.concatenate([-rows.sum(1, keepdims=True), rows], 1)
     return Stencils(index, out)
 
@@ -193,7 +193,7 @@ def moments(mesh: Mesh, index: np.ndarray, degree: int) -> np.ndarray:
     A change of weights that is orthogonal to it leaves the stencil exact on those polynomials.
     """
     x, _, again = _local(mesh, index)
-    P = np.where(again[..., None], 0.0, _monomials(x, degree))
+    P = np.where(again[..., None], 0.0, monomials(x, degree))
     return np.linalg.qr(P)[0]
 
 
