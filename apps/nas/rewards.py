@@ -13,8 +13,9 @@
 A minus sign in front negates, `A=70` aims at a value, `0.7*A+0.3*B` is a weighted sum, and `A,B` asks the dearer B only
 for what was good in A (`apps.nas.fidelity`). DATA is an .npz file or a folder of pictures (`apps.nas.images`).
 
-`Queries` wraps any of them: each cell is asked for once, further questions are answered from memory and cost nothing,
-and everything that was ever evaluated, evaluation samples included, is in its `history`.
+`Queries` wraps any of them: each cell is asked for once (each class, where the reward is a table by class or a real
+training), further questions are answered from memory and cost nothing, and everything that was ever evaluated,
+evaluation samples included, is in its `history`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from __future__ import annotations
 import csv
 import gzip
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -136,20 +137,31 @@ class Target:
         return -(self.reward.score(x) - self.value).abs()
 
 
+def classes(reward: Reward) -> Space | None:
+    """Return the space where a reward has one value for all cells of a class, None where it tells them apart."""
+    if isinstance(reward, Negated | Target):
+        return classes(reward.reward)
+    if isinstance(reward, Weighted | Ladder):
+        found = [classes(r) for r in (reward.rewards if isinstance(reward, Weighted) else reward.rungs)]
+        return found[0] if all(found) else None
+    return getattr(reward, "space", None) if getattr(reward, "by_class", False) else None
+
+
 @dataclass(eq=False)
 class Queries:
-    """A reward that is asked once for each cell.
+    """A reward that is asked once for each cell, or for each class (`Cell.key`) where its cells have one value.
 
     Attributes:
         history: tokens and values in the order in which they were asked for.
         asked: questions, repeated ones included.
+        places: where in the history the answer for a cell or class stands.
         beyond: cells of the history that break the limits: asked for to learn from, never a result.
     """
 
     reward: Reward
     history: list[tuple[tuple[int, ...], float]] = field(default_factory=list)
     asked: int = 0
-    memory: dict[tuple[int, ...], float] = field(default_factory=dict)
+    places: dict[tuple[int, ...] | str, int] = field(default_factory=dict)
     beyond: set[tuple[int, ...]] = field(default_factory=set)
 
     @property
@@ -162,20 +174,33 @@ class Queries:
         """Number of different cells that were evaluated."""
         return len(self.history)
 
+    @cached_property
+    def identity(self) -> Callable[[tuple[int, ...]], tuple[int, ...] | str]:
+        """What two cells share if an answer for one is an answer for the other."""
+        space = classes(self.reward)
+        return tuple if space is None else lru_cache(maxsize=None)(lambda row: Cell.of(space, row).key)
+
     def known(self, row: Sequence[int]) -> bool:
-        """Whether a cell was evaluated."""
-        return tuple(row) in self.memory
+        """Whether a cell was evaluated, or one whose value is its own."""
+        place = self.places.get(self.identity(tuple(row)))
+        return place is not None and (tuple(row) in self.beyond or self.history[place][0] not in self.beyond)
 
     def score(self, x: Tensor) -> Tensor:
         """Return the values [B]; only cells never seen cost a query."""
-        rows = [tuple(r) for r in x.tolist()]
+        rows = [tuple(row) for row in x.tolist()]
+        names = [self.identity(row) for row in rows]
         self.asked += len(rows)
-        fresh = list(dict.fromkeys(r for r in rows if r not in self.memory))
+        fresh: dict[tuple[int, ...] | str, tuple[int, ...]] = {}
+        for name, row in zip(names, rows, strict=True):
+            if name not in self.places:
+                fresh.setdefault(name, row)
+            elif not self.known(row):  # a scout's copy that obeys: its value may win now
+                self.history[self.places[name]] = row, self.history[self.places[name]][1]
         if fresh:
-            for row, value in zip(fresh, self.reward.score(torch.tensor(fresh)).tolist(), strict=True):
-                self.memory[row] = value
-                self.history.append((row, value))
-        return torch.tensor([self.memory[r] for r in rows], dtype=torch.float64)
+            answers = self.reward.score(torch.tensor(list(fresh.values()))).tolist()
+            self.places |= {name: len(self.history) + k for k, name in enumerate(fresh)}
+            self.history += zip(fresh.values(), answers, strict=True)
+        return torch.tensor([self.history[self.places[name]][1] for name in names], dtype=torch.float64)
 
     def scout(self, x: Tensor, law: Layers) -> None:
         """Ask for cells that need not obey the limits `law`; those that do not are learnt from and no more."""

@@ -8,6 +8,7 @@ channels with one cell for each resolution. Order and shifts depend on the seed,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -76,6 +77,7 @@ class Training:
     epochs: int = 30
     data: str = "digits"
     seed: int = 0
+    by_class: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
