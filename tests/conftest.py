@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import typed
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 TOYHOUSE = ROOT / "tests" / "toyhouse"
@@ -17,6 +19,12 @@ TOYHOUSE = ROOT / "tests" / "toyhouse"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption("--typed", action="store_true", help="check types and shapes of core and apps (tests/typed.py)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--typed"):
+        typed.install()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -37,6 +45,16 @@ def seeded() -> None:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def kept_types() -> Iterator[None]:
+    """Fail a test during which a value of the wrong type or shape was refused, though nobody may have noticed."""
+    before = len(typed.refused)
+    yield
+    if said := typed.refused[before:]:
+        del typed.refused[before:]
+        pytest.fail("\n".join(said), pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -48,13 +48,13 @@ def test_training_streaming_and_uncached_passes_agree(dtype: torch.dtype, limit:
     x_t = torch.where(torch.rand(2, LENGTH) < 0.6, K, x_0)
     t = torch.rand(2, LENGTH // size).repeat_interleave(size, -1).double()
     whole = model.beside(x_0, size)(x_t, t).log_p
-    window = Free(2, K).window(np.zeros(2), np.arange(2), size, 0)
+    window = Free(2, K).window(np.zeros(2, int), np.arange(2), size, 0)
     for cached in (True, False):
         model.cached = cached
         context = model.open(2, LENGTH)
         for b in range(LENGTH // size):
             here = slice(b * size, (b + 1) * size)
-            context.enter(window, np.zeros(2))
+            context.enter(window, np.zeros(2, int))
             for _ in range(2):  # the second pass finds the cache already filled
                 log_p = context.predict(x_t[:, here], t[:, b * size]).log_p
                 gap = (log_p.exp() - whole[:, here].exp()).abs().max()

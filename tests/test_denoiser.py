@@ -104,16 +104,20 @@ def fixed(prediction: Prediction):  # noqa: ANN201
     ],
 )
 def test_nucleus_keeps_the_token_that_crosses(p: float, want: list[float]) -> None:
-    got = TopP(fixed(constant([0.6, 0.39, 0.01])), p)(torch.zeros(1, 1), torch.tensor(0.5)).log_p.exp()[0, 0]
+    got = TopP(fixed(constant([0.6, 0.39, 0.01])), p)(
+        torch.zeros(1, 1, dtype=torch.long), torch.tensor(0.5)
+    ).log_p.exp()[0, 0]
     assert torch.allclose(got, torch.tensor(want, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 def test_temperature_sharpens_and_keeps_points() -> None:
-    hot = Temperature(fixed(constant([0.5, 0.25, 0.25])), 0.5)(torch.zeros(1, 1), torch.tensor(0.5))
+    hot = Temperature(fixed(constant([0.5, 0.25, 0.25])), 0.5)(torch.zeros(1, 1, dtype=torch.long), torch.tensor(0.5))
     want = torch.tensor([4.0, 1.0, 1.0], dtype=torch.float64) / 6
     assert torch.allclose(hot.log_p.exp()[0, 0], want)
     assert hot.kind == "posterior"
-    point = Temperature(fixed(constant([1.0, 0.0, 0.0])), 2.0)(torch.zeros(1, 1), torch.tensor(0.5)).log_p[0, 0]
+    point = Temperature(fixed(constant([1.0, 0.0, 0.0])), 2.0)(
+        torch.zeros(1, 1, dtype=torch.long), torch.tensor(0.5)
+    ).log_p[0, 0]
     assert point.tolist() == [0.0, NEG, NEG]
 
 
@@ -152,10 +156,11 @@ def test_guidance_at_0_and_1_and_its_exponent() -> None:
 def test_guidance_survives_zeros_and_refuses_mixed_kinds() -> None:
     free, told = constant([0.0, 0.5, 0.5]), constant([0.5, 0.5, 0.0])
     net = lambda x_t, t, context=None: told if context else free  # noqa: E731
-    assert ClassifierFree(net, 2.0)(torch.zeros(1, 1), torch.tensor(0.5), True).log_p.exp().tolist() == [[[0, 1, 0]]]
+    x, t = torch.zeros(1, 1, dtype=torch.long), torch.tensor(0.5)
+    assert ClassifierFree(net, 2.0)(x, t, True).log_p.exp().tolist() == [[[0, 1, 0]]]
     loo = Prediction(free.log_p, "leave_one_out")
     with pytest.raises(UsageError, match="one kind"):
-        ClassifierFree(lambda x_t, t, context=None: told if context else loo, 2.0)(None, None, True)
+        ClassifierFree(lambda x_t, t, context=None: told if context else loo, 2.0)(x, t, True)
 
 
 def test_guided_kernels_tilt_the_noisy_site() -> None:

@@ -91,7 +91,7 @@ def test_what_cannot_be_recovered_is_said() -> None:
     with pytest.raises(UsageError, match="not recoverable from data"):
         Gaussian(Rectified()).convert(x, x, torch.tensor([0.0, 0.5]), "data", "noise")
     with pytest.raises(UsageError, match="did you mean 'velocity'"):
-        Gaussian(Rectified()).row("velocty", 0.5)  # type: ignore[arg-type]
+        Gaussian(Rectified()).row("velocty", 0.5)
     assert bool(Gaussian(Rectified()).convert(x, x + 1, 1.0, "flow", "data").isfinite().all())
 
 

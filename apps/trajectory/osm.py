@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,6 @@ from apps.trajectory.topology import assemble
 from core.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import networkx as nx
 
 __all__ = ["CLASS_SPEED", "cache_folder", "from_osm", "from_place"]
