@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.constrain.law import Constraint, Window
@@ -40,15 +41,15 @@ class BlockContext(Protocol):
         """Prepare for a window whose rows are in the law's `state`."""
         ...
 
-    def predict(self, x_t: Tensor, t: Tensor) -> Prediction:
+    def predict(self, x_t: Int[Tensor, "b l"], t: Float[Tensor, " ..."]) -> Prediction:
         """Predict x_0 of the window's sites from local tokens [B, L], the mask being K."""
         ...
 
-    def commit(self, x_0: Tensor) -> None:
+    def commit(self, x_0: Int[Tensor, "b l"]) -> None:
         """Append the window's clean local tokens [B, L] to the memory."""
         ...
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Int[Tensor, " r"]) -> None:
         """Keep only some rows."""
         ...
 
@@ -73,9 +74,9 @@ class Block:
     """
 
     number: int
-    rows: Tensor
-    tokens: Tensor
-    final: Tensor
+    rows: Int[Tensor, " r"]
+    tokens: Int[Tensor, "r l"]
+    final: Bool[Tensor, " r"]
 
 
 def blocks(
@@ -132,7 +133,7 @@ def blocks(
             return
 
 
-def generate(model: BlockDenoiser, plan: Plan, solver: Solver, **arguments: Any) -> Tensor:
+def generate(model: BlockDenoiser, plan: Plan, solver: Solver, **arguments: Any) -> Int[Tensor, "b l"]:
     """Return whole sequences, int64 [B, L]; -1 after a row has finished (arguments as in `blocks`)."""
     out: Tensor | None = None
     done = 0
@@ -148,11 +149,11 @@ def generate(model: BlockDenoiser, plan: Plan, solver: Solver, **arguments: Any)
 class VectorContext(Protocol):
     """What a network remembers of the clean vectors so far."""
 
-    def predict(self, x_t: Tensor, t: Tensor) -> GaussianPrediction:
+    def predict(self, x_t: Float[Tensor, "b l d"], t: Float[Tensor, " ..."]) -> GaussianPrediction:
         """Predict the clean block from the noisy one [B, L, d]."""
         ...
 
-    def commit(self, x_0: Tensor) -> None:
+    def commit(self, x_0: Float[Tensor, "b l d"]) -> None:
         """Append the clean block [B, L, d] to the memory."""
         ...
 

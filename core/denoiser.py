@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from core.process.categorical import Categorical, at_sites, safe_log
@@ -47,7 +48,7 @@ __all__ = [
 Kind = Literal["posterior", "leave_one_out"]
 
 
-def log_normalise(log_w: Tensor, otherwise: Tensor) -> Tensor:
+def log_normalise(log_w: Float[Tensor, "*x k"], otherwise: Float[Tensor, "*x k"]) -> Float[Tensor, "*x k"]:
     """Return `log_w` [..., K] normalised to a law; rows without any mass take the row of `otherwise` (log-weights)."""
     return torch.where((log_w == -torch.inf).all(-1, keepdim=True), otherwise, log_w).log_softmax(-1)
 
@@ -56,10 +57,10 @@ def log_normalise(log_w: Tensor, otherwise: Tensor) -> Tensor:
 class Prediction:
     """A normalised law over `x_0` at each site: `log_p` [B, S, K], of the stated kind."""
 
-    log_p: Tensor
+    log_p: Float[Tensor, "*x k"]
     kind: Kind = "posterior"
 
-    def posterior(self, x_t: Tensor, t: Tensor | float, process: Categorical) -> Prediction:
+    def posterior(self, x_t: Int[Tensor, "*x"], t: Tensor | float, process: Categorical) -> Prediction:
         """Return `D`, having seen the own token `x_t` [B, S] at time `t`."""
         if self.kind == "posterior":
             return self
@@ -69,7 +70,7 @@ class Prediction:
         otherwise = torch.where(own.any(-1, keepdim=True), known, self.log_p.to(log_q))
         return Prediction(log_normalise(self.log_p + log_q, otherwise), "posterior")
 
-    def leave_one_out(self, x_t: Tensor, t: Tensor | float, process: Categorical) -> Prediction:
+    def leave_one_out(self, x_t: Int[Tensor, "*x"], t: Tensor | float, process: Categorical) -> Prediction:
         """Return `l`, the evidence of the own token `x_t` [B, S] at time `t` taken out."""
         if self.kind == "leave_one_out" or process.mask is not None:
             return replace(self, kind="leave_one_out")
@@ -78,17 +79,19 @@ class Prediction:
         log_w = torch.where(possible, self.log_p - torch.where(possible, log_q, 0.0), -torch.inf)
         return Prediction(log_normalise(log_w, self.log_p.to(log_w)), "leave_one_out")
 
-    def conditional(self, x_t: Tensor, t: Tensor | float, process: Categorical) -> Tensor:
+    def conditional(
+        self, x_t: Int[Tensor, "*x"], t: Tensor | float, process: Categorical
+    ) -> Float64[Tensor, "*x states"]:
         """Return `log p_t(site = y | the other sites)`, the kernel of Gibbs correctors: float64 [B, S, K']."""
         return safe_log(process.forward(self.leave_one_out(x_t, t, process).log_p.to(torch.float64).exp(), t))
 
-    def score(self, x_t: Tensor, t: Tensor | float, process: Categorical) -> Tensor:
+    def score(self, x_t: Int[Tensor, "*x"], t: Tensor | float, process: Categorical) -> Float64[Tensor, "*x states"]:
         """Return the log-score `log r(y)` of every single-site change: float64 [B, S, K'], 0 at `y = x_t`."""
         log_c = self.conditional(x_t, t, process)
         return log_c - log_c.gather(-1, x_t[..., None])
 
     @classmethod
-    def from_score(cls, log_r: Tensor, t: Tensor | float, process: Categorical) -> Prediction:
+    def from_score(cls, log_r: Float[Tensor, "*x states"], t: Tensor | float, process: Categorical) -> Prediction:
         """Invert `score`: `l = (c - sigma pi) / alpha` with `c = r / sum r`.
 
         Args:
@@ -107,12 +110,12 @@ class Prediction:
 class Denoiser(Protocol):
     """Anything that predicts `x_0` from tokens `x_t` [B, S] at time `t` ((), (B,) or (B, S)) and a context."""
 
-    def __call__(self, x_t: Tensor, t: Tensor, context: Any = None) -> Prediction:
+    def __call__(self, x_t: Int[Tensor, "b s"], t: Float[Tensor, " ..."], context: Any = None) -> Prediction:
         """Return the law of `x_0` at each site."""
         ...
 
 
-def subs(logits: Tensor, x_t: Tensor, mask: int) -> Prediction:
+def subs(logits: Float[Tensor, "b s columns"], x_t: Int[Tensor, "b s"], mask: int) -> Prediction:
     """Turn network outputs into the posterior of absorbing diffusion.
 
     The mask is never predicted (zero masking probability), and a site that is not masked returns itself (carry-over).
@@ -133,10 +136,10 @@ class _Reshaped:
 
     denoiser: Callable[..., Prediction]
 
-    def reshape(self, log_p: Tensor) -> Tensor:
+    def reshape(self, log_p: Float[Tensor, "*x k"]) -> Float[Tensor, "*x k"]:
         raise NotImplementedError
 
-    def __call__(self, x_t: Tensor, t: Tensor, context: Any = None) -> Prediction:
+    def __call__(self, x_t: Int[Tensor, "b s"], t: Float[Tensor, " ..."], context: Any = None) -> Prediction:
         prediction = self.denoiser(x_t, t, context)
         return replace(prediction, log_p=self.reshape(prediction.log_p).log_softmax(-1))
 
@@ -147,7 +150,7 @@ class Temperature(_Reshaped):
 
     temperature: float = 1.0
 
-    def reshape(self, log_p: Tensor) -> Tensor:
+    def reshape(self, log_p: Float[Tensor, "*x k"]) -> Float[Tensor, "*x k"]:
         return log_p / self.temperature
 
 
@@ -157,7 +160,7 @@ class TopP(_Reshaped):
 
     p: float = 0.9
 
-    def reshape(self, log_p: Tensor) -> Tensor:
+    def reshape(self, log_p: Float[Tensor, "*x k"]) -> Float[Tensor, "*x k"]:
         ranked, order = log_p.sort(-1, descending=True)
         mass = ranked.to(torch.float64).exp()
         before = mass.cumsum(-1) - mass
@@ -170,17 +173,24 @@ class TopP(_Reshaped):
 class GaussianPrediction:
     """What is known of real `x_0` given `x_t`: its mean `D` and, where known, its variance, both [B, ...]."""
 
-    mean: Tensor
-    var: Tensor | None = None
+    mean: Float[Tensor, "*x"]
+    var: Float[Tensor, " ..."] | None = None
 
     @classmethod
     def of(
-        cls, output: Tensor, kind: GaussianKind, x_t: Tensor, t: Tensor | float, process: Gaussian
+        cls,
+        output: Float[Tensor, "*x"],
+        kind: GaussianKind,
+        x_t: Float[Tensor, "*x"],
+        t: Tensor | float,
+        process: Gaussian,
     ) -> GaussianPrediction:
         """Read a network's `output` [B, ...], of parameterisation `kind`, at `x_t` and time `t`."""
         return cls(process.convert(output, x_t, t, kind, "data"))
 
-    def output(self, kind: GaussianKind, x_t: Tensor, t: Tensor | float, process: Gaussian) -> Tensor:
+    def output(
+        self, kind: GaussianKind, x_t: Float[Tensor, "*x"], t: Tensor | float, process: Gaussian
+    ) -> Float[Tensor, "*x"]:
         """Return the prediction as the parameterisation `kind`."""
         return process.convert(self.mean, x_t, t, "data", kind)
 
@@ -206,7 +216,7 @@ class Preconditioned:
     kind: GaussianKind = "velocity"
     clock: Literal["angle", "time", "log_snr"] = "angle"
 
-    def label(self, t: Tensor | float) -> Tensor:
+    def label(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         """Return what the network is told of time `t`, float64."""
         if self.clock == "angle":
             return self.process.angle(t) * (2 / math.pi)
@@ -214,7 +224,7 @@ class Preconditioned:
             return self.process.schedule.log_snr(t) / 4
         return torch.as_tensor(t, dtype=torch.float64)
 
-    def __call__(self, x_t: Tensor, t: Tensor | float, context: Any = None) -> GaussianPrediction:
+    def __call__(self, x_t: Float[Tensor, "b ..."], t: Tensor | float, context: Any = None) -> GaussianPrediction:
         """Predict `x_0` from `x_t` [B, ...] at `t`, (), (B,) or (B, L)."""
         scale = self.process.radius(at_sites(t, x_t)).to(x_t)
         output = self.network(x_t / scale, self.label(t).to(x_t), context)
@@ -231,7 +241,9 @@ class Thresholded:
     denoiser: Callable[..., GaussianPrediction]
     quantile: float = 0.995
 
-    def __call__(self, x_t: Tensor, t: Tensor, context: Any = None) -> GaussianPrediction:
+    def __call__(
+        self, x_t: Float[Tensor, "b ..."], t: Float[Tensor, " ..."], context: Any = None
+    ) -> GaussianPrediction:
         """Predict and clip."""
         prediction = self.denoiser(x_t, t, context)
         D = prediction.mean

@@ -17,13 +17,14 @@ draw and the gradient of the relaxed one.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 __all__ = ["categorical", "gumbel", "inverse_cdf", "relaxed", "straight_through"]
 
 
-def inverse_cdf(p: Tensor, u: Tensor) -> Tensor:
+def inverse_cdf(p: Float[Tensor, "... k"], u: Float[Tensor, "*u"]) -> Int[Tensor, "*u"]:
     """Draw several symbols from each row of weights.
 
     Args:
@@ -51,7 +52,7 @@ def inverse_cdf(p: Tensor, u: Tensor) -> Tensor:
     return k
 
 
-def categorical(log_p: Tensor, u: Tensor) -> Tensor:
+def categorical(log_p: Float[Tensor, "*x k"], u: Float[Tensor, "*x"]) -> Int[Tensor, "*x"]:
     """Draw one symbol from each row of log-weights.
 
     Args:
@@ -67,12 +68,12 @@ def categorical(log_p: Tensor, u: Tensor) -> Tensor:
     return inverse_cdf((log_p - log_p.amax(-1, keepdim=True)).exp_(), u[..., None])[..., 0]
 
 
-def gumbel(u: Tensor) -> Tensor:
+def gumbel(u: Float[Tensor, "*u"]) -> Float64[Tensor, "*u"]:
     """Return standard Gumbel variables `-log(-log u)` of uniforms `u`, finite also at `u = 0`."""
     return -(-u.to(torch.float64).clamp(min=2.0**-54).log()).log()
 
 
-def relaxed(log_p: Tensor, u: Tensor, temperature: float) -> Tensor:
+def relaxed(log_p: Float[Tensor, "*#x k"], u: Float[Tensor, "*#x k"], temperature: float) -> Float[Tensor, "... k"]:
     """Return a point of the simplex that is differentiable in `log_p` and tends to a hard draw as temperature -> 0.
 
     Args:
@@ -86,7 +87,9 @@ def relaxed(log_p: Tensor, u: Tensor, temperature: float) -> Tensor:
     return ((log_p + gumbel(u)) / temperature).softmax(-1)
 
 
-def straight_through(log_p: Tensor, u: Tensor, temperature: float) -> Tensor:
+def straight_through(
+    log_p: Float[Tensor, "*#x k"], u: Float[Tensor, "*#x k"], temperature: float
+) -> Float[Tensor, "... k"]:
     """Return the one-hot Gumbel-max draw, exact in value, with the gradient of `relaxed` at the same noise."""
     soft = relaxed(log_p, u, temperature)
     hard = one_hot(soft.detach().argmax(-1), soft.shape[-1]).to(soft)

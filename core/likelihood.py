@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from core.errors import UsageError
@@ -44,12 +45,12 @@ class Likelihood:
         evaluations: of the network, per sample.
     """
 
-    log_p: Tensor
-    x: Tensor
-    error: Tensor
+    log_p: Float[Tensor, " b"]
+    x: Float[Tensor, "b ..."]
+    error: Float[Tensor, " b"]
     evaluations: int
 
-    def bits_per_dimension(self) -> Tensor:
+    def bits_per_dimension(self) -> Float[Tensor, " b"]:
         """Return `-log_p / (d log 2)` [B]."""
         return -self.log_p / (math.prod(self.x.shape[1:]) * math.log(2))
 
@@ -57,8 +58,8 @@ class Likelihood:
 def log_likelihood(
     predict: Estimate,
     process: Gaussian,
-    x: Tensor,
-    times: Tensor,
+    x: Float[Tensor, "b ..."],
+    times: Float[Tensor, " n"],
     *,
     clock: Literal["angle", "log_snr"] = "angle",
     probes: int | None = None,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float64, Int, Shaped, UInt64
 from torch import Tensor
 
 from core.jit import jit
@@ -28,7 +29,9 @@ _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
-def philox(key: int, high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def philox(
+    key: int, high: UInt64[np.ndarray, "*n"], low: UInt64[np.ndarray, "*n"]
+) -> tuple[UInt64[np.ndarray, "*n"], UInt64[np.ndarray, "*n"]]:
     """Return two uint64 words for each 128-bit counter (`high`, `low`) under a 64-bit `key`.
 
     Args:
@@ -66,10 +69,10 @@ class Stream:
     """
 
     seed: int
-    samples: Tensor
+    samples: Int[Tensor, " b"]
     path: tuple[int, ...] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    turn: Tensor | None = None
+    turn: Float64[Tensor, " b"] | None = None
 
     @classmethod
     def of(cls, seed: int, n: int, first: int = 0) -> Stream:
@@ -77,7 +80,7 @@ class Stream:
         return cls(seed, torch.arange(first, first + n))
 
     @classmethod
-    def strata(cls, seed: int, samples: Tensor, count: int) -> Stream:
+    def strata(cls, seed: int, samples: Int[Tensor, " b"], count: int) -> Stream:
         """Return streams in groups of `count` consecutive samples that share their noise, turned by 0, 1/n, 2/n, ...
 
         Every draw of every sample keeps its law, and a sample's draws stay independent of each other; within a group
@@ -91,7 +94,7 @@ class Stream:
         """Return the independent streams at a deeper address."""
         return replace(self, path=self.path + tuple(int(i) for i in numbers))
 
-    def select(self, rows: Tensor) -> Stream:
+    def select(self, rows: Shaped[Tensor, " r"]) -> Stream:
         """Return the streams of some rows of the batch."""
         rows = rows.cpu()
         return replace(self, samples=self.samples[rows], turn=None if self.turn is None else self.turn[rows])
@@ -105,7 +108,7 @@ class Stream:
         text = ",".join(str(i) for i in (self.seed, *self.path)).encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
-    def uniform(self, *tail: int) -> Tensor:
+    def uniform(self, *tail: int) -> Float64[Tensor, "b ..."]:
         """Return float64 uniforms in [0, 1) of shape [B, *tail], on a grid of 2^-53."""
         count = math.prod(tail)
         words = self._words((count + 1) // 2)[:, :count]
@@ -115,11 +118,11 @@ class Stream:
             out = (out + self.turn.reshape(-1, *[1] * len(tail))) % 1.0
         return out.to(self.device)
 
-    def normal(self, *tail: int) -> Tensor:
+    def normal(self, *tail: int) -> Float64[Tensor, "b ..."]:
         """Return float64 standard normals of shape [B, *tail] (inverse distribution function)."""
         return torch.special.ndtri(self.uniform(*tail).clamp_min(2.0**-54))
 
-    def permutation(self, n: int) -> Tensor:
+    def permutation(self, n: int) -> Int[Tensor, "b n"]:
         """Return one permutation of 0..n-1 for each sample, shape [B, n]."""
         return self.uniform(n).argsort(-1)
 

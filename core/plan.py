@@ -21,6 +21,7 @@ import json
 from dataclasses import asdict, dataclass
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 __all__ = ["Plan", "Row", "Table", "uniform_plan"]
@@ -34,7 +35,7 @@ class Plan:
         times: float64 [T + 1], from 1 to 0.
     """
 
-    times: Tensor
+    times: Float64[Tensor, " ends"]
 
     def __post_init__(self) -> None:
         """Refuse grids that do not end in clean data: a leftover mask would become a token."""

@@ -23,6 +23,7 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from core.constrain.law import Window
@@ -58,21 +59,21 @@ class Step:
     process: Categorical
     predict: Predict
     window: Window
-    x_t: Tensor
+    x_t: Int[Tensor, "b l"]
     t: float
     s: float
     left: int
-    hit: Tensor
+    hit: Float64[Tensor, "b l"]
     stream: Stream
     greedy: bool = False
 
     @cached_property
-    def masked(self) -> Tensor:
+    def masked(self) -> Bool[Tensor, "b l"]:
         """Which sites are still masked, bool [B, L]."""
         return self.x_t == self.process.mask
 
     @cached_property
-    def known(self) -> Tensor:
+    def known(self) -> Int[Tensor, "b l"]:
         """Tokens, -1 where masked."""
         return torch.where(self.masked, -1, self.x_t)
 
@@ -82,11 +83,11 @@ class Step:
         return self.predict(self.x_t, torch.full(self.x_t.shape[:1], self.t, device=self.x_t.device))
 
     @cached_property
-    def log_p(self) -> Tensor:
+    def log_p(self) -> Float[Tensor, "b l k"]:
         """The posterior at masked sites, restricted to values with an admissible completion, [B, L, K]."""
         return self.window.restrict(self.raw.log_p, self.known)
 
-    def admit(self, sites: Tensor) -> Tensor:
+    def admit(self, sites: Bool[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """Return x_t with the masked `sites` [B, L] revealed by the law; no network call where there are none."""
         if not bool(sites.any()):
             return self.x_t
@@ -98,7 +99,7 @@ class Step:
 class Solver(Protocol):
     """From a step to the next state."""
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s, tokens [B, L]."""
         ...
 
@@ -110,7 +111,7 @@ def rollout(
     window: Window,
     solver: Solver,
     stream: Stream,
-    x: Tensor,
+    x: Int[Tensor, "b l"],
     greedy: bool = False,
 ) -> Iterator[tuple[Step, Tensor]]:
     """Yield (step, x_s) from x at t = 1 down to t = 0; stops early once nothing is masked.
@@ -143,9 +144,9 @@ def denoise(
     window: Window,
     solver: Solver,
     stream: Stream,
-    x: Tensor,
+    x: Int[Tensor, "b l"],
     greedy: bool = False,
-) -> Tensor:
+) -> Int[Tensor, "b l"]:
     """Run the reverse loop and return x_0, tokens [B, L] (arguments as in `rollout`).
 
     Raises:
@@ -171,11 +172,11 @@ class Move:
 
     t: float
     s: float
-    x_t: Tensor
+    x_t: Float[Tensor, "*x"]
     prediction: GaussianPrediction
-    mean: Tensor
+    mean: Float[Tensor, "*x"]
     std: float
-    x_s: Tensor
+    x_s: Float[Tensor, "*x"]
 
     @property
     def transition(self) -> GaussianTransition:
@@ -183,7 +184,7 @@ class Move:
         return GaussianTransition(self.mean, torch.as_tensor(self.std, dtype=self.mean.dtype, device=self.mean.device))
 
 
-def trace(predict: Estimate, table: Table, x: Tensor, stream: Stream | None = None) -> Iterator[Move]:
+def trace(predict: Estimate, table: Table, x: Float[Tensor, "b ..."], stream: Stream | None = None) -> Iterator[Move]:
     """Yield every row of `table`, carried out from `x` at its first time.
 
     Args:
@@ -215,7 +216,9 @@ def trace(predict: Estimate, table: Table, x: Tensor, stream: Stream | None = No
         x = x_s
 
 
-def integrate(predict: Estimate, table: Table, x: Tensor, stream: Stream | None = None) -> Tensor:
+def integrate(
+    predict: Estimate, table: Table, x: Float[Tensor, "*x"], stream: Stream | None = None
+) -> Float[Tensor, "*x"]:
     """Run the solver `table` from `x` and return the state at its last time (arguments as in `trace`)."""
     for move in trace(predict, table, x, stream):
         x = move.x_s

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from jaxtyping import Float, Float64, Int, Shaped
 from torch import Tensor
 
 from core.denoiser import GaussianPrediction, Prediction
@@ -36,19 +37,19 @@ __all__ = ["CategoricalTransition", "GaussianTransition", "Transition"]
 class Transition(Protocol):
     """The law `p(x_s | x_t, prediction)` of one reverse step, over tokens or real vectors."""
 
-    def sample(self, stream: Uniforms) -> Tensor:
+    def sample(self, stream: Uniforms) -> Shaped[Tensor, "b ..."]:
         """Draw `x_s` [B, ...]."""
         ...
 
-    def rsample(self, stream: Uniforms) -> Tensor:
+    def rsample(self, stream: Uniforms) -> Float[Tensor, "b ..."]:
         """Draw `x_s` such that gradients reach the prediction."""
         ...
 
-    def log_prob(self, x_s: Tensor) -> Tensor:
+    def log_prob(self, x_s: Shaped[Tensor, "b ..."]) -> Float[Tensor, " b"]:
         """Return `log p(x_s | x_t)` [B]."""
         ...
 
-    def kl(self, other: Transition) -> Tensor:
+    def kl(self, other: Transition) -> Float[Tensor, " b"]:
         """Return `KL(self || other)` [B], in nats."""
         ...
 
@@ -57,7 +58,7 @@ class Transition(Protocol):
 class CategoricalTransition:
     """A product over sites of categorical laws `log_p`, float64 [B, ..., K']; `temperature` softens `rsample` only."""
 
-    log_p: Tensor
+    log_p: Float64[Tensor, "b *x k"]
     temperature: float = 1.0
 
     @classmethod
@@ -65,7 +66,7 @@ class CategoricalTransition:
         cls,
         process: Categorical,
         prediction: Prediction,
-        x_t: Tensor,
+        x_t: Int[Tensor, "b ..."],
         t: Tensor | float,
         s: Tensor | float,
         temperature: float = 1.0,
@@ -73,19 +74,19 @@ class CategoricalTransition:
         """Return the reverse step of `process` from `x_t` at `t` to `s` under `prediction`, of either kind."""
         return cls(process.reverse(prediction, x_t, t, s), temperature)
 
-    def sample(self, stream: Uniforms) -> Tensor:
+    def sample(self, stream: Uniforms) -> Int[Tensor, "b ..."]:
         """Draw tokens `x_s` [B, ...], int64."""
         return categorical(self.log_p, stream.uniform(*self.log_p.shape[1:-1]))
 
-    def rsample(self, stream: Uniforms) -> Tensor:
+    def rsample(self, stream: Uniforms) -> Float64[Tensor, "b ..."]:
         """Draw one-hot tokens `x_s` [B, ..., K'], float64, differentiable in the prediction."""
         return straight_through(self.log_p, stream.uniform(*self.log_p.shape[1:]), self.temperature)
 
-    def log_prob(self, x_s: Tensor) -> Tensor:
+    def log_prob(self, x_s: Int[Tensor, "b ..."]) -> Float64[Tensor, " b"]:
         """Return `log p(x_s | x_t)` [B] of tokens `x_s` [B, ...]."""
         return self.log_p.gather(-1, x_s[..., None]).flatten(1).sum(-1)
 
-    def kl(self, other: CategoricalTransition) -> Tensor:
+    def kl(self, other: CategoricalTransition) -> Float64[Tensor, " b"]:
         """Return `KL(self || other)` [B] in nats; inf where `other` forbids what `self` allows."""
         live = self.log_p > -torch.inf
         gap = torch.where(live, self.log_p, 0.0) - torch.where(live, other.log_p, 0.0)
@@ -96,15 +97,15 @@ class CategoricalTransition:
 class GaussianTransition:
     """The law `N(mean, std^2)` of each coordinate; `mean` [B, ...], `std` broadcasts against it (0: a point)."""
 
-    mean: Tensor
-    std: Tensor
+    mean: Float[Tensor, "b ..."]
+    std: Float[Tensor, " ..."]
 
     @classmethod
     def step(
         cls,
         process: Gaussian,
         prediction: GaussianPrediction,
-        x_t: Tensor,
+        x_t: Float[Tensor, "b ..."],
         t: Tensor | float,
         s: Tensor | float,
         eta: float = 1.0,
@@ -130,21 +131,21 @@ class GaussianTransition:
             std = (std.square() + (eta * m).square() * prediction.var).sqrt()
         return cls(mean, std.to(x_t))
 
-    def sample(self, stream: Stream) -> Tensor:
+    def sample(self, stream: Stream) -> Float[Tensor, "b ..."]:
         """Draw `x_s` [B, ...], without gradient."""
         return self.rsample(stream).detach()
 
-    def rsample(self, stream: Stream) -> Tensor:
+    def rsample(self, stream: Stream) -> Float[Tensor, "b ..."]:
         """Draw `x_s` [B, ...], differentiable in the prediction."""
         return self.mean + self.std * stream.normal(*self.mean.shape[1:]).to(self.mean)
 
-    def log_prob(self, x_s: Tensor) -> Tensor:
+    def log_prob(self, x_s: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
         """Return `log p(x_s | x_t)` [B], a density; its gradient reaches the prediction."""
         std = self.std.expand_as(self.mean)
         z = (x_s - self.mean) / std
         return -(0.5 * z.square() + std.log() + 0.5 * math.log(2 * math.pi)).flatten(1).sum(-1)
 
-    def kl(self, other: GaussianTransition) -> Tensor:
+    def kl(self, other: GaussianTransition) -> Float[Tensor, " b"]:
         """Return `KL(self || other)` [B] in nats: for equal widths `|mean - mean'|^2 / (2 std^2)`."""
         std = other.std.expand_as(other.mean)
         ratio = (self.std / std).square()

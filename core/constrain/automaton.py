@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from core.errors import UsageError
 
@@ -39,10 +40,10 @@ class Automaton:
         log_weight: float64 [Q, K] reference chain, or None.
     """
 
-    delta: np.ndarray
-    accept: np.ndarray
+    delta: Int[np.ndarray, "q k"]
+    accept: Bool[np.ndarray, " q"]
     start: int = 0
-    log_weight: np.ndarray | None = None
+    log_weight: Float[np.ndarray, "q k"] | None = None
 
     @property
     def states(self) -> int:
@@ -76,7 +77,7 @@ class Automaton:
             total, q = total + step, np.where(q >= 0, self.delta[q, x[..., i]], -1)
         return np.where(q >= 0, total, -np.inf)
 
-    def completable(self, length: int) -> np.ndarray:
+    def completable(self, length: int) -> Bool[np.ndarray, "lengths q"]:
         """Return from which states exactly r more tokens can end in acceptance, bool [length + 1, Q]."""
         out = np.empty((length + 1, self.states), bool)
         out[0] = self.accept
@@ -138,7 +139,7 @@ class Automaton:
 
 def product(
     a: Automaton, b: Automaton, accept: Callable[[np.ndarray, np.ndarray], np.ndarray] = np.logical_and
-) -> tuple[Automaton, np.ndarray]:
+) -> tuple[Automaton, Int[np.ndarray, "q 2"]]:
     """Return the automaton of reachable pairs, and the pairs themselves, int64 [Q, 2].
 
     Args:

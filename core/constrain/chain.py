@@ -17,6 +17,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from core.constrain.trellis import Trellis
@@ -69,7 +70,7 @@ class Markov:
     """
 
     trellis: Trellis
-    log_phi: Tensor
+    log_phi: Float64[Tensor, "b l k"]
 
     @cached_property
     def _layers(self) -> _Layers:
@@ -85,7 +86,7 @@ class Markov:
         return t.weight[t.edges[i]].to(self.log_phi.dtype) + self.log_phi[t.row[dst], i, t.token[dst]]
 
     @cached_property
-    def backward(self) -> Tensor:
+    def backward(self) -> Float64[Tensor, " nodes"]:
         """Log backward messages of every node, [nodes]."""
         t, length = self._layers, self.trellis.length
         out = torch.full((t.nodes,), -torch.inf, dtype=self.log_phi.dtype, device=self.log_phi.device)
@@ -96,7 +97,7 @@ class Markov:
         return out
 
     @cached_property
-    def forward(self) -> Tensor:
+    def forward(self) -> Float64[Tensor, " nodes"]:
         """Log forward messages of every node (its own potential included), [nodes]."""
         t = self._layers
         out = torch.full((t.nodes,), -torch.inf, dtype=self.log_phi.dtype, device=self.log_phi.device)
@@ -106,11 +107,11 @@ class Markov:
             out = torch.where(message > -torch.inf, message, out)
         return out
 
-    def log_partition(self) -> Tensor:
+    def log_partition(self) -> Float64[Tensor, " b"]:
         """Return log Z of each row, [B]; differentiable in `log_phi`."""
         return self.backward[self._layers.start]
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Int[Tensor, "b l"]) -> Float64[Tensor, " b"]:
         """Return log P(x) of local tokens [B, L], [B]; -inf where inadmissible."""
         t = self._layers
         node, total = t.start.clone(), torch.zeros(len(x), dtype=self.log_phi.dtype, device=x.device)
@@ -124,7 +125,7 @@ class Markov:
             node = torch.where(found, t.edge[chosen], node)
         return total - self.log_partition()
 
-    def marginals(self) -> Tensor:
+    def marginals(self) -> Float[Tensor, "b l k"]:
         """Return P(x_i = v), float [B, L, K]."""
         t, out = self._layers, torch.zeros_like(self.log_phi)
         norm = self.log_partition()
@@ -134,7 +135,7 @@ class Markov:
             out = out.index_put((t.row[nodes], torch.full_like(nodes, i), t.token[nodes]), p, accumulate=True)
         return out
 
-    def mode(self) -> Tensor:
+    def mode(self) -> Int[Tensor, "b l"]:
         """Return the most likely window of each row, local tokens [B, L] (max-product)."""
         t, length = self._layers, self.trellis.length
         best = torch.full((t.nodes,), -torch.inf, dtype=self.log_phi.dtype, device=self.log_phi.device)
@@ -144,7 +145,7 @@ class Markov:
                 best = best.scatter_reduce(0, t.source[i], self._score(i) + best[t.target[i]], "amax")
             return self._walk(lambda score, legal: score.masked_fill(~legal, -torch.inf).argmax(-1), best)
 
-    def sample(self, u: Tensor) -> Tensor:
+    def sample(self, u: Float[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """Return one exact draw for each row, local tokens [B, L].
 
         Args:

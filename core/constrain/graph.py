@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from core.jit import jit
 
@@ -37,11 +38,11 @@ class StateGraph:
         log_weight: float64 [M], an optional reference law on the transitions (log, need not be normalised).
     """
 
-    succ_ptr: np.ndarray
-    succ: np.ndarray
+    succ_ptr: Int[np.ndarray, " ptr"]
+    succ: Int[np.ndarray, " m"]
     tokens: int
-    label: np.ndarray | None = None
-    log_weight: np.ndarray | None = None
+    label: Int[np.ndarray, " s"] | None = None
+    log_weight: Float[np.ndarray, " m"] | None = None
     _cache: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
@@ -50,12 +51,12 @@ class StateGraph:
         return len(self.succ_ptr) - 1
 
     @cached_property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> Int[np.ndarray, " s"]:
         """Token of each state, int32 [S]."""
         return np.arange(self.states, dtype=np.int32) if self.label is None else self.label.astype(np.int32)
 
     @cached_property
-    def reverse(self) -> tuple[np.ndarray, np.ndarray]:
+    def reverse(self) -> tuple[Int[np.ndarray, " ptr"], Int[np.ndarray, " m"]]:
         """Predecessors in compressed sparse rows: (pred_ptr int64 [S + 1], pred int32 [M])."""
         source = np.repeat(np.arange(self.states, dtype=np.int32), np.diff(self.succ_ptr))
         order = np.argsort(self.succ, kind="stable")
@@ -63,7 +64,9 @@ class StateGraph:
         np.cumsum(np.bincount(self.succ, minlength=self.states), out=ptr[1:])
         return ptr, source[order]
 
-    def togo(self, accept: np.ndarray, blocked: np.ndarray | None = None) -> np.ndarray:
+    def togo(
+        self, accept: Int[np.ndarray, " a"], blocked: Bool[np.ndarray, " s"] | None = None
+    ) -> Int[np.ndarray, " s"]:
         """Return the least number of further tokens to a state of `accept`, int32 [S].
 
         Args:
@@ -112,7 +115,7 @@ class StateGraph:
             j += 1
         return j * self.states + state
 
-    def induced(self, keep: np.ndarray) -> tuple[StateGraph, np.ndarray]:
+    def induced(self, keep: Bool[np.ndarray, " s"]) -> tuple[StateGraph, Int[np.ndarray, " kept"]]:
         """Return the graph on the states of `keep` (bool [S]) and their old numbers, int64 [S']."""
         old = np.flatnonzero(keep)
         new = np.full(self.states, -1, np.int64)
@@ -124,7 +127,7 @@ class StateGraph:
         weight = None if self.log_weight is None else self.log_weight[held]
         return StateGraph(ptr, new[self.succ[held]].astype(np.int32), self.tokens, self.labels[old], weight), old
 
-    def counted(self, cost: np.ndarray, size: int, saturate: bool = False) -> StateGraph:
+    def counted(self, cost: Int[np.ndarray, " m"], size: int, saturate: bool = False) -> StateGraph:
         """Return the product with an additive counter c of what has been read.
 
         State `c * S + s`, c = 0 ... size. Beyond `size` a transition is forbidden (an upper limit), or the counter

@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from core.constrain.chain import Markov
@@ -38,19 +39,26 @@ class Window(Protocol):
     """What a law admits over the next L tokens of B rows, in a local alphabet of K tokens."""
 
     @property
-    def alphabet(self) -> Tensor:
+    def alphabet(self) -> Int[Tensor, "b k"]:
         """The global tokens of each row, int64 [B, K], -1 where a row has fewer."""
         ...
 
-    def settle(self, known: Tensor) -> Tensor:
+    def settle(self, known: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """Return `known` (-1 unknown) with the sites filled that have a single admissible value."""
         ...
 
-    def restrict(self, log_p: Tensor, known: Tensor) -> Tensor:
+    def restrict(self, log_p: Float[Tensor, "b l k"], known: Int[Tensor, "b l"]) -> Float[Tensor, "b l k"]:
         """Return the prediction [B, L, K] renormalised over values with an admissible completion."""
         ...
 
-    def admit(self, log_p: Tensor, known: Tensor, reveal: Tensor, u: Tensor, greedy: bool = False) -> Tensor:
+    def admit(
+        self,
+        log_p: Float[Tensor, "b l k"],
+        known: Int[Tensor, "b l"],
+        reveal: Bool[Tensor, "b l"],
+        u: Float[Tensor, "b l"],
+        greedy: bool = False,
+    ) -> Int[Tensor, "b l"]:
         """Return tokens int64 [B, L]: `known` where known (-1 unknown), draws at `reveal`."""
         ...
 
@@ -58,19 +66,19 @@ class Window(Protocol):
 class Constraint(Protocol):
     """A law over whole sequences, read block by block."""
 
-    def begin(self) -> np.ndarray:
+    def begin(self) -> Int[np.ndarray, " b"]:
         """Return the state of each row before the first token, int64 [B]."""
         ...
 
-    def window(self, state: np.ndarray, rows: np.ndarray, length: int, remaining: int) -> Window:
+    def window(self, state: Int[np.ndarray, " b"], rows: Int[np.ndarray, " b"], length: int, remaining: int) -> Window:
         """Return the window of some rows over the next `length` tokens with `remaining` after it."""
         ...
 
-    def advance(self, window: Window, tokens: Tensor) -> np.ndarray:
+    def advance(self, window: Window, tokens: Int[Tensor, "b l"]) -> Int[np.ndarray, " b"]:
         """Return the states after a window filled with local `tokens` [B, L]."""
         ...
 
-    def finished(self, state: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def finished(self, state: Int[np.ndarray, " b"], rows: Int[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
         """Return which rows need no further tokens, bool [B]."""
         ...
 
@@ -79,17 +87,24 @@ class Constraint(Protocol):
 class FreeWindow:
     """No law: every token everywhere, sites independent."""
 
-    alphabet: Tensor
+    alphabet: Int[Tensor, "b k"]
 
-    def settle(self, known: Tensor) -> Tensor:
+    def settle(self, known: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """Return `known`: nothing is forced."""
         return known
 
-    def restrict(self, log_p: Tensor, known: Tensor) -> Tensor:
+    def restrict(self, log_p: Float[Tensor, "b l k"], known: Int[Tensor, "b l"]) -> Float[Tensor, "b l k"]:
         """Return the prediction, with known sites held."""
         return _hold(log_p.log_softmax(-1), known)
 
-    def admit(self, log_p: Tensor, known: Tensor, reveal: Tensor, u: Tensor, greedy: bool = False) -> Tensor:
+    def admit(
+        self,
+        log_p: Float[Tensor, "b l k"],
+        known: Int[Tensor, "b l"],
+        reveal: Bool[Tensor, "b l"],
+        u: Float[Tensor, "b l"],
+        greedy: bool = False,
+    ) -> Int[Tensor, "b l"]:
         """Draw each revealed site from its own prediction by inverse CDF in float64."""
         if greedy:
             drawn = log_p.argmax(-1)
@@ -113,19 +128,21 @@ class Free:
     rows: int
     tokens: int
 
-    def begin(self) -> np.ndarray:
+    def begin(self) -> Int[np.ndarray, " b"]:
         """Return dummy states."""
         return np.zeros(self.rows, np.int64)
 
-    def window(self, state: np.ndarray, rows: np.ndarray, length: int, remaining: int) -> FreeWindow:
+    def window(
+        self, state: Int[np.ndarray, " b"], rows: Int[np.ndarray, " b"], length: int, remaining: int
+    ) -> FreeWindow:
         """Return the window in which everything is allowed."""
         return FreeWindow(torch.arange(self.tokens).expand(len(state), -1))
 
-    def advance(self, window: Window, tokens: Tensor) -> np.ndarray:
+    def advance(self, window: Window, tokens: Int[Tensor, "b l"]) -> Int[np.ndarray, " b"]:
         """Return dummy states."""
         return np.zeros(len(tokens), np.int64)
 
-    def finished(self, state: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def finished(self, state: Int[np.ndarray, " b"], rows: Int[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
         """No row ever finishes early."""
         return np.zeros(len(state), bool)
 
@@ -144,7 +161,7 @@ class LawWindow:
 
     trellis: Trellis
     mode: Mode
-    alphabet: Tensor
+    alphabet: Int[Tensor, "b k"]
     tolerance: float = 1e-4
     sweeps: int = 12
     learned: Trellis | None = None
@@ -154,24 +171,31 @@ class LawWindow:
         """The trellis without its reference chain."""
         return replace(self.trellis, log_weight=np.zeros_like(self.trellis.log_weight))
 
-    def allowed(self, known: Tensor) -> Tensor:
+    def allowed(self, known: Int[Tensor, "b l"]) -> Bool[Tensor, "b l k"]:
         """Return which tokens have an admissible completion given `known` (-1 unknown), bool [B, L, K]."""
         return torch.from_numpy(self.trellis.feasible(known.cpu().numpy())).to(known.device)
 
-    def settle(self, known: Tensor) -> Tensor:
+    def settle(self, known: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """Return `known` with the sites filled that have a single admissible value."""
         allowed = self.allowed(known)
         forced = (known < 0) & (allowed.sum(-1) == 1)
         return torch.where(forced, allowed.int().argmax(-1), known)
 
-    def restrict(self, log_p: Tensor, known: Tensor) -> Tensor:
+    def restrict(self, log_p: Float[Tensor, "b l k"], known: Int[Tensor, "b l"]) -> Float[Tensor, "b l k"]:
         """Return the prediction renormalised over `allowed(known)`; uniform where it has no mass there."""
         allowed = self.allowed(known)
         out = log_p.masked_fill(~allowed, -torch.inf)
         empty = ~out.isfinite().any(-1, keepdim=True)
         return torch.where(empty & allowed, torch.zeros_like(out), out).log_softmax(-1)
 
-    def admit(self, log_p: Tensor, known: Tensor, reveal: Tensor, u: Tensor, greedy: bool = False) -> Tensor:
+    def admit(
+        self,
+        log_p: Float[Tensor, "b l k"],
+        known: Int[Tensor, "b l"],
+        reveal: Bool[Tensor, "b l"],
+        u: Float[Tensor, "b l"],
+        greedy: bool = False,
+    ) -> Int[Tensor, "b l"]:
         """Draw the revealed sites jointly from the mode's law."""
         if self.mode == "exists":
             out = self.trellis.exists(
@@ -183,7 +207,9 @@ class LawWindow:
         law = Markov(chain, self.potentials(log_p.double(), known, reveal))
         return torch.where(reveal, law.mode() if greedy else law.sample(u.double()), known)
 
-    def potentials(self, log_p: Tensor, known: Tensor, reveal: Tensor) -> Tensor:
+    def potentials(
+        self, log_p: Float[Tensor, "b l k"], known: Int[Tensor, "b l"], reveal: Bool[Tensor, "b l"]
+    ) -> Float64[Tensor, "b l k"]:
         """Return the site potentials of the `reference` or `product` laws, float64 [B, L, K]."""
         allowed = self.allowed(known)
         if self.mode == "product":
@@ -192,7 +218,7 @@ class LawWindow:
         phi = project(self.learned or self.trellis, log_p, known, match, self.tolerance, self.sweeps)
         return phi if self.learned is None else torch.where(allowed, phi.clamp_min(FLOOR), -torch.inf)
 
-    def log_partition(self, log_p: Tensor, known: Tensor) -> Tensor:
+    def log_partition(self, log_p: Float[Tensor, "b l k"], known: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
         """Return the log-probability [B] that independent draws of the unknown sites obey the law.
 
         Differentiable in `log_p`; -inf where the prediction rules out every completion.
@@ -210,7 +236,7 @@ class Learned:
     """
 
     law: Law
-    state: np.ndarray
+    state: Int[np.ndarray, " s"]
 
 
 @dataclass(eq=False)
@@ -232,10 +258,10 @@ class Law:
     """
 
     graph: StateGraph
-    start: np.ndarray
-    togo: np.ndarray
-    group: np.ndarray
-    exact: np.ndarray | None = None
+    start: Int[np.ndarray, " b"]
+    togo: Int[np.ndarray, "g s"]
+    group: Int[np.ndarray, " b"]
+    exact: Bool[np.ndarray, "r s"] | None = None
     mode: Mode = "exists"
     tolerance: float = 1e-4
     sweeps: int = 12
@@ -246,11 +272,13 @@ class Law:
         """Return the same law drawn from in another mode."""
         return replace(self, mode=mode)
 
-    def begin(self) -> np.ndarray:
+    def begin(self) -> Int[np.ndarray, " b"]:
         """Return the start states."""
         return np.asarray(self.start, np.int64)
 
-    def window(self, state: np.ndarray, rows: np.ndarray, length: int, remaining: int) -> LawWindow:
+    def window(
+        self, state: Int[np.ndarray, " b"], rows: Int[np.ndarray, " b"], length: int, remaining: int
+    ) -> LawWindow:
         """Return the cone of the next `length` tokens; raises InfeasibleError where it is empty."""
         exact = None if self.exact is None else self.exact[remaining]
         trellis = unroll(self.graph, state, length, remaining, self.togo, self.group[rows], exact, self.full)
@@ -260,11 +288,11 @@ class Law:
         alphabet = torch.from_numpy(np.array(trellis.alphabet, np.int64))
         return LawWindow(trellis, self.mode, alphabet, self.tolerance, self.sweeps, learned)
 
-    def advance(self, window: Window, tokens: Tensor) -> np.ndarray:
+    def advance(self, window: Window, tokens: Int[Tensor, "b l"]) -> Int[np.ndarray, " b"]:
         """Return the states after the window; -1 would mean an inadmissible draw."""
         return window.trellis.arrive(tokens.cpu().numpy())  # type: ignore[attr-defined]
 
-    def finished(self, state: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def finished(self, state: Int[np.ndarray, " b"], rows: Int[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
         """Rows in an accepting state that loops have arrived."""
         if self.exact is not None:
             return np.zeros(len(state), bool)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from core.constrain.timed import Budget, Timed, tally
 from core.errors import UsageError
@@ -38,9 +39,9 @@ class Layers:
         low, high: the budget's bounds (0, 0 and no costs where there is none).
     """
 
-    ptr: np.ndarray
-    delta: np.ndarray
-    cost: np.ndarray
+    ptr: Int[np.ndarray, " ptr"]
+    delta: Int[np.ndarray, "n k"]
+    cost: Int[np.ndarray, "l k"]
     low: int
     high: int
 
@@ -55,12 +56,12 @@ class Layers:
         return self.delta.shape[1]
 
     @cached_property
-    def letters(self) -> np.ndarray:
+    def letters(self) -> Bool[np.ndarray, "l k"]:
         """Which tokens occur at each site in accepted sequences (the budget aside), bool [L, K]."""
         used = self.delta >= 0
         return np.stack([used[self.ptr[i] : self.ptr[i + 1]].any(0) for i in range(self.length)])
 
-    def accepts(self, x: np.ndarray) -> np.ndarray:
+    def accepts(self, x: Int[np.ndarray, "n l"]) -> Bool[np.ndarray, " n"]:
         """Return which sequences of x [n, L] are accepted, bool [n]."""
         x = np.asarray(x, np.int64)
         node = np.zeros(len(x), np.int64)
@@ -70,7 +71,7 @@ class Layers:
         return (node >= 0) & (total >= self.low) & (total <= self.high)
 
 
-def unfold(rules: Sequence[Timed], allowed: np.ndarray, budget: Budget | None = None) -> Layers | None:
+def unfold(rules: Sequence[Timed], allowed: Bool[np.ndarray, "l k"], budget: Budget | None = None) -> Layers | None:
     """Return the product of the rules on the sites of `allowed` (bool [L, K]); None where no sequence obeys them.
 
     Raises:
@@ -191,7 +192,7 @@ def prepared(rules: Sequence[Timed], budgets: Sequence[Budget]) -> tuple[list[Ti
     return [*rules, *(tally(b) for b in joined if b is not widest)], widest
 
 
-def admits(rules: Sequence[Timed], allowed: np.ndarray, budgets: Sequence[Budget] = ()) -> bool:
+def admits(rules: Sequence[Timed], allowed: Bool[np.ndarray, "l k"], budgets: Sequence[Budget] = ()) -> bool:
     """Tell whether any sequence obeys the rules and the budgets."""
     plan = prepared(rules, budgets)
     return plan is not None and unfold(plan[0], allowed, plan[1]) is not None

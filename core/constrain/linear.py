@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from scipy.sparse import csr_matrix, diags, identity, vstack
 from scipy.sparse.linalg import splu
 from torch import Tensor
@@ -105,18 +106,18 @@ class Affine:
 
         return lift, solve
 
-    def residual(self, x: Tensor) -> Tensor:
+    def residual(self, x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b m"]:
         """Return A x - b for x [..., n], [..., m]."""
         flat = x.detach().cpu().double().reshape(-1, x.shape[-1]).numpy()
         return torch.from_numpy((self.A @ flat.T).T - self.b).reshape(*x.shape[:-1], -1)
 
-    def violations(self, x: Tensor) -> Tensor:
+    def violations(self, x: Float[Tensor, "*b n"]) -> Float64[Tensor, "*b"]:
         """Return the largest violation of x [..., n], of rows and given coordinates: float64 [...]."""
         rows = self.residual(x).abs()
         given = (x.detach().cpu().double()[..., self.where] - torch.from_numpy(self.value)).abs()
         return torch.cat([rows, given, torch.zeros(*x.shape[:-1], 1, dtype=torch.float64)], -1).amax(-1)
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
         """Return the nearest point of the set to each x [..., n]; given coordinates come out exactly."""
         return _Project.apply(x, self)  # type: ignore[return-value]
 
@@ -152,7 +153,9 @@ class Projected:
     denoiser: Callable[..., GaussianPrediction]
     constraint: Affine
 
-    def __call__(self, x_t: Tensor, t: Tensor, context: Any = None) -> GaussianPrediction:
+    def __call__(
+        self, x_t: Float[Tensor, "b ..."], t: Float[Tensor, " ..."], context: Any = None
+    ) -> GaussianPrediction:
         """Predict and project."""
         prediction = self.denoiser(x_t, t, context)
         mean = prediction.mean

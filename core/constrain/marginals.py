@@ -10,6 +10,7 @@ the reference chain at each step.
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float32, Float64, Int
 
 from core.constrain.trellis import Trellis
 from core.jit import jit
@@ -17,7 +18,12 @@ from core.jit import jit
 __all__ = ["log_marginals"]
 
 
-def log_marginals(trellis: Trellis, log_weight: np.ndarray, log_final: np.ndarray, known: np.ndarray) -> np.ndarray:
+def log_marginals(
+    trellis: Trellis,
+    log_weight: Float64[np.ndarray, " edges"],
+    log_final: Float64[np.ndarray, " nodes"],
+    known: Int[np.ndarray, "b l"],
+) -> Float32[np.ndarray, "b l k"]:
     """Return log P(x_i = v | known), float32 [B, L, K]; -inf where v is inadmissible.
 
     Args:

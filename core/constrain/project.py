@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from core.constrain.trellis import Trellis
@@ -24,7 +25,14 @@ FLOOR = -1e4
 """Log potential of a token that the prediction rules out: zero beside any other way, finite where there is none."""
 
 
-def project(trellis: Trellis, log_p: Tensor, known: Tensor, match: Tensor, tolerance: float, sweeps: int) -> Tensor:
+def project(
+    trellis: Trellis,
+    log_p: Float[Tensor, "b l k"],
+    known: Int[Tensor, "b l"],
+    match: Bool[Tensor, "b l"],
+    tolerance: float,
+    sweeps: int,
+) -> Float64[Tensor, "b l k"]:
     """Return log potentials that match the prediction's marginals at some sites under the reference chain.
 
     Each row stops by itself, so that it does not depend on its batch. Marginals that no law on the window has (an
@@ -52,7 +60,7 @@ def project(trellis: Trellis, log_p: Tensor, known: Tensor, match: Tensor, toler
     return torch.from_numpy(phi).to(log_p.device)
 
 
-def floored(log_p: Tensor, allowed: Tensor) -> Tensor:
+def floored(log_p: Float[Tensor, "b l k"], allowed: Bool[Tensor, "b l k"]) -> Float[Tensor, "b l k"]:
     """Return the prediction on `allowed` [B, L, K], no less than FLOOR below its best there; -inf elsewhere."""
     top = log_p.masked_fill(~allowed, -torch.inf).amax(-1, keepdim=True)
     shifted = log_p - torch.where(top.isfinite(), top, 0.0)

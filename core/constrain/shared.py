@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from core.constrain import bits, sums
@@ -41,13 +42,13 @@ class SharedWindow:
     """
 
     law: SharedLaw
-    node: np.ndarray
-    count: np.ndarray
+    node: Int[np.ndarray, " b"]
+    count: Int[np.ndarray, " b"]
     first: int
     length: int
 
     @property
-    def alphabet(self) -> Tensor:
+    def alphabet(self) -> Int[Tensor, "b k"]:
         """All tokens, for every row: int64 [B, K]."""
         return torch.arange(self.law.layers.tokens).expand(len(self.node), -1)
 
@@ -71,24 +72,31 @@ class SharedWindow:
         tail = -np.log(self.law.layers.tokens)
         return np.pad(log_p.detach().double().cpu().numpy(), ((0, 0), (0, more), (0, 0)), constant_values=tail)
 
-    def settle(self, known: Tensor) -> Tensor:
+    def settle(self, known: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """Return `known` with the sites filled to which the rules leave one value whatever the others are."""
         forced = self._forced.to(known.device)
         return torch.where((known < 0) & (forced >= 0), forced, known)
 
-    def allowed(self, known: Tensor) -> Tensor:
+    def allowed(self, known: Int[Tensor, "b l"]) -> Bool[Tensor, "b l k"]:
         """Return which tokens have an admissible completion given `known` (-1 unknown), bool [B, L, K]."""
         out = bits.feasible(self._tables, self.node, self.count, self._known(known))
         return torch.from_numpy(out[:, : self.length]).to(known.device)
 
-    def restrict(self, log_p: Tensor, known: Tensor) -> Tensor:
+    def restrict(self, log_p: Float[Tensor, "b l k"], known: Int[Tensor, "b l"]) -> Float[Tensor, "b l k"]:
         """Return the prediction renormalised over `allowed(known)`; uniform where it has no mass there."""
         allowed = self.allowed(known)
         out = log_p.masked_fill(~allowed, -torch.inf)
         empty = ~out.isfinite().any(-1, keepdim=True)
         return torch.where(empty & allowed, torch.zeros_like(out), out).log_softmax(-1)
 
-    def admit(self, log_p: Tensor, known: Tensor, reveal: Tensor, u: Tensor, greedy: bool = False) -> Tensor:
+    def admit(
+        self,
+        log_p: Float[Tensor, "b l k"],
+        known: Int[Tensor, "b l"],
+        reveal: Bool[Tensor, "b l"],
+        u: Float[Tensor, "b l"],
+        greedy: bool = False,
+    ) -> Int[Tensor, "b l"]:
         """Draw the revealed sites jointly by the law's mode; where the sums underflow, by *exists*."""
         more = self.law.layers.length - self.first - self.length
         held, weights = self._known(known), self._log_p(log_p)
@@ -103,14 +111,14 @@ class SharedWindow:
                                     wanted[left], uniform[left], greedy)  # fmt: skip
         return torch.from_numpy(out[:, : self.length]).to(log_p.device)
 
-    def log_partition(self, log_p: Tensor, known: Tensor) -> Tensor:
+    def log_partition(self, log_p: Float[Tensor, "b l k"], known: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
         """Return the log-probability [B] that independent draws of the unknown sites obey the rules.
 
         Differentiable in `log_p`: the gradient is the conditioned law's marginals at the unknown sites.
         """
         return _LogPartition.apply(log_p, known, self)
 
-    def marginals(self, log_p: Tensor, known: Tensor) -> Tensor:
+    def marginals(self, log_p: Float[Tensor, "b l k"], known: Int[Tensor, "b l"]) -> Float64[Tensor, "b l k"]:
         """Return P(x_i = v) under the conditioned product law, float64 [B, L, K]."""
         out = sums.marginals(self._tables, self.node, self.count, self._log_p(log_p), self._known(known), 0.0)
         return torch.from_numpy(out[:, : self.length]).to(log_p.device)
@@ -155,11 +163,13 @@ class SharedLaw:
         """Return the same law drawn from in another mode."""
         return replace(self, mode=mode)
 
-    def begin(self) -> np.ndarray:
+    def begin(self) -> Int[np.ndarray, " b"]:
         """Return the start states."""
         return np.zeros(self.rows, np.int64)
 
-    def window(self, state: np.ndarray, rows: np.ndarray, length: int, remaining: int) -> SharedWindow:
+    def window(
+        self, state: Int[np.ndarray, " b"], rows: Int[np.ndarray, " b"], length: int, remaining: int
+    ) -> SharedWindow:
         """Return the window over the next `length` sites."""
         state = np.asarray(state, np.int64)
         node, count = np.divmod(state, self.layers.high + 1)
@@ -170,7 +180,7 @@ class SharedLaw:
         law = self if rows is None else self.with_rows(rows)
         return law.window(law.begin(), np.arange(law.rows), self.layers.length, 0)
 
-    def advance(self, window: SharedWindow, tokens: Tensor) -> np.ndarray:
+    def advance(self, window: SharedWindow, tokens: Int[Tensor, "b l"]) -> Int[np.ndarray, " b"]:
         """Return the states after a window filled with `tokens` [B, L]; -1 would mean an inadmissible draw."""
         x, node, count = tokens.cpu().numpy(), window.node.copy(), window.count.copy()
         for i in range(window.length):
@@ -178,6 +188,6 @@ class SharedLaw:
             node = np.where(node >= 0, self.layers.delta[node, x[:, i]], -1)
         return np.where((node >= 0) & (count <= self.layers.high), node * (self.layers.high + 1) + count, -1)
 
-    def finished(self, state: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def finished(self, state: Int[np.ndarray, " b"], rows: Int[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
         """No row ever finishes early: all have one length."""
         return np.zeros(len(state), bool)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from core.constrain.automaton import Automaton
 from core.errors import UsageError
@@ -35,9 +36,9 @@ class Timed:
         start: the first state.
     """
 
-    delta: np.ndarray
-    table: np.ndarray
-    accept: np.ndarray
+    delta: Int[np.ndarray, "t q k"]
+    table: Int[np.ndarray, " l"]
+    accept: Bool[np.ndarray, " q"]
     start: int = 0
 
     @property
@@ -45,7 +46,7 @@ class Timed:
         """Number of sites L."""
         return len(self.table)
 
-    def alive(self, allowed: np.ndarray) -> np.ndarray:
+    def alive(self, allowed: Bool[np.ndarray, "l k"]) -> Bool[np.ndarray, "ends q"]:
         """Return after how many sites which states still lead to acceptance by `allowed` tokens, bool [L + 1, Q]."""
         out = np.empty((self.length + 1, len(self.accept)), bool)
         out[-1] = self.accept
@@ -64,7 +65,7 @@ class Budget:
         low, high: the bounds, inclusive.
     """
 
-    cost: np.ndarray
+    cost: Int[np.ndarray, "l k"]
     low: int
     high: int
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from core.constrain.graph import StateGraph
 from core.errors import InfeasibleError
@@ -41,20 +42,20 @@ class Trellis:
         alphabet: int64 [B, K], global token of each local one, -1 where a row has fewer.
     """
 
-    layer: np.ndarray
-    state: np.ndarray
-    token: np.ndarray
-    edge_ptr: np.ndarray
-    edge: np.ndarray
-    log_weight: np.ndarray
-    alphabet: np.ndarray
+    layer: Int[np.ndarray, "b layers"]
+    state: Int[np.ndarray, " nodes"]
+    token: Int[np.ndarray, " nodes"]
+    edge_ptr: Int[np.ndarray, " ptr"]
+    edge: Int[np.ndarray, " edges"]
+    log_weight: Float[np.ndarray, " edges"]
+    alphabet: Int[np.ndarray, "b k"]
 
     @property
     def length(self) -> int:
         """Number of tokens L in the window."""
         return self.layer.shape[1] - 2
 
-    def feasible(self, known: np.ndarray) -> np.ndarray:
+    def feasible(self, known: Int[np.ndarray, "b l"]) -> Bool[np.ndarray, "b l k"]:
         """Return which tokens lie on an admissible completion, bool [B, L, K].
 
         Args:
@@ -63,8 +64,13 @@ class Trellis:
         return _feasible(self.layer, self.token, self.edge_ptr, self.edge, known, self.alphabet.shape[1])
 
     def exists(
-        self, log_p: np.ndarray, known: np.ndarray, reveal: np.ndarray, u: np.ndarray, greedy: bool = False
-    ) -> np.ndarray:
+        self,
+        log_p: Float[np.ndarray, "b l k"],
+        known: Int[np.ndarray, "b l"],
+        reveal: Bool[np.ndarray, "b l"],
+        u: Float[np.ndarray, "b l"],
+        greedy: bool = False,
+    ) -> Int[np.ndarray, "b l"]:
         """Draw the sites of `reveal` by the *exists* law; int64 [B, L] with `known` elsewhere.
 
         Args:
@@ -76,19 +82,19 @@ class Trellis:
         """
         return _exists(self.layer, self.token, self.edge_ptr, self.edge, log_p, known, reveal, u, greedy)
 
-    def arrive(self, tokens: np.ndarray) -> np.ndarray:
+    def arrive(self, tokens: Int[np.ndarray, "b l"]) -> Int[np.ndarray, " b"]:
         """Return the state after a whole window of local `tokens` [B, L], int64 [B]; -1 where inadmissible."""
         return _arrive(self.layer, self.token, self.state, self.edge_ptr, self.edge, tokens)
 
 
 def unroll(
     law: StateGraph,
-    start: np.ndarray,
+    start: Int[np.ndarray, " b"],
     length: int,
     remaining: int | np.ndarray,
-    togo: np.ndarray,
-    group: np.ndarray,
-    exact: np.ndarray | None = None,
+    togo: Int[np.ndarray, "g s"],
+    group: Int[np.ndarray, " b"],
+    exact: Bool[np.ndarray, " s"] | None = None,
     full: bool = False,
 ) -> Trellis:
     """Unroll `length` tokens of a law from each row's state, keeping only what can still be accepted.

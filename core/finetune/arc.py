@@ -29,6 +29,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.blocks import VectorContext
@@ -49,7 +50,9 @@ GAIN = 8.0
 class Score(Protocol):
     """An adversary."""
 
-    def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def __call__(
+        self, x_t: Float[Tensor, "b f d"], t: Float[Tensor, " b"], condition: Float[Tensor, "b ..."] | None
+    ) -> Float[Tensor, "b ..."]:
         """Return scores [B, ...] of noisy sequences [B, F, d] at times [B]; higher is more real."""
         ...
 
@@ -57,7 +60,7 @@ class Score(Protocol):
 def rollout(
     context: VectorContext, process: Gaussian, tables: Callable[[int], Table], shape: tuple[int, int], blocks: int,
     stream: Stream, *, most: int = 4, least: int = 1, before: Callable[[int], None] = lambda n: None, first: int = 0,
-) -> Tensor:  # fmt: skip
+) -> Float[Tensor, "b f d"]:  # fmt: skip
     """Play blocks on their own past; return them, [B, blocks L, d], each with the gradient of its last step.
 
     Args:
@@ -82,7 +85,9 @@ def rollout(
     return torch.cat(made, 1)
 
 
-def play(context: VectorContext, process: Gaussian, table: Table, shape: tuple[int, int], stream: Stream) -> Tensor:
+def play(
+    context: VectorContext, process: Gaussian, table: Table, shape: tuple[int, int], stream: Stream
+) -> Float[Tensor, "b l d"]:
     """Return one block [B, L, d], differentiable through the last row of `table` only; the context is not committed."""
     head, tail = Table(table.rows[:-1], table.rows[-1].t), Table(table.rows[-1:], table.stop)
     with torch.no_grad():
@@ -92,7 +97,7 @@ def play(context: VectorContext, process: Gaussian, table: Table, shape: tuple[i
     return integrate(context.predict, tail, x.detach(), stream.fold(3))
 
 
-def level(process: Gaussian, stream: Stream, low: float = -6.0, high: float = 2.0) -> Tensor:
+def level(process: Gaussian, stream: Stream, low: float = -6.0, high: float = 2.0) -> Float[Tensor, " b"]:
     """Return times [B] at which lambda, half the log signal-to-noise ratio, is uniform on [low, high]."""
     u = stream.uniform(1)[:, 0]
     return process.schedule.inverse(low + (high - low) * u)
@@ -106,8 +111,13 @@ def _noisy(process: Gaussian, real: Tensor, made: Tensor, stream: Stream) -> tup
 
 
 def generator_loss(
-    critic: Score, process: Gaussian, real: Tensor, made: Tensor, stream: Stream, condition: Tensor | None = None
-) -> tuple[Tensor, Metrics]:
+    critic: Score,
+    process: Gaussian,
+    real: Float[Tensor, "b f d"],
+    made: Float[Tensor, "b f d"],
+    stream: Stream,
+    condition: Float[Tensor, "b ..."] | None = None,
+) -> tuple[Float[Tensor, ""], Metrics]:
     """Return the generator's loss and its metrics.
 
     Args:
@@ -126,9 +136,10 @@ def generator_loss(
 
 
 def critic_loss(
-    critic: Score, process: Gaussian, real: Tensor, made: Tensor, stream: Stream, condition: Tensor | None = None,
+    critic: Score, process: Gaussian, real: Float[Tensor, "b f d"], made: Float[Tensor, "b f d"], stream: Stream,
+    condition: Float[Tensor, "b ..."] | None = None,
     weight: float = 1.0,
-) -> tuple[Tensor, Metrics]:  # fmt: skip
+) -> tuple[Float[Tensor, ""], Metrics]:  # fmt: skip
     """Return the critic's loss and its metrics (arguments as in `generator_loss`).
 
     Args:
@@ -191,7 +202,9 @@ class Critic(nn.Module):
         self.second = nn.Conv1d(width, width, 3, stride=2, padding=1)
         self.last = nn.Conv1d(width, 1, 3, padding=1)
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_t: Float[Tensor, "b f d"], t: Float[Tensor, " b"], condition: Float[Tensor, "b f c"] | None = None
+    ) -> Float[Tensor, "b scores"]:
         """Return scores [B, about F / 2] of noisy sequences [B, F, d] at times [B]; `condition` is [B, F, c]."""
         process, frames = self.body.process, x_t.shape[1]
         place = torch.arange(frames, device=x_t.device)

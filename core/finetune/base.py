@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from core.constrain.law import Free, Window
@@ -52,7 +53,7 @@ class Base:
     process: Categorical
     plan: Plan
     length: int
-    start: Tensor | None = None
+    start: Int[Tensor, " s"] | None = None
     window: Callable[[int], Window] | None = None
     solver: Solver = field(default_factory=Ancestral)
 
@@ -61,7 +62,7 @@ class Base:
         """Return the mask's token K."""
         return self.process.K
 
-    def begin(self, rows: int) -> Tensor:
+    def begin(self, rows: int) -> Int[Tensor, "b s"]:
         """Return the tokens at t = 1, int64 [rows, S]."""
         start = torch.full((self.length,), self.mask) if self.start is None else self.start
         return start.expand(rows, -1).clone()
@@ -72,11 +73,11 @@ class Base:
             return self.window(rows)
         return Free(rows, self.mask).window(np.zeros(rows, np.int64), np.arange(rows), self.length, 0)
 
-    def predict(self, x_t: Tensor, t: Tensor) -> Prediction:
+    def predict(self, x_t: Int[Tensor, "b s"], t: Float[Tensor, " b"]) -> Prediction:
         """Return the posterior of every site, float64 [B, S, K]."""
         return subs(self.network(x_t, t).double(), x_t, self.mask)
 
-    def sample(self, stream: Stream) -> Tensor:
+    def sample(self, stream: Stream) -> Int[Tensor, "b s"]:
         """Return one draw of `x_0` per row of the stream, tokens [B, S]; without gradients."""
         return record(self, stream).x_0
 
@@ -104,15 +105,15 @@ class Path:
         mask: the mask's token.
     """
 
-    x_0: Tensor
-    when: Tensor
+    x_0: Int[Tensor, "b s"]
+    when: Int[Tensor, "b s"]
     mask: int
 
-    def state(self, k: int | Tensor) -> Tensor:
+    def state(self, k: int | Tensor) -> Int[Tensor, "b s"]:
         """Return the tokens that step k, () or [B], sees."""
         return torch.where(self.when <= 2 * _column(k), self.x_0, self.mask)
 
-    def uncovered(self, k: int | Tensor) -> Tensor:
+    def uncovered(self, k: int | Tensor) -> Bool[Tensor, "b s"]:
         """Return which sites step k uncovers, bool [B, S]."""
         return self.when == 2 * _column(k) + 1
 
@@ -126,7 +127,7 @@ def record(base: Base, stream: Stream) -> Path:
     return Path(x_0, notes.when, base.mask)
 
 
-def uncovering(base: Base, path: Path, k: Tensor) -> Tensor:
+def uncovering(base: Base, path: Path, k: Int[Tensor, " b"]) -> Float64[Tensor, "b s"]:
     """Return how likely each site is to be uncovered in step k [B], given the state before it: float64 [B, S].
 
     For `Ancestral` it is (alpha_s - alpha_t) / sigma_t, for `FirstHitting` the count over the number of masked sites;

@@ -38,6 +38,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.utils.checkpoint import checkpoint
@@ -58,10 +59,10 @@ class PathKL:
 
     value: float
     error: float
-    paths: Tensor
+    paths: Float[Tensor, " b"]
 
     @classmethod
-    def of(cls, paths: Tensor) -> PathKL:
+    def of(cls, paths: Float[Tensor, " b"]) -> PathKL:
         """Return the estimate of independent paths."""
         paths = paths.detach()
         error = float(paths.std()) / math.sqrt(len(paths)) if len(paths) > 1 else math.inf
@@ -73,7 +74,7 @@ def frozen(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
-def gumbel_given(y: Tensor, log_p: Tensor, u: Tensor) -> Tensor:
+def gumbel_given(y: Int[Tensor, "*x"], log_p: Float[Tensor, "*x k"], u: Float[Tensor, "*x k"]) -> Float[Tensor, "*x k"]:
     """Return Gumbel noise `g` [..., K], conditioned on `y` being the argmax of `log p + g`; 0 where p = 0.
 
     Args:
@@ -90,7 +91,7 @@ def gumbel_given(y: Tensor, log_p: Tensor, u: Tensor) -> Tensor:
     return torch.where(live, torch.where(own, top, below) - scale, 0.0)
 
 
-def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+def divergence(log_p: Float[Tensor, "*x k"], log_q: Float[Tensor, "*x k"]) -> Float[Tensor, "*x"]:
     """Return KL(p || q) over the last axis in nats; inf where q forbids what p allows."""
     live = log_p > -torch.inf
     log_p = torch.where(live, log_p, 0.0)
@@ -115,7 +116,7 @@ class Walk:
     prior: nn.Module
     base: Base
     path: Path
-    chosen: Tensor
+    chosen: Bool[Tensor, "b steps"]
     temperature: float
     draws: int
     stream: Stream
@@ -127,7 +128,7 @@ class Walk:
             self.windows[rows] = self.base.law(rows)
         return self.windows[rows]
 
-    def hard(self, k: int) -> Tensor:
+    def hard(self, k: int) -> Float[Tensor, "b s states"]:
         """Return the one-hot state that step k sees, float [B, S, K + 1]."""
         return one_hot(self.path.state(k), self.base.mask + 1).to(precision(self.policy))
 
@@ -138,12 +139,12 @@ class Walk:
         log_p = network(z, t)[..., : self.base.mask].double().log_softmax(-1)
         return self.window(len(rows)).restrict(log_p, torch.where(x_t == self.base.mask, -1, x_t))
 
-    def kl(self, z: Tensor, k: int) -> Tensor:
+    def kl(self, z: Float[Tensor, "b s states"], k: int) -> Float[Tensor, " b"]:
         """Return the KL of step k alone at the rows that chose it [B], 0 elsewhere."""
         rows = self.chosen[:, k].nonzero()[:, 0]
         return self._gap(self.laws(self.policy, z[rows], k, rows), z, k, rows)
 
-    def move(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def move(self, z: Float[Tensor, "b s states"], k: int) -> tuple[Float[Tensor, "b s states"], Float[Tensor, " b"]]:
         """Return the state after step k [B, S, K + 1] and its KL [B]."""
         everyone = torch.arange(len(z), device=z.device)
         log_p = self.laws(self.policy, z, k, everyone)
@@ -166,7 +167,7 @@ class Walk:
         weight = uncovering(self.base, self.path, torch.full((len(z),), k, device=z.device))[rows]
         return none.index_add(0, rows, (weight * torch.where(weight > 0, divergence(log_p, log_q), 0.0)).sum(-1))
 
-    def run(self, truncate: int) -> tuple[Tensor, Tensor]:
+    def run(self, truncate: int) -> tuple[Float[Tensor, "b s k"], Float[Tensor, " b"]]:
         """Return the final state [B, S, K] with the gradient of the last `truncate` steps, and the path KL [B]."""
         steps = self.base.plan.steps
         total = torch.zeros(len(self.path.x_0), dtype=torch.float64, device=self.path.x_0.device)
@@ -181,7 +182,7 @@ class Walk:
 
 
 def walk(
-    policy: nn.Module, prior: nn.Module, base: Base, rows: Tensor, stream: Stream,
+    policy: nn.Module, prior: nn.Module, base: Base, rows: Int[Tensor, " b"], stream: Stream,
     temperature: float = 1.0, kl_steps: int | None = None, draws: int = 1,
 ) -> Walk:  # fmt: skip
     """Sample hard paths of the policy, ready to be walked again.
@@ -206,7 +207,7 @@ def walk(
 def loss(
     policy: nn.Module, prior: nn.Module, base: Base, reward: SoftReward, alpha: float, truncate: int,
     temperature: float, batch: int, stream: Stream, kl_steps: int | None = None, draws: int = 1,
-) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
+) -> tuple[Float[Tensor, ""], dict[str, float]]:  # fmt: skip
     """Return `-mean r + alpha KL` of a batch of fresh paths, with its straight-through gradient, and metrics.
 
     Args:

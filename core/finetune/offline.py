@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.denoiser import Prediction
@@ -42,10 +43,10 @@ Network = Callable[[Tensor, Tensor], Tensor]
 class Pool:
     """Scored sequences of the prior: tokens [N, S] and rewards [N]."""
 
-    x_0: Tensor
-    reward: Tensor
+    x_0: Int[Tensor, "n s"]
+    reward: Float[Tensor, " n"]
 
-    def weights(self, alpha: float) -> Tensor:
+    def weights(self, alpha: float) -> Float[Tensor, " n"]:
         """Return exp(r / alpha) with mean 1 over the pool [N]."""
         return (self.reward / alpha).softmax(0) * len(self.reward)
 
@@ -58,10 +59,10 @@ class Pool:
 class Groups:
     """States with scored completions: x_t [G, S], times [G], x_0 [G, N, S], rewards [G, N]."""
 
-    x_t: Tensor
-    t: Tensor
-    x_0: Tensor
-    reward: Tensor
+    x_t: Int[Tensor, "g s"]
+    t: Float[Tensor, " g"]
+    x_0: Int[Tensor, "g n s"]
+    reward: Float[Tensor, "g n"]
 
     def select(self, rows: Tensor) -> Groups:
         """Return some groups."""
@@ -76,7 +77,7 @@ def draw(base: Base, reward: Reward, n: int, stream: Stream) -> Pool:
 
 
 @torch.no_grad()
-def complete(base: Base, reward: Reward, x_0: Tensor, count: int, stream: Stream) -> Groups:
+def complete(base: Base, reward: Reward, x_0: Int[Tensor, "g s"], count: int, stream: Stream) -> Groups:
     """Mask sequences of the prior [G, S] to a random degree, and score `count` completions of each."""
     stream = address(stream, len(x_0))
     sites = base.begin(len(x_0)) == base.mask
@@ -89,8 +90,8 @@ def complete(base: Base, reward: Reward, x_0: Tensor, count: int, stream: Stream
 
 
 def reward_weighted(
-    network: Network, base: Base, x_0: Tensor, weight: Tensor, stream: Stream
-) -> tuple[Tensor, dict[str, Tensor]]:
+    network: Network, base: Base, x_0: Int[Tensor, "b s"], weight: Float[Tensor, " b"], stream: Stream
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """Return the weighted NELBO in nats per free site, and metrics.
 
     Args:
@@ -113,7 +114,7 @@ def reward_weighted(
 
 def sdpo(
     network: Network, prior: Network, base: Base, groups: Groups, alpha: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """Return the cross-entropy between tilted and implicit rewards over each group, and metrics.
 
     Args:

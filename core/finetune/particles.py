@@ -32,6 +32,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.constrain.law import LawWindow
@@ -46,11 +47,11 @@ __all__ = ["LawTwist", "Particles", "Twist", "choose", "impose", "resample"]
 class Twist(Protocol):
     """A guess of the factor to come, and what the proposal has already paid of it."""
 
-    def value(self, step: Step) -> Tensor:
+    def value(self, step: Step) -> Float[Tensor, " rows"]:
         """Return log psi(x_t) under the prediction at x_t, [rows]."""
         ...
 
-    def paid(self, step: Step, x_s: Tensor) -> Tensor:
+    def paid(self, step: Step, x_s: Int[Tensor, "rows s"]) -> Float[Tensor, " rows"]:
         """Return log psi(x_t) + log r(x_s | x_t) - log p(x_s | x_t), [rows]."""
         ...
 
@@ -59,11 +60,11 @@ class Twist(Protocol):
 class LawTwist:
     """The twist of an imposed law whose windows draw by the `product` law."""
 
-    def value(self, step: Step) -> Tensor:
+    def value(self, step: Step) -> Float[Tensor, " rows"]:
         """Return log Z(x_t; D_t)."""
         return _window(step).log_partition(step.raw.log_p, step.known)
 
-    def paid(self, step: Step, x_s: Tensor) -> Tensor:
+    def paid(self, step: Step, x_s: Int[Tensor, "rows s"]) -> Float[Tensor, " rows"]:
         """Return log Z(x_s; D_t): the sum over completions of x_s under the prediction that proposed it."""
         return _window(step).log_partition(step.raw.log_p, torch.where(x_s == step.process.mask, -1, x_s))
 
@@ -87,7 +88,7 @@ class Particles:
     hit: Tensor = field(default_factory=lambda: torch.zeros(0))
     credit: Tensor = field(default_factory=lambda: torch.zeros(0))
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s of all particles."""
         if step.t == 1.0:
             self.log_w, self.credit = torch.zeros(len(step.x_t) // self.count, self.count).double(), torch.zeros(())
@@ -113,7 +114,7 @@ class Particles:
         return out
 
 
-def choose(x_0: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
+def choose(x_0: Int[Tensor, "rows l"], log_w: Float[Tensor, "b n"], u: Float[Tensor, " b"]) -> Int[Tensor, "b l"]:
     """Return one particle of each sample, drawn by weight: tokens [B, L].
 
     Args:
@@ -126,7 +127,7 @@ def choose(x_0: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
     return x_0.view(*log_w.shape, -1)[torch.arange(len(log_w)), which]
 
 
-def resample(log_w: Tensor, u: Tensor) -> Tensor:
+def resample(log_w: Float[Tensor, "b n"], u: Float[Tensor, " b"]) -> Int[Tensor, "b n"]:
     """Return the rows that systematic resampling keeps, int64 [B, N] into B N rows: particle n about N w_n times.
 
     Args:
@@ -141,7 +142,7 @@ def resample(log_w: Tensor, u: Tensor) -> Tensor:
 
 def impose(
     predict: Predict, process: Categorical, plan: Plan, window: LawWindow, solver: Solver, stream: Stream,
-    x: Tensor, count: int, share: float = 0.5,
+    x: Int[Tensor, "rows s"], count: int, share: float = 0.5,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run N particles per sample to the model's law conditioned on an imposed one.
 
@@ -168,7 +169,7 @@ def impose(
 class _Patient(LawWindow):
     """A window that fills nothing by itself."""
 
-    def settle(self, known: Tensor) -> Tensor:
+    def settle(self, known: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """Return `known`."""
         return known
 

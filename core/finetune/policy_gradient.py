@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.constrain.law import Window
@@ -53,7 +54,7 @@ class Advantage:
     mean: float | None = None
     std: float = 1.0
 
-    def __call__(self, reward: Tensor) -> Tensor:
+    def __call__(self, reward: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Return the advantages [B] and move the statistics."""
         r = reward.double()
         if self.mean is None:
@@ -74,7 +75,9 @@ class Penalties:
     entropy: float = 0.0
     floor: float = 0.0
 
-    def __call__(self, log_p: Tensor, before: Tensor | None, open_: Tensor) -> Tensor:
+    def __call__(
+        self, log_p: Float[Tensor, "b s k"], before: Float[Tensor, "b s k"] | None, open_: Bool[Tensor, "b s"]
+    ) -> Float[Tensor, ""]:
         """Return the penalty of predictions [B, S, K] at the open variables [B, S], a scalar."""
         live = log_p > -torch.inf
         p, safe = log_p.exp(), torch.where(live, log_p, 0.0)
@@ -101,18 +104,18 @@ class Replay:
     x: list[tuple[int, ...]] = field(default_factory=list)
     reward: list[float] = field(default_factory=list)
 
-    def add(self, x: Tensor, reward: Tensor) -> None:
+    def add(self, x: Int[Tensor, "b s"], reward: Float[Tensor, " b"]) -> None:
         """Remember samples [B, S] with their rewards [B]."""
         known = dict(zip(self.x, self.reward, strict=True))
         known |= {tuple(row): float(r) for row, r in zip(x.tolist(), reward, strict=True)}
         best = sorted(known.items(), key=lambda item: (-item[1], item[0]))[: self.capacity]
         self.x, self.reward = [b[0] for b in best], [b[1] for b in best]
 
-    def best(self, n: int) -> Tensor:
+    def best(self, n: int) -> Int[Tensor, "n s"]:
         """Return the n best, int64 [n', S]."""
         return torch.tensor(self.x[:n], dtype=torch.long)
 
-    def draw(self, n: int, share: float, rng: np.random.Generator) -> Tensor:
+    def draw(self, n: int, share: float, rng: np.random.Generator) -> Int[Tensor, "n s"]:
         """Draw n of the best share with replacement, int64 [n, S]."""
         top = max(1, round(share * len(self.x)))
         return torch.tensor([self.x[i] for i in rng.integers(top, size=n)], dtype=torch.long)
@@ -122,18 +125,24 @@ class Replay:
 class Trajectory:
     """States x_t of T steps [T + 1, B, S], from noise to data, and their times [T + 1]."""
 
-    x: Tensor
-    t: Tensor
+    x: Int[Tensor, "states b s"]
+    t: Float[Tensor, " states"]
 
     @property
-    def x_0(self) -> Tensor:
+    def x_0(self) -> Int[Tensor, "b s"]:
         """The samples [B, S]."""
         return self.x[-1]
 
 
 @torch.no_grad()
 def record(
-    predict: Predict, process: Categorical, plan: Plan, window: Window, solver: Solver, stream: Stream, x: Tensor
+    predict: Predict,
+    process: Categorical,
+    plan: Plan,
+    window: Window,
+    solver: Solver,
+    stream: Stream,
+    x: Int[Tensor, "b s"],
 ) -> Trajectory:
     """Sample and keep every state (arguments as in `core.sample.rollout`)."""
     kept, times = [x], [1.0]
@@ -143,7 +152,9 @@ def record(
     return Trajectory(torch.stack(kept), torch.tensor(times, dtype=torch.float64))
 
 
-def states(process: Categorical, x_0: Tensor, stream: Stream, draws: int) -> tuple[Tensor, Tensor, Tensor]:
+def states(
+    process: Categorical, x_0: Int[Tensor, "b s"], stream: Stream, draws: int
+) -> tuple[Int[Tensor, "n s"], Int[Tensor, "n s"], Float[Tensor, " n"]]:
     """Return (x_t, x_0, t) of `draws` states of each sample's trajectory under absorbing noise, [draws B, ...].
 
     Times are spread evenly over the draws of a sample, and no state is free of masks: such states teach nothing.
@@ -162,9 +173,10 @@ def states(process: Categorical, x_0: Tensor, stream: Stream, draws: int) -> tup
 
 
 def eager(
-    predict: Predict, process: Categorical, x_t: Tensor, x_0: Tensor, t: Tensor, advantage: Tensor,
+    predict: Predict, process: Categorical, x_t: Int[Tensor, "b s"], x_0: Int[Tensor, "b s"],
+    t: Float[Tensor, " b"], advantage: Float[Tensor, " b"],
     penalties: Penalties = Penalties(), before: Predict | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:  # fmt: skip
     """Return the eager loss and its metrics.
 
     Args:
@@ -190,8 +202,8 @@ def eager(
 
 
 def per_step(
-    predict: Predict, process: Categorical, path: Trajectory, step: int, advantage: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+    predict: Predict, process: Categorical, path: Trajectory, step: int, advantage: Float[Tensor, " b"]
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """Return the DDPO loss of one step of recorded trajectories: `-mean A log p(x_s | x_t)`."""
     x_t, x_s = path.x[step], path.x[step + 1]
     t, s = float(path.t[step]), float(path.t[step + 1])

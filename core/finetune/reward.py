@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.errors import UsageError
@@ -49,7 +50,7 @@ class Reward(Protocol):
         """Return what it is called in tables."""
         ...
 
-    def score(self, x: Tensor) -> Tensor:
+    def score(self, x: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
         """Return the rewards [B], float64, of tokens `x`, int64 [B, L]."""
         ...
 
@@ -58,7 +59,7 @@ class Reward(Protocol):
 class SoftReward(Reward, Protocol):
     """A reward that can be differentiated."""
 
-    def soft(self, p: Tensor) -> Tensor:
+    def soft(self, p: Float[Tensor, "b l k"]) -> Float[Tensor, " b"]:
         """Return the rewards [B] of laws `p` [B, L, K]; at one-hot laws those of `score`."""
         ...
 
@@ -87,12 +88,12 @@ class Counted:
         """Return the name of what is counted."""
         return self.reward.name
 
-    def score(self, x: Tensor) -> Tensor:
+    def score(self, x: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
         """Score and count."""
         self.calls += len(x)
         return self.reward.score(x).double()
 
-    def soft(self, p: Tensor) -> Tensor:
+    def soft(self, p: Float[Tensor, "b l k"]) -> Float[Tensor, " b"]:
         """Evaluate laws and count."""
         self.gradients += len(p)
         return soft(self.reward).soft(p)
@@ -110,11 +111,11 @@ class Weighted:
         """Refuse weights that do not belong to the rewards."""
         _check(self.rewards, self.weights)
 
-    def score(self, x: Tensor) -> Tensor:
+    def score(self, x: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
         """Return the sum."""
         return torch.stack([w * r.score(x) for r, w in zip(self.rewards, self.weights, strict=True)]).sum(0)
 
-    def soft(self, p: Tensor) -> Tensor:
+    def soft(self, p: Float[Tensor, "b l k"]) -> Float[Tensor, " b"]:
         """Return the sum at laws."""
         return torch.stack([w * soft(r).soft(p) for r, w in zip(self.rewards, self.weights, strict=True)]).sum(0)
 
@@ -133,11 +134,11 @@ class GeometricMean:
         if not min(self.weights) >= 0 or not sum(self.weights) > 0:
             raise UsageError("must not be negative nor all zero", field="weights", value=list(self.weights))
 
-    def score(self, x: Tensor) -> Tensor:
+    def score(self, x: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
         """Return the mean."""
         return self._mean([r.score(x) for r in self.rewards])
 
-    def soft(self, p: Tensor) -> Tensor:
+    def soft(self, p: Float[Tensor, "b l k"]) -> Float[Tensor, " b"]:
         """Return the mean at laws."""
         return self._mean([soft(r).soft(p) for r in self.rewards])
 
@@ -158,22 +159,22 @@ class Threshold:
     width: float
     name: str = "threshold"
 
-    def score(self, x: Tensor) -> Tensor:
+    def score(self, x: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
         """Return a number in (0, 1)."""
         return torch.sigmoid((self.reward.score(x) - self.level) / self.width)
 
-    def soft(self, p: Tensor) -> Tensor:
+    def soft(self, p: Float[Tensor, "b l k"]) -> Float[Tensor, " b"]:
         """Return a number in (0, 1) at laws."""
         return torch.sigmoid((soft(self.reward).soft(p) - self.level) / self.width)
 
 
-def pareto(values: Tensor) -> Tensor:
+def pareto(values: Float[Tensor, "b m"]) -> Bool[Tensor, " b"]:
     """Return which rows of `values` [B, M] no other row dominates, bool [B]."""
     beaten = [bool(((values >= v).all(-1) & (values > v).any(-1)).any()) for v in values]
     return ~torch.tensor(beaten, dtype=torch.bool)
 
 
-def hypervolume(values: Tensor, reference: Tensor) -> float:
+def hypervolume(values: Float[Tensor, "b m"], reference: Float[Tensor, " m"]) -> float:
     """Return the volume that `values` [B, M] dominate above `reference` [M], by slicing the last axis."""
     above = values[(values > reference).all(-1)].double()
     if not len(above):

@@ -30,6 +30,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.constrain.law import Window
@@ -45,8 +46,8 @@ Tilt = Callable[[Step], Tensor]  # from a step to log-weights [B, S, K] in the p
 
 
 def lookahead(
-    reward: Reward, alpha: float, window: Window, raw: Prediction, known: Tensor, stream: Stream, draws: int
-) -> Tensor:
+    reward: Reward, alpha: float, window: Window, raw: Prediction, known: Int[Tensor, "b s"], stream: Stream, draws: int
+) -> Float[Tensor, " b"]:
     """Return `log mean exp(r(x_0) / alpha)` [B] over draws of x_0 from a prediction.
 
     Args:
@@ -117,7 +118,7 @@ class Population:
         self.log_w = torch.zeros(rows // self.size, self.size, dtype=torch.float64)
         self.credit, self.ancestor = torch.zeros(rows, dtype=torch.float64), torch.arange(rows)
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s of all particles."""
         if step.t == 1.0:
             self.begin(len(step.x_t))
@@ -135,7 +136,9 @@ class Population:
         self.log_w = self.log_w + torch.where(sites, gap, 0.0).sum(-1).view_as(self.log_w)
         return x_s
 
-    def finish(self, x_0: Tensor, stream: Stream) -> tuple[Tensor, Tensor, Tensor]:
+    def finish(
+        self, x_0: Int[Tensor, "rows s"], stream: Stream
+    ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " g"], Float[Tensor, " g"]]:
         """Weigh by the exact reward and draw all populations anew, to even weights.
 
         Args:

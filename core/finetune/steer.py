@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -64,13 +65,13 @@ class Steered:
         log_weight: log-evidence of each row's population [n]; None without one.
     """
 
-    x: Tensor
+    x: Int[Tensor, "n s"]
     calls: int
     gradients: int
     network_calls: int
     ancestors: int | None = None
     ess: float | None = None
-    log_weight: Tensor | None = None
+    log_weight: Float[Tensor, " n"] | None = None
 
 
 class Steering(Protocol):
@@ -136,7 +137,7 @@ class _Tilting:
     solver: Solver
     tilt: Tilt
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s."""
         return self.solver(tilted(step, self.tilt(step))) if bool(step.masked.any()) else step.x_t
 
@@ -236,7 +237,7 @@ class _Picking:
     rule: Svdd
     run: _Run
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s."""
         if not bool(step.masked.any()):
             return step.x_t
@@ -285,7 +286,7 @@ class Gilc:
         """Return the reward, or refuse it."""
         return soft(reward)
 
-    def tilt(self, step: Step, run: _Run) -> Tensor:
+    def tilt(self, step: Step, run: _Run) -> Float[Tensor, "b s k"]:
         """Return the corrected logits."""
         with torch.enable_grad():
             eta = step.log_p.detach().requires_grad_()
@@ -311,7 +312,7 @@ class GilcBlackBox(Gilc):
             raise UsageError("needs 2 or more draws to compare", field="draws", value=self.draws)
         return reward
 
-    def tilt(self, step: Step, run: _Run) -> Tensor:
+    def tilt(self, step: Step, run: _Run) -> Float[Tensor, "b s k"]:
         """Return the corrected logits."""
         eta, known = step.log_p, step.known
         drawn = [

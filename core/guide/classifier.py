@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -50,7 +51,7 @@ class Classifier:
     scale: float = 1.0
     dtype: torch.dtype = torch.float32
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step) -> Float[Tensor, "b s k"]:
         """Return the guided log-weights [B, S, K]; the step gets its own prediction from the same network call."""
         K = step.process.K
         t = torch.full(step.x_t.shape[:1], step.t, device=step.x_t.device)

@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.denoiser import Denoiser, Prediction, log_normalise
@@ -38,7 +39,7 @@ from core.transition import CategoricalTransition
 __all__ = ["ClassifierFree", "guided", "mix"]
 
 
-def mix(free: Tensor, conditional: Tensor, scale: float) -> Tensor:
+def mix(free: Float[Tensor, "*x k"], conditional: Float[Tensor, "*x k"], scale: float) -> Float[Tensor, "*x k"]:
     """Return `(1 - scale) free + scale conditional` normalised, on the tokens that both allow (else `conditional`)."""
     both = (free > -torch.inf) & (conditional > -torch.inf)
     log_w = (1 - scale) * torch.where(both, free, 0.0) + scale * torch.where(both, conditional, 0.0)
@@ -59,7 +60,7 @@ class ClassifierFree:
     scale: float
     drop: Callable[[Any], Any] = lambda context: None
 
-    def __call__(self, x_t: Tensor, t: Tensor, context: Any = None) -> Prediction:
+    def __call__(self, x_t: Int[Tensor, "b s"], t: Float[Tensor, " ..."], context: Any = None) -> Prediction:
         """Predict twice and mix.
 
         Raises:

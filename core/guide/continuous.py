@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from core.denoiser import GaussianPrediction
@@ -74,7 +75,9 @@ class Guided:
     drop: Callable[[Any], Any] = lambda context: None
     rescale: float = 0.0
 
-    def __call__(self, x_t: Tensor, t: Tensor, context: Any = None) -> GaussianPrediction:
+    def __call__(
+        self, x_t: Float[Tensor, "b ..."], t: Float[Tensor, " ..."], context: Any = None
+    ) -> GaussianPrediction:
         """Predict twice and mix."""
         conditional = self.denoiser(x_t, t, context)
         free = self.denoiser(x_t, t, self.drop(context)).mean
@@ -105,7 +108,9 @@ class Classified:
     log_p: Callable[[Tensor, Tensor], Tensor]
     scale: float = 1.0
 
-    def __call__(self, x_t: Tensor, t: Tensor, context: Any = None) -> GaussianPrediction:
+    def __call__(
+        self, x_t: Float[Tensor, "b ..."], t: Float[Tensor, " ..."], context: Any = None
+    ) -> GaussianPrediction:
         """Predict and tilt."""
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
@@ -114,7 +119,7 @@ class Classified:
         return replace(prediction, mean=prediction.mean + self.scale * spread(self.process, x_t, t) * slope)
 
 
-def spread(process: Gaussian, x_t: Tensor, t: Tensor | float) -> Tensor:
+def spread(process: Gaussian, x_t: Float[Tensor, "b ..."], t: Tensor | float) -> Float[Tensor, " ..."]:
     """Return `sigma^2 / alpha` at `t`, which turns a gradient of log-density into a change of `D`."""
     time = at_sites(t, x_t)
     return (process.schedule.sigma(time).square() / process.schedule.alpha(time)).to(x_t)

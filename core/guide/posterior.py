@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from core.denoiser import GaussianPrediction
@@ -46,10 +47,12 @@ class Known:
     """A denoiser with the coordinates where `mask` is set replaced by those of `value`; both broadcast to [B, ...]."""
 
     denoiser: Callable[..., GaussianPrediction]
-    mask: Tensor
-    value: Tensor
+    mask: Bool[Tensor, " ..."]
+    value: Float[Tensor, " ..."]
 
-    def __call__(self, x_t: Tensor, t: Tensor, context: Any = None) -> GaussianPrediction:
+    def __call__(
+        self, x_t: Float[Tensor, "b ..."], t: Float[Tensor, " ..."], context: Any = None
+    ) -> GaussianPrediction:
         """Predict and replace."""
         prediction = self.denoiser(x_t, t, context)
         return replace(prediction, mean=torch.where(self.mask, self.value.to(prediction.mean), prediction.mean))
@@ -62,10 +65,12 @@ class Residual:
     denoiser: Callable[..., GaussianPrediction]
     process: Gaussian
     observe: Callable[[Tensor], Tensor]
-    y: Tensor
+    y: Float[Tensor, " ..."]
     scale: float = 1.0
 
-    def __call__(self, x_t: Tensor, t: Tensor, context: Any = None) -> GaussianPrediction:
+    def __call__(
+        self, x_t: Float[Tensor, "b ..."], t: Float[Tensor, " ..."], context: Any = None
+    ) -> GaussianPrediction:
         """Predict and correct."""
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
@@ -76,7 +81,9 @@ class Residual:
         return replace(prediction, mean=prediction.mean.detach() - change)
 
 
-def descend(x_0: Tensor, misfit: Callable[[Tensor], Tensor], rounds: int, rate: float) -> Tensor:
+def descend(
+    x_0: Float[Tensor, "*x"], misfit: Callable[[Tensor], Tensor], rounds: int, rate: float
+) -> Float[Tensor, "*x"]:
     """Return predictions [B, ...] moved down a misfit, each sample by itself.
 
     A step divides the gradient by its root mean square, so that `rate` is the length of a step per number; steps fall
@@ -114,11 +121,13 @@ class MomentMatching:
     denoiser: Callable[..., GaussianPrediction]
     process: Gaussian
     observe: Linear
-    y: Tensor
+    y: Float[Tensor, " ..."]
     noise: float
     rounds: int = 3
 
-    def __call__(self, x_t: Tensor, t: Tensor, context: Any = None) -> GaussianPrediction:
+    def __call__(
+        self, x_t: Float[Tensor, "b ..."], t: Float[Tensor, " ..."], context: Any = None
+    ) -> GaussianPrediction:
         """Predict and condition."""
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
@@ -140,7 +149,7 @@ class MomentMatching:
         return replace(prediction, mean=D.detach() + lift(conjugate_gradients(system, rest, self.rounds)))
 
 
-def conjugate_gradients(system: Linear, b: Tensor, rounds: int) -> Tensor:
+def conjugate_gradients(system: Linear, b: Float[Tensor, "*x"], rounds: int) -> Float[Tensor, "*x"]:
     """Solve `system(u) = b` [B, ...] for each sample, `system` symmetric and positive."""
     u, r = torch.zeros_like(b), b
     p, square = r, _dot(r, r)

@@ -29,6 +29,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from core.denoiser import GaussianPrediction
@@ -51,8 +52,13 @@ PAST: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 
 def visible(
-    mode: str, window: int, query_block: Tensor, query_clean: Tensor, key_block: Tensor, key_clean: Tensor
-) -> Tensor:
+    mode: str,
+    window: int,
+    query_block: Int[Tensor, " q"],
+    query_clean: Bool[Tensor, " q"],
+    key_block: Int[Tensor, " k"],
+    key_clean: Bool[Tensor, " k"],
+) -> Bool[Tensor, "q k"]:
     """Return who sees whom, bool [Q, K], from block numbers int [Q], [K] and clean flags bool [Q], [K]."""
     gap = query_block[:, None] - key_block
     qc, kc = query_clean[:, None], key_clean[None, :]
@@ -85,9 +91,9 @@ class BlockFlowConfig:
 class Layout:
     """Which frames a pass is over: block numbers, clean flags and positions, all [S]."""
 
-    block: Tensor
-    clean: Tensor
-    position: Tensor
+    block: Int[Tensor, " s"]
+    clean: Bool[Tensor, " s"]
+    position: Int[Tensor, " s"]
 
     @classmethod
     def of(cls, clean: range, noisy: range, length: int) -> Layout:
@@ -196,8 +202,13 @@ class BlockFlow(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def hidden(
-        self, x: Tensor, t: Tensor, layout: Layout, control: Tensor | None = None, cache: RingCache | None = None
-    ) -> Tensor:
+        self,
+        x: Float[Tensor, "b s d"],
+        t: Tensor,
+        layout: Layout,
+        control: Float[Tensor, "b s c"] | None = None,
+        cache: RingCache | None = None,
+    ) -> Float[Tensor, "b s width"]:
         """Return hidden states [B, S, width].
 
         Args:
@@ -217,7 +228,8 @@ class BlockFlow(nn.Module):
         return self.trunk(h, layout.position, layout.block, clean, time=t.to(h), cache=cache)  # type: ignore[arg-type]
 
     def forward(
-        self, x_t: Tensor, t: Tensor | float, past: Tensor, layout: Layout, control: Tensor | None = None,
+        self, x_t: Float[Tensor, "b n d"], t: Tensor | float, past: Float[Tensor, "b p d"],
+        layout: Layout, control: Float[Tensor, "b s c"] | None = None,
         cache: RingCache | None = None,
     ) -> GaussianPrediction:  # fmt: skip
         """Predict the noisy frames from themselves and the clean ones before them.
@@ -247,7 +259,9 @@ class BlockFlow(nn.Module):
         first = 0 if self.config.mode in {"diagonal", "block-causal"} else blocks - 1
         return range(blocks - 1), range(first, blocks)
 
-    def trainer(self, x_0: Tensor, control: Tensor | None = None) -> tuple[Callable[..., GaussianPrediction], Tensor]:
+    def trainer(
+        self, x_0: Float[Tensor, "b l d"], control: Float[Tensor, "b l c"] | None = None
+    ) -> tuple[Callable[..., GaussianPrediction], Tensor]:
         """Return the denoiser of a training pass and its targets, for `core.objective.flow.flow_loss`.
 
         Args:

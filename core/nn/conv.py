@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 __all__ = ["ConvConfig", "ConvTrunk"]
@@ -72,7 +73,7 @@ class ConvTrunk(nn.Module):
         self.layers = nn.ModuleList(_Layer(config, cycle[i % len(cycle)]) for i in range(config.depth))
         self.norm = nn.LayerNorm(config.dim)
 
-    def forward(self, h: Tensor, t: Tensor | None = None) -> Tensor:
+    def forward(self, h: Float[Tensor, "b d s"], t: Float[Tensor, " b"] | None = None) -> Float[Tensor, "b d s"]:
         """Return hidden channels [B, dim, S] of h [B, dim, S] at times t [B]."""
         time = None
         if self.config.time and t is not None:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from core.denoiser import GaussianPrediction
@@ -59,7 +60,7 @@ class FlowContext:
         if self.cached:
             self.cache = RingCache(self.net.config, self.rows, self.weight.dtype, self.weight.device)
 
-    def predict(self, x_t: Tensor, t: Tensor) -> GaussianPrediction:
+    def predict(self, x_t: Float[Tensor, "b l d"], t: Float[Tensor, " ..."]) -> GaussianPrediction:
         """Predict the clean block from the noisy one [B, L, d]."""
         if self.cached and not self.fresh and self.net.config.mode == "encoder-decoder":
             self._encode()
@@ -70,7 +71,7 @@ class FlowContext:
             mean = free + self.guidance * (mean - free)
         return GaussianPrediction(mean if self.project is None else self.project(mean))
 
-    def commit(self, x_0: Tensor) -> None:
+    def commit(self, x_0: Float[Tensor, "b l d"]) -> None:
         """Append the clean block [B, L, d], and the control it was made under, to the memory."""
         x_0 = x_0.detach().to(self.weight.dtype)
         if self.cache is not None and self.net.config.mode != "encoder-decoder":

@@ -21,19 +21,20 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 __all__ = ["GraphTransformer", "depths", "sines"]
 
 
-def sines(n: int, dim: int, base: float = 1e4) -> Tensor:
+def sines(n: int, dim: int, base: float = 1e4) -> Float[Tensor, "n d"]:
     """Return sinusoidal positions [n, dim] (Vaswani et al. 2017)."""
     angle = torch.arange(n)[:, None] / base ** (torch.arange(0, dim, 2) / dim)
     return torch.cat([angle.sin(), angle.cos()], -1)[:, :dim]
 
 
-def depths(known: Tensor) -> Tensor:
+def depths(known: Bool[Tensor, "b n n"]) -> Int[Tensor, "b n"]:
     """Return the longest path from node 0 to each node over edges `known` [B, n, n] (i to j, i < j), int64 [B, n]."""
     n = known.shape[1]
     out = [torch.zeros(len(known), dtype=torch.long, device=known.device)]
@@ -106,7 +107,13 @@ class GraphTransformer(nn.Module):
         self.register_buffer("sines", sines(nodes, dim), persistent=False)
         self.register_buffer("present", one_hot(torch.tensor(present), edge_states).sum(0).bool(), persistent=False)
 
-    def forward(self, x: Tensor, e: Tensor, t: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        x: Int[Tensor, "b n"],
+        e: Int[Tensor, "b n n"],
+        t: Float[Tensor, " b"],
+        context: Float[Tensor, "b d"] | None = None,
+    ) -> tuple[Float[Tensor, "b n x_out"], Float[Tensor, "b n n e_out"]]:
         """Return node logits [B, n, node_out] and pair logits [B, n, n, edge_out] (entry i, j for i < j).
 
         Args:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from core.constrain.law import Window
@@ -55,18 +56,18 @@ class TokenNet(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        position: Tensor,
-        block: Tensor,
-        clean: Tensor,
-        t: Tensor | None = None,
+        x: Int[Tensor, "b s"],
+        position: Int[Tensor, " s"],
+        block: Int[Tensor, " s"],
+        clean: Bool[Tensor, " s"],
+        t: Float[Tensor, "b s"] | None = None,
         cache: KVCache | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "b s d"]:
         """Return hidden states [B, S, d] (arguments as in `BlockTransformer`; x tokens [B, S] with the mask at K)."""
         time = None if t is None or not self.config.trunk.time else torch.where(clean, 0.0, t.to(torch.float64))
         return self.trunk(self.embedding(x), position, block, clean, time=time, cache=cache)
 
-    def beside(self, x_0: Tensor, block: int) -> Callable[..., Prediction]:
+    def beside(self, x_0: Int[Tensor, "b l"], block: int) -> Callable[..., Prediction]:
         """Return the denoiser of noisy copies of `x_0` [B, L]: each block sees itself and the clean blocks before."""
         length = x_0.shape[1]
         place = torch.arange(length, device=x_0.device)
@@ -102,7 +103,7 @@ class TokenContext:
         """Remember the window's alphabet."""
         self.alphabet = window.alphabet.to(self.past.device)
 
-    def predict(self, x_t: Tensor, t: Tensor) -> Prediction:
+    def predict(self, x_t: Int[Tensor, "b l"], t: Float[Tensor, " ..."]) -> Prediction:
         """Predict the window's sites from local tokens [B, L]; the same pass caches tokens committed before."""
         k, held = self.alphabet.shape[1], 0 if self.cache is None else self.cache.length
         ahead, size = self.past.shape[1] - held, x_t.shape[1]
@@ -118,13 +119,13 @@ class TokenContext:
         local = logits.gather(-1, self.alphabet.clamp_min(0)[:, None].expand(-1, size, -1))
         return subs(local.masked_fill(self.alphabet[:, None] < 0, -torch.inf), x_t, k)
 
-    def commit(self, x_0: Tensor) -> None:
+    def commit(self, x_0: Int[Tensor, "b l"]) -> None:
         """Append the window's clean tokens; they enter the cache with the next pass."""
         last = self.number[-1] + 1 if self.number else 0
         self.past = torch.cat([self.past, self.alphabet.gather(1, x_0)], 1)
         self.number = self.number + [last] * x_0.shape[1]
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Int[Tensor, " r"]) -> None:
         """Keep some rows."""
         self.past = self.past[rows]
         if self.cache is not None:

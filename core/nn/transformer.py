@@ -14,9 +14,11 @@ Keys are stored rotated (Su et al. 2021, arXiv 2104.09864), so a cache is append
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 __all__ = ["BlockTransformer", "KVCache", "TransformerConfig", "block_mask", "rotary"]
@@ -43,14 +45,21 @@ class TransformerConfig:
     time: bool = False
 
 
-def block_mask(query_block: Tensor, query_clean: Tensor, key_block: Tensor, key_clean: Tensor) -> Tensor:
+def block_mask(
+    query_block: Int[Tensor, "*x q"],
+    query_clean: Bool[Tensor, "*x q"],
+    key_block: Int[Tensor, "*x k"],
+    key_clean: Bool[Tensor, "*x k"],
+) -> Bool[Tensor, "*x q k"]:
     """Return who sees whom, bool [..., Q, K], from block numbers int [..., Q], [..., K] and clean flags bool."""
     qb, kb = query_block[..., :, None], key_block[..., None, :]
     qc, kc = query_clean[..., :, None], key_clean[..., None, :]
     return (kc & torch.where(qc, kb <= qb, kb < qb)) | (~qc & ~kc & (kb == qb))
 
 
-def rotary(position: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rotary(
+    position: Shaped[Tensor, " s"], width: int, dtype: torch.dtype
+) -> tuple[Float[Tensor, "s half"], Float[Tensor, "s half"]]:
     """Return cos and sin tables [S, width / 2] of rotary positions [S]."""
     half = width // 2
     frequency = 10000.0 ** (-torch.arange(half, device=position.device, dtype=torch.float64) / half)
@@ -62,6 +71,14 @@ def _rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     a, b = x.chunk(2, -1)
     cos, sin = table
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+class Cache(Protocol):
+    """Keys and values of earlier tokens."""
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write those of a pass behind them, and return all that the pass may see."""
+        ...
 
 
 class KVCache:
@@ -95,7 +112,7 @@ class KVCache:
         self.buffer[layer, 1, :, :, self.length : stop] = v
         return self.buffer[layer, 0, :, :, :stop], self.buffer[layer, 1, :, :, :stop]
 
-    def commit(self, block: Tensor) -> None:
+    def commit(self, block: Int[Tensor, " n"]) -> None:
         """Keep the first tokens written by the last pass, whose block numbers are `block` [n]."""
         self.block[self.length : self.length + len(block)] = block
         self.length += len(block)
@@ -104,7 +121,7 @@ class KVCache:
         """Forget everything after the first `length` tokens."""
         self.length = min(self.length, length)
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Int[Tensor, " r"]) -> None:
         """Keep only some rows of the batch."""
         kept = torch.empty_like(self.buffer[:, :, : len(rows)])
         kept[..., : self.length, :] = self.buffer[..., : self.length, :][:, :, rows]
@@ -118,9 +135,7 @@ class _Attention(nn.Module):
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(
-        self, x: Tensor, table: tuple[Tensor, Tensor], mask: object, cache: KVCache | None, layer: int
-    ) -> Tensor:
+    def forward(self, x: Tensor, table: tuple[Tensor, Tensor], mask: object, cache: Cache | None, layer: int) -> Tensor:
         b, s, d = x.shape
         q, k, v = self.qkv(x).view(b, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         q, k = _rotate(q, table), _rotate(k, table)
@@ -156,7 +171,7 @@ class _Layer(nn.Module):
         table: tuple[Tensor, Tensor],
         time: Tensor | None,
         mask: object,
-        cache: KVCache | None,
+        cache: Cache | None,
         layer: int,
     ) -> Tensor:
         if self.modulate is None or time is None:
@@ -186,14 +201,14 @@ class BlockTransformer(nn.Module):
 
     def forward(
         self,
-        h: Tensor,
-        position: Tensor,
-        block: Tensor,
-        clean: Tensor,
+        h: Float[Tensor, "b s d"],
+        position: Int[Tensor, " s"],
+        block: Int[Tensor, " s"],
+        clean: Bool[Tensor, " s"],
         *,
-        time: Tensor | None = None,
-        cache: KVCache | None = None,
-    ) -> Tensor:
+        time: Float[Tensor, " b #s"] | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "b s d"]:
         """Return hidden states [B, S, d].
 
         Args:
@@ -211,7 +226,7 @@ class BlockTransformer(nn.Module):
             h = layer(h, table, embedded, mask, cache, i)
         return self.norm(h)
 
-    def _mask(self, block: Tensor, clean: Tensor, cache: KVCache | None) -> object:
+    def _mask(self, block: Tensor, clean: Tensor, cache: Any) -> object:
         n = 0 if cache is None else cache.length
         if cache is None and block.is_cuda and _flex_ready():
             return _flex_mask(block, clean)

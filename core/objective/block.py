@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.denoiser import Prediction
@@ -39,7 +40,7 @@ Metrics = dict[str, Tensor]
 class Beside(Protocol):
     """A network that denoises each block beside the clean blocks before it."""
 
-    def beside(self, x_0: Tensor, block: int) -> Callable[..., Prediction]:
+    def beside(self, x_0: Int[Tensor, "b l"], block: int) -> Callable[..., Prediction]:
         """Return the denoiser of noisy copies of `x_0` [B, L] in blocks of `block` sites."""
         ...
 
@@ -53,8 +54,13 @@ class Interval:
 
 
 def block_loss(
-    net: Beside, process: Categorical, x_0: Tensor, stream: Uniforms, block: int, sites: Tensor | None = None
-) -> tuple[Tensor, Metrics]:
+    net: Beside,
+    process: Categorical,
+    x_0: Int[Tensor, "b l"],
+    stream: Uniforms,
+    block: int,
+    sites: Bool[Tensor, "b l"] | None = None,
+) -> tuple[Float[Tensor, ""], Metrics]:
     """Return the count form of the block bound in nats per site, with its metrics.
 
     Args:
@@ -69,7 +75,12 @@ def block_loss(
 
 
 def noise_by_block_time(
-    process: Categorical, x_0: Tensor, stream: Uniforms, block: int, interval: Interval, sites: Tensor | None = None
+    process: Categorical,
+    x_0: Int[Tensor, "b l"],
+    stream: Uniforms,
+    block: int,
+    interval: Interval,
+    sites: Bool[Tensor, "b l"] | None = None,
 ) -> Noised:
     """Corrupt each block at its own time, stratified over the batch and the interval; weights are -alpha'/sigma.
 
@@ -93,12 +104,12 @@ def noise_by_block_time(
 def clipped_loss(
     net: Beside,
     process: Categorical,
-    x_0: Tensor,
+    x_0: Int[Tensor, "b l"],
     stream: Uniforms,
     block: int,
     interval: Interval,
-    sites: Tensor | None = None,
-) -> tuple[Tensor, Metrics]:
+    sites: Bool[Tensor, "b l"] | None = None,
+) -> tuple[Float[Tensor, ""], Metrics]:
     """Return the rate form at times of an interval, in nats per site; on [0, 1] it is the bound."""
     noised = noise_by_block_time(process, x_0, stream, block, interval, sites)
     nats = weighted_nll(net.beside(x_0, block)(noised.x_t, noised.t).log_p, x_0, noised.weight)
@@ -110,7 +121,7 @@ def clipped_loss(
 def search(
     net: Beside,
     process: Categorical,
-    x_0: Tensor,
+    x_0: Int[Tensor, "b l"],
     stream: Uniforms,
     block: int,
     candidates: Sequence[Interval],

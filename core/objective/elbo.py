@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from core.denoiser import Denoiser
@@ -64,9 +65,9 @@ Metrics = dict[str, Tensor]
 class Noised:
     """A corrupted batch: `x_t` [B, L], its time `t` [B] or [B, L], and the weight [B, L] of each site's -log D(x_0)."""
 
-    x_t: Tensor
+    x_t: Int[Tensor, "b l"]
     t: Tensor
-    weight: Tensor
+    weight: Float[Tensor, "b l"]
 
 
 @dataclass(frozen=True)
@@ -79,19 +80,21 @@ class Bound:
         standard_error: Monte Carlo error of `per_site`, given the sequences (conservative: draws are stratified).
     """
 
-    nats: Tensor
+    nats: Float[Tensor, " b"]
     per_site: float
     standard_error: float
 
 
-def stratified(shape: tuple[int, ...], stream: Uniforms) -> Tensor:
+def stratified(shape: tuple[int, ...], stream: Uniforms) -> Float64[Tensor, "b ..."]:
     """Return uniforms, each exactly U[0, 1), that together hit each of n equal cells once: float64, [B, *shape]."""
     order, jitter = stream.fold(0).uniform(*shape), stream.fold(1).uniform(*shape)
     rank = order.flatten().argsort().argsort().reshape(order.shape)
     return (rank + jitter) / rank.numel()
 
 
-def weighted_nll(log_p: Tensor, x_0: Tensor, weight: Tensor) -> Tensor:
+def weighted_nll(
+    log_p: Float[Tensor, "b l k"], x_0: Int[Tensor, "b l"], weight: Float[Tensor, "b l"]
+) -> Float64[Tensor, " b"]:
     """Return `sum_sites weight · -log p(x_0)` [B], float64; a site of weight 0 never counts, not even as inf."""
     live = weight > 0
     nll = -log_p.gather(-1, x_0[..., None])[..., 0]
@@ -99,7 +102,11 @@ def weighted_nll(log_p: Tensor, x_0: Tensor, weight: Tensor) -> Tensor:
 
 
 def noise_by_count(
-    process: Categorical, x_0: Tensor, stream: Uniforms, block: int | None = None, sites: Tensor | None = None
+    process: Categorical,
+    x_0: Int[Tensor, "b l"],
+    stream: Uniforms,
+    block: int | None = None,
+    sites: Bool[Tensor, "b l"] | None = None,
 ) -> Noised:
     """Mask `n ~ U{1..L'}` sites of each block and weigh them by `L'/n`.
 
@@ -131,7 +138,9 @@ def noise_by_count(
     return Noised(x_t, t[:, 0] if block == length else t.repeat_interleave(block, -1), weight)
 
 
-def noise_by_time(process: Categorical, x_0: Tensor, stream: Uniforms, sites: Tensor | None = None) -> Noised:
+def noise_by_time(
+    process: Categorical, x_0: Int[Tensor, "b l"], stream: Uniforms, sites: Bool[Tensor, "b l"] | None = None
+) -> Noised:
     """Corrupt at one stratified time per sequence, with weight 1; sites outside `sites` stay clean."""
     t = stratified((), stream.fold(0)).to(x_0.device)
     x_t = process.corrupt(x_0, t, process.couple(x_0.shape[1:], stream.fold(1)))
@@ -143,12 +152,12 @@ def noise_by_time(process: Categorical, x_0: Tensor, stream: Uniforms, sites: Te
 def count_terms(
     denoiser: Denoiser,
     process: Categorical,
-    x_0: Tensor,
+    x_0: Int[Tensor, "b l"],
     stream: Uniforms,
     block: int | None = None,
-    sites: Tensor | None = None,
+    sites: Bool[Tensor, "b l"] | None = None,
     context: Any = None,
-) -> Tensor:
+) -> Float64[Tensor, " b"]:
     """Return one unbiased draw of the count form for each sequence: nats, float64 [B]."""
     noised = noise_by_count(process, x_0, stream, block, sites)
     return weighted_nll(denoiser(noised.x_t, noised.t, context).log_p, x_0, noised.weight)
@@ -157,12 +166,12 @@ def count_terms(
 def rate_terms(
     denoiser: Denoiser,
     process: Categorical,
-    x_0: Tensor,
+    x_0: Int[Tensor, "b l"],
     stream: Uniforms,
     block: int | None = None,
-    sites: Tensor | None = None,
+    sites: Bool[Tensor, "b l"] | None = None,
     context: Any = None,
-) -> Tensor:
+) -> Float64[Tensor, " b"]:
     """Return one unbiased draw of the rate form for each sequence, at one time: nats, float64 [B]."""
     if block is not None:
         raise UsageError("the rate form draws one time per sequence", field="block", value=block)
@@ -184,12 +193,12 @@ def _loss(terms: Terms, process: Categorical, x_0: Tensor, sites: Tensor | None,
 def count_form(
     denoiser: Denoiser,
     process: Categorical,
-    x_0: Tensor,
+    x_0: Int[Tensor, "b l"],
     stream: Uniforms,
     block: int | None = None,
-    sites: Tensor | None = None,
+    sites: Bool[Tensor, "b l"] | None = None,
     context: Any = None,
-) -> tuple[Tensor, Metrics]:
+) -> tuple[Float[Tensor, ""], Metrics]:
     """Return the count form in nats per site, with its metrics (`nll` in nats, `bits` in bits per site)."""
     return _loss(count_terms, process, x_0, sites, denoiser, stream, block, context)
 
@@ -197,11 +206,11 @@ def count_form(
 def rate_form(
     denoiser: Denoiser,
     process: Categorical,
-    x_0: Tensor,
+    x_0: Int[Tensor, "b l"],
     stream: Uniforms,
-    sites: Tensor | None = None,
+    sites: Bool[Tensor, "b l"] | None = None,
     context: Any = None,
-) -> tuple[Tensor, Metrics]:
+) -> tuple[Float[Tensor, ""], Metrics]:
     """Return the rate form in nats per site, with its metrics (`nll` in nats, `bits` in bits per site)."""
     return _loss(rate_terms, process, x_0, sites, denoiser, stream, None, context)
 
@@ -209,11 +218,11 @@ def rate_form(
 def cross_entropy(
     denoiser: Denoiser,
     process: Categorical,
-    x_0: Tensor,
+    x_0: Int[Tensor, "b l"],
     stream: Uniforms,
-    sites: Tensor | None = None,
+    sites: Bool[Tensor, "b l"] | None = None,
     context: Any = None,
-) -> tuple[Tensor, Metrics]:
+) -> tuple[Float[Tensor, ""], Metrics]:
     """Return the mean of `-log D(x_0)` over the masked sites, or over all sites when no mask tells which are noise."""
     noised = noise_by_time(process, x_0, stream, sites)
     weight = noised.weight if process.mask is None else noised.weight * (noised.x_t == process.mask)
@@ -226,11 +235,11 @@ def cross_entropy(
 def bound(
     denoiser: Denoiser,
     process: Categorical,
-    x_0: Tensor,
+    x_0: Int[Tensor, "b l"],
     stream: Uniforms,
     samples: int = 16,
     block: int | None = None,
-    sites: Tensor | None = None,
+    sites: Bool[Tensor, "b l"] | None = None,
     context: Any = None,
 ) -> Bound:
     """Estimate the bound on `-log p(x_0)` of these sequences: the count form when absorbing, the rate form otherwise.
@@ -247,8 +256,13 @@ def bound(
 
 @torch.no_grad()
 def importance_bound(
-    denoiser: Denoiser, process: Categorical, x_0: Tensor, stream: Uniforms, samples: int = 8, context: Any = None
-) -> Tensor:
+    denoiser: Denoiser,
+    process: Categorical,
+    x_0: Int[Tensor, "b l"],
+    stream: Uniforms,
+    samples: int = 8,
+    context: Any = None,
+) -> Float64[Tensor, " b"]:
     """Return `-log mean_k prod_j D(x_j | revealed)` over `samples` random orders: nats, float64 [B].
 
     It costs `samples · L` evaluations, and in expectation falls towards `-log p(x_0)` as `samples` grows.

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.denoiser import GaussianPrediction
@@ -83,7 +84,7 @@ class Clocked:
     low: float = 1e-4
     high: float = 1.0
 
-    def __call__(self, stream: Stream) -> Tensor:
+    def __call__(self, stream: Stream) -> Float64[Tensor, " b"]:
         """Return stratified times [B], float64."""
         return self.quantile(stratified((), stream)).clamp(self.low, self.high)
 
@@ -91,15 +92,15 @@ class Clocked:
 def flow_loss(
     denoiser: Callable[..., GaussianPrediction],
     process: Gaussian,
-    x_0: Tensor,
+    x_0: Float[Tensor, " b *x"],
     stream: Stream,
     *,
     kind: Kind = "flow",
     times: Clocked | Tensor | None = None,
-    noise: Tensor | None = None,
+    noise: Float[Tensor, " b *x"] | None = None,
     context: object = None,
     huber: float = 0.0,
-) -> tuple[Tensor, Metrics]:
+) -> tuple[Float[Tensor, ""], Metrics]:
     """Return the loss, a mean over coordinates and samples, with its metrics.
 
     Args:
@@ -128,7 +129,7 @@ def flow_loss(
 
 
 @torch.no_grad()
-def couple(teacher: Estimate, process: Gaussian, table: Table, noise: Tensor) -> Tensor:
+def couple(teacher: Estimate, process: Gaussian, table: Table, noise: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
     """Return the data [B, ...] that the teacher's solver `table` makes of `noise` [B, ...]: a pair for reflow.
 
     `noise` is standard normal; the table starts where `alpha = 0`.
@@ -137,7 +138,9 @@ def couple(teacher: Estimate, process: Gaussian, table: Table, noise: Tensor) ->
 
 
 @torch.no_grad()
-def straightness(predict: Estimate, process: Gaussian, x_0: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+def straightness(
+    predict: Estimate, process: Gaussian, x_0: Float[Tensor, " b *x"], noise: Float[Tensor, " b *x"], times: Tensor
+) -> Float[Tensor, " b"]:
     """Return `E |u(x_t, t) - (d alpha x_0 + d sigma eps)|^2` over `times`, [B]: 0 where paths do not cross."""
     total = torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
     for t in times:

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from core.denoiser import GaussianPrediction
@@ -61,7 +62,7 @@ class Consistent:
     process: Gaussian
     t_min: float = 1e-3
 
-    def __call__(self, x_t: Tensor, t: Tensor | float, context: Any = None) -> GaussianPrediction:
+    def __call__(self, x_t: Float[Tensor, "b ..."], t: Tensor | float, context: Any = None) -> GaussianPrediction:
         """Jump from `x_t` [B, ...] at `t` to the data."""
         path, std, time = self.process.schedule, self.process.data_std, at_sites(t, x_t)
         s = path.sigma(time) / path.alpha(time)
@@ -74,7 +75,7 @@ class Consistent:
         return GaussianPrediction(skip.to(x_t) * y + out.to(x_t) * output)
 
 
-def draw_pairs(grid: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+def draw_pairs(grid: Float[Tensor, " n"], stream: Stream) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """Return neighbouring times `(t, s)` [B] of a falling `grid`, uniformly chosen for each sample."""
     i = (stream.uniform() * (len(grid) - 1)).long()
     return grid.to(stream.device)[i], grid.to(stream.device)[i + 1]
@@ -84,14 +85,14 @@ def consistency_loss(
     student: Map,
     target: Map,
     process: Gaussian,
-    x_0: Tensor,
+    x_0: Float[Tensor, "b ..."],
     stream: Stream,
-    grid: Tensor,
+    grid: Float[Tensor, " n"],
     *,
     teacher: Map | None = None,
     context: object = None,
     huber: float | None = None,
-) -> tuple[Tensor, Metrics]:
+) -> tuple[Float[Tensor, ""], Metrics]:
     """Return the consistency loss over neighbouring times of `grid`, with its metrics.
 
     Args:
@@ -126,13 +127,13 @@ def consistency_loss(
 def mean_flow_loss(
     average: AverageVelocity,
     process: Gaussian,
-    x_0: Tensor,
+    x_0: Float[Tensor, "b ..."],
     stream: Stream,
     *,
     plain: float = 0.5,
     derivative: Literal["jvp", "central"] = "central",
     step: float = 5e-3,
-) -> tuple[Tensor, Metrics]:
+) -> tuple[Float[Tensor, ""], Metrics]:
     """Return the mean-flow loss on the rectified flow, with its metrics.
 
     Args:
@@ -161,7 +162,15 @@ def mean_flow_loss(
     return square.mean(), {"loss": square.mean().detach(), "plain": square[r == t].detach().mean()}
 
 
-def along(average: AverageVelocity, x: Tensor, r: Tensor, t: Tensor, v: Tensor, derivative: str, step: float) -> Tensor:
+def along(
+    average: AverageVelocity,
+    x: Float[Tensor, "*x"],
+    r: Float[Tensor, " b"],
+    t: Float[Tensor, " b"],
+    v: Float[Tensor, "*x"],
+    derivative: str,
+    step: float,
+) -> Float[Tensor, "*x"]:
     """Return `v ∂_x u + ∂_t u` at (x, r, t)."""
     if derivative == "jvp":
         return torch.func.jvp(lambda x, t: average(x, r, t), (x, t), (v, torch.ones_like(t)))[1]

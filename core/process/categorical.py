@@ -39,6 +39,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
@@ -68,17 +69,17 @@ class Uniforms(Protocol):
 class Coupling:
     """The noise of a whole corruption path: level `u` (float64) and noise token `n` (int64) of each site [B, ...]."""
 
-    u: Tensor
-    n: Tensor
+    u: Float64[Tensor, "*x"]
+    n: Int[Tensor, "*x"]
 
 
-def at_sites(t: Tensor | float, x: Tensor) -> Tensor:
+def at_sites(t: Tensor | float, x: Tensor) -> Float64[Tensor, " ..."]:
     """Return `t` of shape (), (B,) or (B, L) as float64 that broadcasts against the tokens `x` [B, ...]."""
     t = torch.as_tensor(t, dtype=torch.float64, device=x.device)
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
-def safe_log(p: Tensor) -> Tensor:
+def safe_log(p: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
     """Return `log p` with -inf at zeros and, there, gradient 0 instead of NaN: the mask goes before the logarithm."""
     zero = p <= 0
     return p.masked_fill(zero, 1.0).log().masked_fill(zero, -torch.inf)
@@ -88,7 +89,7 @@ def safe_log(p: Tensor) -> Tensor:
 class Categorical:
     """The corruption of tokens with noise law `pi` [K'] under `schedule`; `mask` is the index K when absorbing."""
 
-    pi: Tensor
+    pi: Float64[Tensor, " states"]
     schedule: Schedule = field(default_factory=Linear)
     mask: int | None = None
 
@@ -124,7 +125,7 @@ class Categorical:
         """Return K, the number of values that `x_0` can take."""
         return self.states if self.mask is None else self.mask
 
-    def prior(self, shape: tuple[int, ...], stream: Uniforms) -> Tensor:
+    def prior(self, shape: tuple[int, ...], stream: Uniforms) -> Int[Tensor, " ..."]:
         """Draw `x_1 ~ pi`: int64, of the shape that `stream.uniform(*shape)` has."""
         u = stream.uniform(*shape)
         return inverse_cdf(self.pi.to(u.device), u)
@@ -133,7 +134,7 @@ class Categorical:
         """Draw all randomness of a corruption path, for any number of times."""
         return Coupling(stream.fold(0).uniform(*shape), self.prior(shape, stream.fold(1)))
 
-    def corrupt(self, x_0: Tensor, t: Tensor | float, coupling: Coupling) -> Tensor:
+    def corrupt(self, x_0: Int[Tensor, "*x"], t: Tensor | float, coupling: Coupling) -> Int[Tensor, "*x"]:
         """Return `x_t ~ q(x_t | x_0)`; under one coupling the corrupted sites grow with `t`.
 
         Args:
@@ -145,12 +146,12 @@ class Categorical:
 
     def corrupt_count(
         self,
-        x_0: Tensor,
+        x_0: Int[Tensor, "*b l"],
         count: Tensor | int,
         coupling: Coupling,
         block: int | None = None,
-        sites: Tensor | None = None,
-    ) -> Tensor:
+        sites: Bool[Tensor, "*b l"] | None = None,
+    ) -> Int[Tensor, "*b l"]:
         """Corrupt exactly `count` sites of each row or block: those of the highest levels, hence nested in `count`.
 
         Args:
@@ -173,7 +174,7 @@ class Categorical:
         count = count[:, None] if count.ndim == 1 else count
         return torch.where((rank < count[..., None]).flatten(-2), coupling.n, x_0)
 
-    def log_likelihood(self, x_t: Tensor, t: Tensor | float) -> Tensor:
+    def log_likelihood(self, x_t: Int[Tensor, "*x"], t: Tensor | float) -> Float64[Tensor, "*x k"]:
         """Return `log q(x_t | x_0 = v)` for every `v`: float64 [..., K]."""
         t = at_sites(t, x_t)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
@@ -181,13 +182,21 @@ class Categorical:
         own = torch.arange(self.K, device=x_t.device) == x_t[..., None]
         return torch.where(own, safe_log(alpha + other)[..., None], safe_log(other)[..., None])
 
-    def forward(self, x_0: Tensor, t: Tensor | float) -> Tensor:
+    def forward(
+        self, x_0: Int[Tensor, "*x"] | Float[Tensor, "*x k"], t: Tensor | float
+    ) -> Float64[Tensor, "*x states"]:
         """Return the law `q(x_t | x_0)`: probabilities, float64 [..., K'], of tokens or probabilities `x_0`."""
         clean = self.distribution(x_0)
         t = at_sites(t, clean[..., 0])[..., None]
         return self.schedule.alpha(t) * clean + self.schedule.sigma(t) * self.pi.to(clean.device)
 
-    def bridge(self, x_t: Tensor, x_0: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
+    def bridge(
+        self,
+        x_t: Int[Tensor, "*x"],
+        x_0: Int[Tensor, "*x"] | Float[Tensor, "*x k"],
+        t: Tensor | float,
+        s: Tensor | float,
+    ) -> Float64[Tensor, "*x states"]:
         """Return `log q(x_s | x_t, x_0)`, s < t: float64 [..., K'].
 
         Where `x_t` is impossible given `x_0` (an unmasked site that the prediction contradicts) the site keeps `x_t`.
@@ -204,11 +213,15 @@ class Categorical:
         total = p.sum(-1, keepdim=True)
         return safe_log(torch.where(total > 0, p / total.masked_fill(total <= 0, 1.0), here))
 
-    def reverse(self, prediction: Prediction, x_t: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
+    def reverse(
+        self, prediction: Prediction, x_t: Int[Tensor, "*x"], t: Tensor | float, s: Tensor | float
+    ) -> Float64[Tensor, "*x states"]:
         """Return `log p(x_s | x_t)` of each site under `prediction`, of either kind: float64 [..., K']."""
         return self.bridge(x_t, prediction.leave_one_out(x_t, t, self).log_p.to(torch.float64).exp(), t, s)
 
-    def rate(self, prediction: Prediction, x_t: Tensor, x_0: Tensor, t: Tensor | float) -> Tensor:
+    def rate(
+        self, prediction: Prediction, x_t: Int[Tensor, "*x"], x_0: Int[Tensor, "*x"], t: Tensor | float
+    ) -> Float64[Tensor, "*x"]:
         """Return the integrand of the bound at each site, in nats per unit time: float64 [B, ...].
 
         Args:
@@ -232,11 +245,11 @@ class Categorical:
         live = (weight > 0) & weight.isfinite()
         return torch.where(live, weight, 0.0) * torch.where(live, excess, 0.0)
 
-    def noise(self, x_t: Tensor) -> Tensor:
+    def noise(self, x_t: Int[Tensor, "*x"]) -> Float64[Tensor, "*x"]:
         """Return `pi(x_t)` at each site, float64 [...]."""
         return self.pi.to(x_t.device)[x_t]
 
-    def distribution(self, x_0: Tensor) -> Tensor:
+    def distribution(self, x_0: Int[Tensor, "*x"] | Float[Tensor, "*x k"]) -> Float64[Tensor, "*x states"]:
         """Return `x_0`, tokens [...] or probabilities [..., K], as probabilities over states: float64 [..., K']."""
         if not x_0.is_floating_point():
             return one_hot(x_0, self.states).to(torch.float64)

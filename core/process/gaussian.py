@@ -36,6 +36,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.errors import UsageError
@@ -56,22 +57,22 @@ class Path(ABC):
     """The clock of forgetting: `alpha(t)`, `sigma(t)`, their slopes, the log-SNR and its inverse, all in float64."""
 
     @abstractmethod
-    def alpha(self, t: Tensor | float) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         """Return the scale of the signal at time `t`, of the shape of `t`."""
 
     @abstractmethod
-    def sigma(self, t: Tensor | float) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         """Return the scale of the noise at time `t`."""
 
     @abstractmethod
-    def slopes(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    def slopes(self, t: Float[Tensor, "*t"] | float) -> tuple[Float64[Tensor, "*t"], Float64[Tensor, "*t"]]:
         """Return `(d alpha / d t, d sigma / d t)`."""
 
     @abstractmethod
-    def inverse(self, log_snr: Tensor | float) -> Tensor:
+    def inverse(self, log_snr: Float[Tensor, "*x"] | float) -> Float64[Tensor, "*x"]:
         """Return the time at which `log alpha - log sigma` equals `log_snr`: `inverse(log_snr(t)) == t`."""
 
-    def log_snr(self, t: Tensor | float) -> Tensor:
+    def log_snr(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         """Return `lambda = log alpha - log sigma` (+inf where sigma = 0, -inf where alpha = 0)."""
         return self.alpha(t).log() - self.sigma(t).log()
 
@@ -80,17 +81,17 @@ class Path(ABC):
 class Rectified(Path):
     """`alpha = 1 - t`, `sigma = t`: straight lines (Liu et al., 2022, arXiv:2209.03003)."""
 
-    def alpha(self, t: Tensor | float) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return 1 - _float64(t)
 
-    def sigma(self, t: Tensor | float) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return _float64(t)
 
-    def slopes(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    def slopes(self, t: Float[Tensor, "*t"] | float) -> tuple[Float64[Tensor, "*t"], Float64[Tensor, "*t"]]:
         one = torch.ones_like(_float64(t))
         return -one, one
 
-    def inverse(self, log_snr: Tensor | float) -> Tensor:
+    def inverse(self, log_snr: Float[Tensor, "*x"] | float) -> Float64[Tensor, "*x"]:
         return torch.sigmoid(-_float64(log_snr))
 
 
@@ -98,17 +99,17 @@ class Rectified(Path):
 class Cosine(Path):
     """`alpha = cos(pi t / 2)`, `sigma = sin(pi t / 2)`: uniform in angle (Nichol and Dhariwal, 2021, 2102.09672)."""
 
-    def alpha(self, t: Tensor | float) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         t = _float64(t)
         return torch.where(t < 0.5, torch.cos(math.pi / 2 * t), torch.sin(math.pi / 2 * (1 - t)))
 
-    def sigma(self, t: Tensor | float) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return torch.sin(math.pi / 2 * _float64(t))
 
-    def slopes(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    def slopes(self, t: Float[Tensor, "*t"] | float) -> tuple[Float64[Tensor, "*t"], Float64[Tensor, "*t"]]:
         return -math.pi / 2 * self.sigma(t), math.pi / 2 * self.alpha(t)
 
-    def inverse(self, log_snr: Tensor | float) -> Tensor:
+    def inverse(self, log_snr: Float[Tensor, "*x"] | float) -> Float64[Tensor, "*x"]:
         return torch.atan(torch.exp(-_float64(log_snr))) * (2 / math.pi)
 
 
@@ -126,18 +127,18 @@ class Preserving(Path):
         t = _float64(t)
         return t * (t * (self.high - self.low) / 4 + self.low / 2)
 
-    def alpha(self, t: Tensor | float) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return torch.exp(-self._exponent(t))
 
-    def sigma(self, t: Tensor | float) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return (-torch.expm1(-2 * self._exponent(t))).sqrt()
 
-    def slopes(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    def slopes(self, t: Float[Tensor, "*t"] | float) -> tuple[Float64[Tensor, "*t"], Float64[Tensor, "*t"]]:
         alpha = self.alpha(t)
         fall = -alpha * (_float64(t) * (self.high - self.low) / 2 + self.low / 2)
         return fall, -fall * alpha / self.sigma(t)
 
-    def inverse(self, log_snr: Tensor | float) -> Tensor:
+    def inverse(self, log_snr: Float[Tensor, "*x"] | float) -> Float64[Tensor, "*x"]:
         x = -2 * _float64(log_snr)
         exponent = (x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))) / 2  # -log alpha, without softplus's cut-off
         a, b = (self.high - self.low) / 4, self.low / 2
@@ -150,17 +151,17 @@ class Exploding(Path):
 
     high: float = 80.0
 
-    def alpha(self, t: Tensor | float) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return torch.ones_like(_float64(t))
 
-    def sigma(self, t: Tensor | float) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return self.high * _float64(t)
 
-    def slopes(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    def slopes(self, t: Float[Tensor, "*t"] | float) -> tuple[Float64[Tensor, "*t"], Float64[Tensor, "*t"]]:
         zero = torch.zeros_like(_float64(t))
         return zero, zero + self.high
 
-    def inverse(self, log_snr: Tensor | float) -> Tensor:
+    def inverse(self, log_snr: Float[Tensor, "*x"] | float) -> Float64[Tensor, "*x"]:
         return torch.exp(-_float64(log_snr)) / self.high
 
 
@@ -179,18 +180,18 @@ class Shifted(Path):
         t = _float64(t)
         return self.shift * t / (1 + (self.shift - 1) * t)
 
-    def alpha(self, t: Tensor | float) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return self.base.alpha(self._later(t))
 
-    def sigma(self, t: Tensor | float) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return self.base.sigma(self._later(t))
 
-    def slopes(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    def slopes(self, t: Float[Tensor, "*t"] | float) -> tuple[Float64[Tensor, "*t"], Float64[Tensor, "*t"]]:
         rate = self.shift / (1 + (self.shift - 1) * _float64(t)).square()
         fall, rise = self.base.slopes(self._later(t))
         return fall * rate, rise * rate
 
-    def inverse(self, log_snr: Tensor | float) -> Tensor:
+    def inverse(self, log_snr: Float[Tensor, "*x"] | float) -> Float64[Tensor, "*x"]:
         t = self.base.inverse(log_snr)
         return t / (self.shift - (self.shift - 1) * t)
 
@@ -205,28 +206,28 @@ class Gaussian:
     schedule: Path = field(default_factory=Rectified)
     data_std: float = 1.0
 
-    def radius(self, t: Tensor | float) -> Tensor:
+    def radius(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         """Return `r(t)`, the standard deviation of `x_t` when the data have `data_std`."""
         return torch.hypot(self.data_std * self.schedule.alpha(t), self.schedule.sigma(t))
 
-    def angle(self, t: Tensor | float) -> Tensor:
+    def angle(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         """Return `phi(t)` in [0, pi / 2]."""
         return torch.atan2(self.schedule.sigma(t), self.data_std * self.schedule.alpha(t))
 
-    def at_angle(self, phi: Tensor | float) -> Tensor:
+    def at_angle(self, phi: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         """Return the time at which the angle equals `phi`: `at_angle(angle(t)) == t`."""
         phi = _float64(phi)
         return self.schedule.inverse(torch.cos(phi).log() - torch.sin(phi).log() - math.log(self.data_std))
 
-    def prior(self, shape: tuple[int, ...], stream: Stream, t: float = 1.0) -> Tensor:
+    def prior(self, shape: tuple[int, ...], stream: Stream, t: float = 1.0) -> Float64[Tensor, "b ..."]:
         """Draw `x_t ~ N(0, r(t)^2)`: float64 [B, *shape]; exact where alpha = 0 or the data are Gaussian."""
         return stream.normal(*shape) * float(self.radius(t))
 
-    def couple(self, shape: tuple[int, ...], stream: Stream) -> Tensor:
+    def couple(self, shape: tuple[int, ...], stream: Stream) -> Float64[Tensor, "b ..."]:
         """Draw the noise `eps` of a whole corruption path, float64 [B, *shape]."""
         return stream.normal(*shape)
 
-    def corrupt(self, x_0: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:
+    def corrupt(self, x_0: Float[Tensor, "*x"], t: Tensor | float, noise: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
         """Return `alpha x_0 + sigma eps`.
 
         Args:
@@ -237,7 +238,9 @@ class Gaussian:
         time = at_sites(t, x_0)
         return self.schedule.alpha(time).to(x_0) * x_0 + self.schedule.sigma(time).to(x_0) * noise.to(x_0)
 
-    def row(self, kind: Kind, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    def row(
+        self, kind: Kind | str, t: Float[Tensor, "*t"] | float
+    ) -> tuple[Float64[Tensor, "*t"], Float64[Tensor, "*t"]]:
         """Return `(p_D, p_e)`, float64, of the shape of `t`.
 
         Raises:
@@ -258,7 +261,9 @@ class Gaussian:
             return zero, -1 / sigma
         raise UsageError("unknown parameterisation", field="kind", value=kind, choices=KINDS)
 
-    def linear(self, source: Kind, target: Kind, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    def linear(
+        self, source: Kind, target: Kind, t: Float[Tensor, "*t"] | float
+    ) -> tuple[Float64[Tensor, "*t"], Float64[Tensor, "*t"]]:
         """Return `(a, c)` such that `target = a x_t + c source` at time `t`, float64.
 
         Raises:
@@ -275,7 +280,9 @@ class Gaussian:
             raise UsageError(f"not recoverable from {source} at {where}", field="kind", value=target)
         return (q_D * p_e - q_e * p_D) / determinant, (q_e * alpha - q_D * sigma) / determinant
 
-    def convert(self, output: Tensor, x_t: Tensor, t: Tensor | float, source: Kind, target: Kind) -> Tensor:
+    def convert(
+        self, output: Float[Tensor, "*x"], x_t: Float[Tensor, "*x"], t: Tensor | float, source: Kind, target: Kind
+    ) -> Float[Tensor, "*x"]:
         """Return the parameterisation `target` of what `output` [B, ...] says as `source` about `x_t` [B, ...].
 
         Args:
@@ -289,12 +296,14 @@ class Gaussian:
         a, c = self.linear(source, target, at_sites(t, x_t))
         return a.to(x_t) * x_t + c.to(x_t) * output
 
-    def gain(self, kind: Kind, t: Tensor | float) -> Tensor:
+    def gain(self, kind: Kind, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         """Return `d kind / d D` at fixed `x_t`; its square is the weight of an error of `D` in one of `kind`."""
         p_D, p_e = self.row(kind, t)
         return p_D - p_e * self.schedule.alpha(t) / self.schedule.sigma(t)
 
-    def bridge(self, t: Tensor | float, s: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+    def bridge(
+        self, t: Tensor | float, s: Tensor | float
+    ) -> tuple[Float64[Tensor, " ..."], Float64[Tensor, " ..."], Float64[Tensor, " ..."]]:
         """Return `(k, m, v)` of Bayes' rule `q(x_s | x_t, x_0) = N(k x_t + m x_0, v)`, s < t, float64."""
         alpha_t, sigma_t = self.schedule.alpha(t), self.schedule.sigma(t)
         alpha_s, sigma_s = self.schedule.alpha(s), self.schedule.sigma(s)

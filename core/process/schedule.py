@@ -31,6 +31,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.errors import UsageError
@@ -46,26 +47,26 @@ class Schedule(ABC):
     """A clock of forgetting: `alpha(t)`, its complement, its slope, its logit and the inverse of the logit."""
 
     @abstractmethod
-    def alpha(self, t: Tensor | float) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         """Return the probability that a site is still clean at time `t`, float64, of the shape of `t`."""
 
     @abstractmethod
-    def sigma(self, t: Tensor | float) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         """Return the probability of corruption `1 - alpha(t)`, accurate where it is small."""
 
     @abstractmethod
-    def slope(self, t: Tensor | float) -> Tensor:
+    def slope(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         """Return `d alpha / d t <= 0`."""
 
     @abstractmethod
-    def time(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def time(self, alpha: Float[Tensor, "*t"], sigma: Float[Tensor, "*t"]) -> Float64[Tensor, "*t"]:
         """Return the `t` at which the schedule passes the pair (`alpha`, `sigma = 1 - alpha`)."""
 
-    def logit(self, t: Tensor | float) -> Tensor:
+    def logit(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         """Return `log alpha - log sigma`, the log-odds that a site is clean (+inf at t = 0, -inf at t = 1)."""
         return self.alpha(t).log() - self.sigma(t).log()
 
-    def inverse(self, logit: Tensor | float) -> Tensor:
+    def inverse(self, logit: Float[Tensor, "*x"] | float) -> Float64[Tensor, "*x"]:
         """Return the time at which the log-odds equal `logit`: `inverse(logit(t)) == t`."""
         logit = _float64(logit)
         return self.time(torch.sigmoid(logit), torch.sigmoid(-logit))
@@ -75,16 +76,16 @@ class Schedule(ABC):
 class Linear(Schedule):
     """`sigma(t) = t`: a site forgets at a uniformly distributed time."""
 
-    def alpha(self, t: Tensor | float) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return 1 - _float64(t)
 
-    def sigma(self, t: Tensor | float) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return _float64(t)
 
-    def slope(self, t: Tensor | float) -> Tensor:
+    def slope(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return -torch.ones_like(_float64(t))
 
-    def time(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def time(self, alpha: Float[Tensor, "*t"], sigma: Float[Tensor, "*t"]) -> Float64[Tensor, "*t"]:
         return sigma
 
 
@@ -92,18 +93,18 @@ class Linear(Schedule):
 class Cosine(Schedule):
     """`sigma(t) = sin(pi t / 2)`: run backwards, few sites are revealed first, many at the end."""
 
-    def alpha(self, t: Tensor | float) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         t = _float64(t)
         late = 2 * torch.sin(math.pi / 4 * (1 - t)).square()
         return torch.where(t < 0.5, 1 - torch.sin(math.pi / 2 * t), late)
 
-    def sigma(self, t: Tensor | float) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return torch.sin(math.pi / 2 * _float64(t))
 
-    def slope(self, t: Tensor | float) -> Tensor:
+    def slope(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return -math.pi / 2 * torch.cos(math.pi / 2 * _float64(t))
 
-    def time(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def time(self, alpha: Float[Tensor, "*t"], sigma: Float[Tensor, "*t"]) -> Float64[Tensor, "*t"]:
         early = torch.asin(sigma.clamp(max=1)) * (2 / math.pi)
         late = 1 - torch.asin((alpha / 2).sqrt()) * (4 / math.pi)
         return torch.where(sigma < 0.5, early, late)
@@ -119,16 +120,16 @@ class Polynomial(Schedule):
         if not self.power > 0:
             raise UsageError("must be positive", field="power", value=self.power)
 
-    def alpha(self, t: Tensor | float) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return -torch.expm1(self.power * _float64(t).log())
 
-    def sigma(self, t: Tensor | float) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return _float64(t) ** self.power
 
-    def slope(self, t: Tensor | float) -> Tensor:
+    def slope(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return -self.power * _float64(t) ** (self.power - 1)
 
-    def time(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def time(self, alpha: Float[Tensor, "*t"], sigma: Float[Tensor, "*t"]) -> Float64[Tensor, "*t"]:
         return sigma ** (1 / self.power)
 
 
@@ -144,16 +145,16 @@ class Clipped(Schedule):
         if not 0 <= self.beta < self.omega <= 1:
             raise UsageError("needs 0 <= beta < omega <= 1", field="clipped", value=(self.beta, self.omega))
 
-    def alpha(self, t: Tensor | float) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return (1 - self.omega) + (self.omega - self.beta) * self.base.alpha(t)
 
-    def sigma(self, t: Tensor | float) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return self.beta + (self.omega - self.beta) * self.base.sigma(t)
 
-    def slope(self, t: Tensor | float) -> Tensor:
+    def slope(self, t: Float[Tensor, "*t"] | float) -> Float64[Tensor, "*t"]:
         return (self.omega - self.beta) * self.base.slope(t)
 
-    def time(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def time(self, alpha: Float[Tensor, "*t"], sigma: Float[Tensor, "*t"]) -> Float64[Tensor, "*t"]:
         width = self.omega - self.beta
         clean, noisy = (alpha - (1 - self.omega)) / width, (sigma - self.beta) / width
         return self.base.time(clean.clamp(0, 1), noisy.clamp(0, 1))

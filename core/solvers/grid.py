@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from core.errors import UsageError
@@ -38,25 +39,27 @@ def _pinned(times: Tensor, start: float, stop: float) -> Tensor:
     return times
 
 
-def uniform(process: Gaussian, steps: int, start: float = 1.0, stop: float = 0.0) -> Tensor:
+def uniform(process: Gaussian, steps: int, start: float = 1.0, stop: float = 0.0) -> Float64[Tensor, " ends"]:
     """Return equal steps in t, float64 [steps + 1]."""
     return _pinned(stop + (start - stop) * _fall(steps, start, stop), start, stop)
 
 
-def shifted(process: Gaussian, steps: int, start: float = 1.0, stop: float = 0.0, shift: float = 3.0) -> Tensor:
+def shifted(
+    process: Gaussian, steps: int, start: float = 1.0, stop: float = 0.0, shift: float = 3.0
+) -> Float64[Tensor, " ends"]:
     """Return equal steps in the time before it is shifted by `shift` (1: `uniform`)."""
     low, high = (v / (shift - (shift - 1) * v) for v in (stop, start))
     t = low + (high - low) * _fall(steps, start, stop)
     return _pinned(shift * t / (1 + (shift - 1) * t), start, stop)
 
 
-def angle(process: Gaussian, steps: int, start: float = 1.0, stop: float = 0.0) -> Tensor:
+def angle(process: Gaussian, steps: int, start: float = 1.0, stop: float = 0.0) -> Float64[Tensor, " ends"]:
     """Return equal steps in the angle."""
     high, low = process.angle(start), process.angle(stop)
     return _pinned(process.at_angle(low + (high - low) * _fall(steps, start, stop)), start, stop)
 
 
-def log_snr(process: Gaussian, steps: int, start: float, stop: float) -> Tensor:
+def log_snr(process: Gaussian, steps: int, start: float, stop: float) -> Float64[Tensor, " ends"]:
     """Return equal steps in the log-SNR.
 
     Raises:
@@ -68,7 +71,7 @@ def log_snr(process: Gaussian, steps: int, start: float, stop: float) -> Tensor:
     return _pinned(process.schedule.inverse(low + (high - low) * _fall(steps, start, stop)), start, stop)
 
 
-def karras(process: Gaussian, steps: int, start: float, stop: float, power: float = 7.0) -> Tensor:
+def karras(process: Gaussian, steps: int, start: float, stop: float, power: float = 7.0) -> Float64[Tensor, " ends"]:
     """Return equal steps in `rho ^ (1 / power)`.
 
     Raises:
@@ -86,7 +89,7 @@ GRIDS: dict[str, Callable[..., Tensor]] = {
 }  # fmt: skip
 
 
-def grid(name: str, process: Gaussian, steps: int, **options: float) -> Tensor:
+def grid(name: str, process: Gaussian, steps: int, **options: float) -> Float64[Tensor, " ends"]:
     """Return the grid `name` of `GRIDS`.
 
     Raises:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from core.errors import UsageError
@@ -33,8 +34,8 @@ __all__ = ["Bidirectional", "Pair"]
 class Pair:
     """The state `x` [B, ...] at one end of the grid and its `neighbour`, one step inside."""
 
-    x: Tensor
-    neighbour: Tensor
+    x: Float[Tensor, "*x"]
+    neighbour: Float[Tensor, "*x"]
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,12 @@ class Bidirectional:
             raise UsageError("cannot be inverted to 1e-6", field="gamma", value=(gamma, steps), hint=hint)
         return cls(grid, gamma)
 
-    def sample(self, predict: Estimate, x: Tensor) -> Pair:
+    def sample(self, predict: Estimate, x: Float[Tensor, "b ..."]) -> Pair:
         """Return the pair at the data end, from noise `x` [B, ...] at the first time."""
         a, d = self.grid.first_order(0, 1)
         return self.forward(predict, Pair(x, a * x + d * predict(x, self._time(0)).mean))
 
-    def encode(self, predict: Estimate, x: Tensor) -> Pair:
+    def encode(self, predict: Estimate, x: Float[Tensor, "b ..."]) -> Pair:
         """Return the pair at the noise end, from data `x` [B, ...] at the last time; `forward` gives `x` back."""
         n = len(self.grid.times) - 1
         at = n if self.grid.sigma[n] > 0 else n - 1  # noise is not defined on clean data

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.errors import UsageError
@@ -63,13 +64,13 @@ class Parallel(nn.Module):
         rho = self.grid.clocks["rho"]
         return bool(0 < rho[i + 1] and rho[i] < float("inf"))
 
-    def forward(self, predict: Estimate, x: Tensor) -> Tensor:
+    def forward(self, predict: Estimate, x: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
         """Return the state [B, ...] at the last time, from that at the first; `predict` takes times of rows (B,)."""
         for i in range(len(self.grid.times) - 1):
             x = self.step(predict, x, i)
         return x
 
-    def step(self, predict: Estimate, x: Tensor, i: int) -> Tensor:
+    def step(self, predict: Estimate, x: Float[Tensor, "*x"], i: int) -> Float[Tensor, "*x"]:
         """Return the state after step i."""
         g, here = self.grid, torch.full((len(x),), self.grid.times[i], dtype=torch.float64)
         mean = predict(x, here).mean

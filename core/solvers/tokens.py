@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from core.draw import categorical
@@ -34,7 +35,7 @@ __all__ = ["SOLVERS", "Ancestral", "Confidence", "Corrected", "FirstHitting", "I
 class Ancestral:
     """Follow the reverse process on the plan's grid."""
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s."""
         if step.process.mask is not None:
             alpha = step.process.schedule.alpha(step.s)
@@ -54,7 +55,7 @@ class FirstHitting:
 
     count: int = 1
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s."""
         return step.admit(_first(-step.hit, step.masked, self.count if step.left > 1 else step.x_t.shape[1]))
 
@@ -63,7 +64,7 @@ class FirstHitting:
 class Confidence:
     """Uncover an even share of the open sites, those whose likeliest value is most probable first."""
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s."""
         if not bool(step.masked.any()):
             return step.x_t
@@ -75,7 +76,7 @@ class Confidence:
 class InOrder:
     """Uncover an even share of the open sites from left to right."""
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s."""
         share = step.masked.sum(-1, keepdim=True).add(step.left - 1) // step.left
         place = torch.arange(step.x_t.shape[1], device=step.x_t.device)
@@ -88,7 +89,7 @@ class Threshold:
 
     p: float = 0.9
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s."""
         if not bool(step.masked.any()):
             return step.x_t
@@ -110,7 +111,7 @@ class Remask:
     eta: float = 0.1
     revises: bool = True
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s."""
         alpha_t, alpha_s = (float(step.process.schedule.alpha(v)) for v in (step.t, step.s))
         sigma = self.eta * min(1.0, (1 - alpha_s) / alpha_t) if alpha_t > 0 else 0.0
@@ -130,7 +131,7 @@ class Corrected:
     predictor: Solver = Ancestral()
     rounds: int = 1
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s."""
         x = self.predictor(step)
         if step.s == 0:
