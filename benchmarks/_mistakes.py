@@ -32,7 +32,7 @@ train toy --nosuch ;
 train toy --initial absent ; train toy --initial foreign ; train toy --out /proc/none/r ; train empty.yaml ;
 train list.yaml ; train loop.yaml ; train tab.yaml ; train garbage.yaml ; train dir.yaml ; train trainer.devices=0 ;
 train trainer.steps=1.5 ; train trainer.steps= ; train "trainer={steps: 3, stepz: 2}" ; train trainer.max_minutes=-1 ;
-train seed=f(x)
+train seed=f(x) ; train toy --out "" ; sample toy --out ""
 """
 OWN = {
     "trajectory": """
@@ -115,7 +115,8 @@ rollout toy --every 0 ; rollout toy --steps 2 --every 50 ; rollout toy --noise n
 rollout toy --mesh dir ; rollout toy --steps 2 --out dir ; assimilate toy --sensors 0 ; assimilate toy --members 0 ;
 assimilate toy --noise -1 ; validate toy --row 99999 ; report toy --row 99999 ; calibrate toy --further -1 ;
 simulate toy --out dir ; simulate toy data.nodes=3 ; simulate toy data.mesh=absent.msh ; evaluate toy -n -1 ;
-simulate toy data.mesh=text.msh ; check toy "data.boundary={nowhere: free}"
+simulate toy data.mesh=text.msh ; check toy "data.boundary={nowhere: free}" ;
+simulate toy "data.boundary={hole: nosuch}"
 """,
 }
 FILES = {

@@ -51,16 +51,21 @@ def test_a_dead_writer_of_a_model_loses_nothing(tmp_path: Path) -> None:
 
 
 class Hungry(Toy):
-    """Needs more memory than there is for a step of more than `most` items; dropout off, so that steps compare."""
+    """Needs more memory than there is for a step of more than `most` items, from step `last` on for any.
 
-    def __init__(self, batch: int = 32, most: int = 32, first: int = 0, error: Exception | None = None) -> None:
+    Dropout is off, so that steps compare.
+    """
+
+    def __init__(
+        self, batch: int = 32, most: int = 32, first: int = 0, error: Exception | None = None, last: int = 99
+    ) -> None:
         super().__init__(batch=batch, dropout=0.0)
-        self.most, self.first = most, first
+        self.most, self.first, self.last = most, first, last
         self.error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Any]]:
         found = super().loss(module, batch, step)
-        if step >= self.first and len(batch["x"]) > self.most:
+        if step >= self.last or (step >= self.first and len(batch["x"]) > self.most):
             raise self.error
         return found
 
@@ -101,6 +106,20 @@ def test_a_step_without_memory_is_made_again_in_halves(
     first, second = (store.load(tmp_path / name).weights for name in ("whole", "parts"))
     assert max(float((first[k] - second[k]).abs().max()) for k in first) <= 1e-6
     assert any(not torch.equal(first[k], second[k]) for k in first)  # four sums are not one, to the last bit
+
+
+def test_a_run_that_was_cut_goes_on_as_it_was(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    hungry(tmp_path / "whole", 8, first=5)
+    with pytest.raises(QuintetError, match="out of memory at step 9"):
+        hungry(tmp_path / "broken", 8, first=5, last=9)
+    saved = store.load(tmp_path / "broken")
+    assert (saved.step, saved.metrics["parts"]) == (8, 4)
+    capfd.readouterr()
+    hungry(tmp_path / "broken", 8, first=5)
+    assert "out of memory" not in capfd.readouterr().err
+    first, second = (store.load(tmp_path / name).weights for name in ("whole", "broken"))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert "parts" not in store.load(tmp_path / "broken" / "model").metrics
 
 
 def test_out_of_memory_with_one_item_is_one_line_and_keeps_the_last(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from apps.pde import shapes, truth
+from apps.pde.boundary import read_conditions
 from apps.pde.formats import read_mesh
 from apps.pde.mesh import Mesh
 from apps.pde.model import DataConfig
@@ -165,12 +166,18 @@ def posed(config: DataConfig) -> tuple[System, Mesh]:
     if config.mesh:
         mesh = read_mesh(config.mesh, (own.size, own.size) if own.shape == "square" else (0.0, 0.0))
         boundary = config.boundary or own.boundary
-        return dataclasses.replace(own, boundary=dict(boundary)), mesh
+        return _bounded(dataclasses.replace(own, boundary=dict(boundary)), mesh), mesh
     mesh = shapes.make(own.shape, config.nodes)
     if own.size != 1:
         period = (mesh.period[0] * own.size, mesh.period[1] * own.size)
         mesh = Mesh(mesh.points * own.size, mesh.triangles, mesh.groups, period)
-    return dataclasses.replace(own, boundary={**own.boundary, **config.boundary}), mesh
+    return _bounded(dataclasses.replace(own, boundary={**own.boundary, **config.boundary}), mesh), mesh
+
+
+def _bounded(own: System, mesh: Mesh) -> System:
+    """Return the system if its boundary conditions can be read."""
+    read_conditions(mesh, own.boundary if mesh.groups else {}, own.fields, tuple(own.parameters))
+    return own
 
 
 def folder(config: DataConfig, seed: int) -> Path:

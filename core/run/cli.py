@@ -25,12 +25,15 @@ import typer
 from typer.core import TyperGroup
 
 from core.errors import QuintetError
-from core.run.guard import writable
+from core.run.guard import target, writable
 
 __all__ = ["Json", "Out", "build", "emit"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Where to write.", show_default=False, callback=writable)]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Where to write.", show_default=False, metavar="PATH", parser=target, callback=writable),
+]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]... [HYDRA FLAGS]", show_default=False)]
 Initial = Annotated[Path | None, typer.Option("--initial", help="Start from a checkpoint's weights (fine-tuning).")]
 Shards = Annotated[

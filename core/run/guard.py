@@ -13,7 +13,18 @@ from typing import Any
 
 from core.errors import QuintetError, UsageError
 
-__all__ = ["Interrupted", "reserved", "signals", "writable"]
+__all__ = ["Interrupted", "reserved", "signals", "target", "writable"]
+
+
+def target(out: str | Path) -> Path:
+    """Return the path that was typed.
+
+    Raises:
+        UsageError: nothing was, which would be the present folder.
+    """
+    if not str(out).strip():
+        raise UsageError("is empty", field="out", value=str(out), hint="the present folder is '.'")
+    return Path(out)
 
 
 def writable(out: Path | None) -> Path | None:

@@ -5,8 +5,8 @@ the same step where the loss is a mean over items. What stands at a position of 
 alone (`core/run/data.py`), so both read the same items if a task reads by position; one that draws its items at random
 draws others of the same law. The loss's own noise has a stream for each micro-batch and is drawn anew.
 
-A run that was halved stays so until it ends; when it is resumed it begins whole again. With several processes nothing
-is halved: the others already wait for this one's gradient.
+A run that was halved stays so; its checkpoints say in how many parts, and one that goes on begins with as many. With
+several processes nothing is halved: the others already wait for this one's gradient.
 """
 
 from __future__ import annotations
@@ -69,14 +69,25 @@ class Feed:
         ahead: batches that are prepared while one is used.
         smaller: for each number of parts that the batch can be cut into, in order, a function that makes the task of
             batches so much smaller.
+        parts: into how many the batch was cut before, by the run that this one goes on with.
     """
 
     def __init__(
-        self, task: Any, rank: int, world: int, micro: int, ahead: int, smaller: Mapping[int, Callable[[], Any]]
+        self,
+        task: Any,
+        rank: int,
+        world: int,
+        micro: int,
+        ahead: int,
+        smaller: Mapping[int, Callable[[], Any]],
+        parts: int = 1,
     ) -> None:
         self.task: Any = task
         self.rank, self.world, self.whole, self.ahead = rank, world, micro, ahead
         self.smaller, self.parts = dict(smaller) if world == 1 else {}, 1
+        if parts in self.smaller:
+            self.task, self.parts = self.smaller[parts](), parts
+            self.smaller = {n: make for n, make in self.smaller.items() if n > parts}
         self.prefetch = self.open()
 
     @property

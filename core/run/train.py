@@ -97,6 +97,7 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
     best: float = math.inf
     stale: int = 0
+    parts: int = 1
 
 
 def train(
@@ -196,9 +197,10 @@ def restore(run: Run, saved: store.Checkpoint, defaults: Mapping[str, Any]) -> N
     run.weights.put(saved.weights)
     run.weights.put_optimizer(saved.optimizer)
     run.step = run.saved = saved.step
-    counters = {k: v for k, v in saved.metrics.items() if k in {"best", "stale"}}
+    counters = {k: v for k, v in saved.metrics.items() if k in {"best", "stale", "parts"}}
     run.metrics = {k: v for k, v in saved.metrics.items() if k not in counters}
     run.best, run.stale = counters.get("best", math.inf), int(counters.get("stale", 0))
+    run.parts = int(counters.get("parts", 1))
 
 
 def difference(path: str, old: Any, new: Any) -> str:
@@ -215,7 +217,8 @@ def loop(
 ) -> Literal["steps", "early", "time"]:
     """Do the steps that are left."""
     cfg, fabric = run.trainer, run.fabric
-    feed = Feed(run.task, fabric.global_rank, fabric.world_size, cfg.accumulate, cfg.prefetch, smaller)
+    feed = Feed(run.task, fabric.global_rank, fabric.world_size, cfg.accumulate, cfg.prefetch, smaller, run.parts)
+    run.task, run.parts = feed.task, feed.parts
     clock = time.monotonic()
     try:
         while run.step < cfg.steps:
@@ -255,7 +258,7 @@ def advance(run: Run, feed: Feed, journal: Journal) -> dict[str, float | Tensor]
     while (found := gradient(run, feed)) is None:
         run.optimizer.zero_grad(set_to_none=True)
         feed.cut()
-        run.task = feed.task
+        run.task, run.parts = feed.task, feed.parts
         journal.note(f"out of memory at step {step}: it is made again in {feed.micro} smaller batches")
     batches, total, figures = found
     norm = clip(run)
@@ -324,6 +327,7 @@ def save(run: Run) -> None:
         ema = run.weights.get() if run.average.decay else {}
     if run.fabric.is_global_zero:
         counters = {"stale": run.stale} | ({"best": run.best} if math.isfinite(run.best) else {})
+        counters |= {"parts": run.parts} if run.parts > 1 else {}
         store.save(
             run.out / "checkpoints",
             app=run.app,
