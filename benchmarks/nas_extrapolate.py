@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from apps.nas.baselines import Field
+from apps.nas.constraints import everything
 from apps.nas.generate import CellModel
 from apps.nas.rewards import Queries, load
 from apps.nas.search import Policy
@@ -42,8 +43,8 @@ def pretrained(space: Space, reward: str, below: float, steps: int) -> tuple[Cel
         adam.zero_grad()
         loss.backward()
         adam.step()
-    assert task.cells is not None
-    return CellModel(net, recipe, space, task.process, "filtered"), task.cells
+    cells = torch.from_numpy(everything(space)) if task.cells is None else task.cells
+    return CellModel(net, recipe, space, task.process, "filtered"), cells
 
 
 def measured(space: Space, name: str, below: float, steps: int, seeds: range) -> dict[str, Any]:
