@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.constrain.law import Window
@@ -63,7 +63,7 @@ class Step:
     t: float
     s: float
     left: int
-    hit: Float64[Tensor, "b l"]
+    hit: Float[Tensor, "b l"]
     stream: Stream
     greedy: bool = False
 

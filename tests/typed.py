@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -110,7 +111,7 @@ def check_function(function: Any) -> Any:
     from beartype import beartype
 
     checked.append(f"{function.__module__}.{function.__qualname__}")
-    shaped = any("Tensor, " in str(a) or "ndarray, " in str(a) for a in function.__annotations__.values())
+    shaped = any(re.search(r"\[(Tensor|np\.ndarray|ndarray), ['\"]", str(a)) for a in function.__annotations__.values())
     function = beartype(conf=conf())(function)
     return jaxtyping.jaxtyped(function, typechecker=None) if shaped else function
 
@@ -120,8 +121,23 @@ def check_class(kind: Any) -> Any:
     if getattr(kind, "_is_protocol", False):
         return typing.runtime_checkable(kind)
     if dataclasses.is_dataclass(kind) and "__init__" in vars(kind) and not hasattr(kind.__init__, "__wrapped__"):
+        inherit(kind)
         kind.__init__ = check_function(kind.__init__)
     return kind
+
+
+def inherit(kind: type) -> None:
+    """Read the annotations of inherited fields where they were written: only there are their names known."""
+    for base in kind.__mro__[1:]:
+        written = vars(base).get("__annotations__", {}) if dataclasses.is_dataclass(base) else {}
+        for name in (
+            written.keys() & kind.__init__.__annotations__.keys() - vars(kind).get("__annotations__", {}).keys()
+        ):
+            text = kind.__init__.__annotations__[name]
+            if isinstance(text, str):
+                names = vars(sys.modules[base.__module__])
+                found = typing.get_type_hints(Field(text), names, include_extras=True)  # type: ignore[arg-type]
+                kind.__init__.__annotations__[name] = found["x"]
 
 
 def conf() -> Any:
@@ -134,6 +150,13 @@ def conf() -> Any:
         violation_type=Refused,
         hint_overrides=BeartypeHintOverrides({int: int | np.integer}),
     )
+
+
+class Field:
+    """A class with the annotation of one field."""
+
+    def __init__(self, text: str) -> None:
+        self.__annotations__ = {"x": text}
 
 
 class Loader(SourceFileLoader):

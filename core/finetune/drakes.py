@@ -74,7 +74,9 @@ def frozen(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
-def gumbel_given(y: Int[Tensor, "*x"], log_p: Float[Tensor, "*x k"], u: Float[Tensor, "*x k"]) -> Float[Tensor, "*x k"]:
+def gumbel_given(
+    y: Int[Tensor, "*x"], log_p: Float[Tensor, "*#x k"], u: Float[Tensor, "*x k"]
+) -> Float[Tensor, "*x k"]:
     """Return Gumbel noise `g` [..., K], conditioned on `y` being the argmax of `log p + g`; 0 where p = 0.
 
     Args:

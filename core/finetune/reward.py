@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from core.errors import UsageError
@@ -168,13 +168,13 @@ class Threshold:
         return torch.sigmoid((soft(self.reward).soft(p) - self.level) / self.width)
 
 
-def pareto(values: Float[Tensor, "b m"]) -> Bool[Tensor, " b"]:
+def pareto(values: Real[Tensor, "b m"]) -> Bool[Tensor, " b"]:
     """Return which rows of `values` [B, M] no other row dominates, bool [B]."""
     beaten = [bool(((values >= v).all(-1) & (values > v).any(-1)).any()) for v in values]
     return ~torch.tensor(beaten, dtype=torch.bool)
 
 
-def hypervolume(values: Float[Tensor, "b m"], reference: Float[Tensor, " m"]) -> float:
+def hypervolume(values: Real[Tensor, "b m"], reference: Real[Tensor, " m"]) -> float:
     """Return the volume that `values` [B, M] dominate above `reference` [M], by slicing the last axis."""
     above = values[(values > reference).all(-1)].double()
     if not len(above):

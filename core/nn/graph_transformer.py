@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -34,7 +34,7 @@ def sines(n: int, dim: int, base: float = 1e4) -> Float[Tensor, "n d"]:
     return torch.cat([angle.sin(), angle.cos()], -1)[:, :dim]
 
 
-def depths(known: Bool[Tensor, "b n n"]) -> Int[Tensor, "b n"]:
+def depths(known: Int[Tensor, "b n n"]) -> Int[Tensor, "b n"]:
     """Return the longest path from node 0 to each node over edges `known` [B, n, n] (i to j, i < j), int64 [B, n]."""
     n = known.shape[1]
     out = [torch.zeros(len(known), dtype=torch.long, device=known.device)]

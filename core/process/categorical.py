@@ -89,7 +89,7 @@ def safe_log(p: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
 class Categorical:
     """The corruption of tokens with noise law `pi` [K'] under `schedule`; `mask` is the index K when absorbing."""
 
-    pi: Float64[Tensor, " states"]
+    pi: Float64[Tensor, "*d states"]
     schedule: Schedule = field(default_factory=Linear)
     mask: int | None = None
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from core.draw import inverse_cdf
@@ -28,7 +29,9 @@ class Variables(Categorical):
     """The corruption of D variables with noise laws `pi` [D, K]; never absorbing."""
 
     @classmethod
-    def of(cls, weights: Tensor, schedule: Schedule | None = None, groups: Tensor | None = None) -> Variables:
+    def of(
+        cls, weights: Tensor, schedule: Schedule | None = None, groups: Int[Tensor, " d"] | None = None
+    ) -> Variables:
         """Return marginal noise.
 
         Args:
@@ -51,11 +54,11 @@ class Variables(Categorical):
         """Return K, the size of the largest alphabet."""
         return self.pi.shape[1]
 
-    def noise(self, x_t: Tensor) -> Tensor:
+    def noise(self, x_t: Int[Tensor, "*x"]) -> Float64[Tensor, "*x"]:
         """Return `pi_d(x_t)` at each variable of tokens [..., D]."""
         return self.pi.to(x_t.device).expand(*x_t.shape, -1).gather(-1, x_t[..., None])[..., 0]
 
-    def prior(self, shape: tuple[int, ...], stream: Uniforms) -> Tensor:
+    def prior(self, shape: tuple[int, ...], stream: Uniforms) -> Int[Tensor, " ..."]:
         """Draw `x_1`, int64; the last axis of `shape` counts the variables."""
         u = stream.uniform(*shape)
         law = self.pi.to(u.device).expand(*u.shape, -1)
