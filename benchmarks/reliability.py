@@ -3,13 +3,16 @@
 Most promises are kept by tests: their group is run by pytest, in one process, and the figure is the number that fail,
 beside the number that ran. Counted experiments are made here: interruptions, injected faults, mistakes at the command
 line, spoilt files. `ABSENT` names what is not built or was not measured here, and why; none of it counts as kept.
-`--full` also runs the commands of the READMEs (R24) and two steps of every recipe (R13).
+Types and shapes are checked while the tests run (R27, `tests/typed.py`); how many functions that concerns is counted.
+`--full` also makes two steps of every recipe (R13) and runs the whole suite in a fresh clone (R30), which takes long.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -79,32 +82,36 @@ TESTS = {
     "R21 two runs never share a folder": ["test_train.py::test_two_runs_never_share_a_folder"],
     "R22 help in half a CPU-second without torch": ["test_cli.py::test_help_is_cheap"],
     "R23 layout": ["test_layout.py"],
+    "R24 commands of the READMEs and pages run, or parse where they take long": [
+        "test_readme.py",
+        "test_docs.py::test_a_page_runs_from_top_to_bottom",
+        "test_docs.py::test_what_is_not_run_can_be_typed",
+        "test_docs.py::test_every_command_says_what_is_done_with_it",
+    ],
     "R25 twenty losses are those of old": ["test_hostile.py::test_twenty_losses_are_those_of_old"],
     "R26 a checkpoint of format 1 answers as it did": [
         "test_hostile.py::test_a_checkpoint_of_old_loads_and_answers_as_it_did"
     ],
+    "R27 a wrong type or shape is refused": ["test_typed.py"],
     "R28 there is no service: nothing listens": ["test_layout.py::test_nothing_listens"],
     "R29 every dependency is declared and pinned": [
         "test_layout.py::test_third_parties_are_declared",
         "test_layout.py::test_constraints_pin_every_dependency",
     ],
 }
-LONG = {
-    "R13 every recipe makes two steps": ["test_recipes.py::test_every_recipe_makes_two_steps"],
-    "R24 commands of the READMEs": ["test_readme.py"],
-}
+LONG = {"R13 every recipe makes two steps": ["test_recipes.py::test_every_recipe_makes_two_steps"]}
 RECORDED = {"nas_validity", "dna_constraints", "trajectory_validity", "pde_constraints", "constraint_exact"}
 ABSENT = {
     "R19": "with several processes a step without memory ends the run in one line; nothing is halved there",
     "R25": "golden curves of the workshop's toy only: the apps' networks still change",
-    "R27": "shapes stand in docstrings, not in annotations that are checked at run time",
+    "R27": "nested functions, compiled loops and processes that tests start are not checked",
     "R29": "`make audit` asks a database of advisories; none could be reached from here, so no finding is reported",
-    "R30": "not measured here: a fresh clone is a job of its own",
+    "R30": "a fresh clone is measured with --full only, in the environment that stands",
 }
 
 
-def tested(groups: dict[str, list[str]], slow: bool) -> dict[str, dict[str, int]]:
-    """Return for each group how many tests passed, failed and were skipped."""
+def tested(groups: dict[str, list[str]], slow: bool) -> tuple[dict[str, dict[str, int]], int]:
+    """Return for each group how many tests passed, failed and were skipped; and in how many a type was refused."""
     names = sorted({f"tests/{name}" for group in groups.values() for name in group})
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -118,7 +125,26 @@ def tested(groups: dict[str, list[str]], slow: bool) -> dict[str, dict[str, int]
             next((e.tag for e in case if e.tag in {"failure", "error", "skipped"}), "passed") for case in mine
         )
         found[claim] = {way: count[way] for way in ("passed", "failure", "error", "skipped")}
-    return found
+    return found, sum("violates type hint" in tree.tostring(case, "unicode") for case in cases)
+
+
+def annotated() -> dict[str, int]:
+    """Return how many functions of the house are checked while tests run, and how many of them state shapes."""
+    code = "import json; from tests import typed; print(json.dumps(typed.survey()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def cloned() -> dict[str, float]:
+    """Return how the whole suite ends in a fresh clone of the last commit: its exit code, and CPU-seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["git", "clone", "-q", str(ROOT), folder], check=True)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"exit code": done.returncode, "CPU-seconds": round(seconds, 1)}
 
 
 def belongs(case: Any, name: str) -> bool:
@@ -164,11 +190,12 @@ def recorded() -> dict[str, int]:
 def run(full: bool) -> Result:
     """Keep every promise once more."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    groups = tested(TESTS, False) | (tested(LONG, True) if full else {})
+    groups, refused = tested(TESTS, False)
+    groups |= tested(LONG, True)[0] if full else {}
     with tempfile.TemporaryDirectory() as place:
         tried, lost = injected(Path(place) / "faults")
         ends = killed(Path(place), times=20, seed=2)
-    files, errors, laws = spoilt(), mistaken(), recorded()
+    files, errors, laws, types = spoilt(), mistaken(), recorded(), annotated()
     bars = [Bar(claim, g["failure"] + g["error"] + (g["passed"] == 0), "==", 0) for claim, g in groups.items()]
     bars += [
         Bar("R2 interruptions by SIGKILL and SIGTERM", ends["interruptions"], ">=", 15),
@@ -180,7 +207,11 @@ def run(full: bool) -> Result:
         Bar("R12 mistakes not refused in words with a code", len(errors["not refused"]), "==", 0),
         Bar(f"R14 tracebacks over {len(files)} parsers, {SPOILT} spoilt files each", sum(files.values()), "==", 0),
         Bar("R16 recorded bars about violations that fail", laws["fail"], "==", 0),
+        Bar("R27 tests in which a value of another type or shape than is written was met", refused, "==", 0),
     ]
+    clone = cloned() if full else {}
+    bars += [Bar("R30 exit code of the suite in a fresh clone", clone["exit code"], "==", 0)] if full else []
     figures = {"tests": groups, "interruptions": ends, "mistakes": errors, "parsers": files, "laws": laws}
     notes = "Not kept or not measured: " + "; ".join(f"{name}: {why}" for name, why in ABSENT.items())
-    return Result({**figures, "faults": {"tried": tried, "lost": lost}}, bars, seed=2, notes=notes)
+    figures |= {"faults": {"tried": tried, "lost": lost}, "types": types, "clone": clone}
+    return Result(figures, bars, seed=2, notes=notes)
