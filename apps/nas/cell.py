@@ -21,7 +21,7 @@ from apps.nas.names import COST
 from apps.nas.space import ABSENT, NONE, Space
 
 if TYPE_CHECKING:
-    import networkx as nx
+    from networkx import DiGraph
 
 __all__ = ["Cell", "canonical_graph", "enumerate_classes", "resources"]
 
@@ -111,7 +111,7 @@ class Cell:
             return "+".join(f"|{'|'.join(c)}|" for c in columns)
         return f"{','.join(self.ops)};{' '.join(f'{i}-{j}' for i, j, _ in self.edges)}"
 
-    def to_networkx(self) -> nx.DiGraph:
+    def to_networkx(self) -> DiGraph:
         """Return the directed graph with attributes `op` on its nodes or edges; absent nodes are left out."""
         import networkx as nx
 

@@ -217,7 +217,8 @@ def build(cell: dict[str, Any], **settings: int) -> Network:
         cell: `nodes` and `edges` [(i, j, op)], or `ops`, `edges` [(i, j)] and `merge` ("sum" or "concat").
         settings: of `Network`.
     """
+    edges: list[Any] = [tuple(edge) for edge in cell["edges"]]
     if "ops" in cell:
         concat = cell["merge"] == "concat"
-        return Network(lambda c: NodeCell(cell["ops"], cell["edges"], c, concat), **settings)
-    return Network(lambda c: EdgeCell(cell["nodes"], cell["edges"], c), **settings)
+        return Network(lambda c: NodeCell(cell["ops"], edges, c, concat), **settings)
+    return Network(lambda c: EdgeCell(cell["nodes"], edges, c), **settings)

@@ -28,7 +28,7 @@ from apps.trajectory.topology import assemble
 from core.errors import DataError
 
 if TYPE_CHECKING:
-    import networkx as nx
+    from networkx import MultiDiGraph
 
 __all__ = ["CLASS_SPEED", "cache_folder", "from_osm", "from_place"]
 
@@ -113,7 +113,7 @@ def _tags() -> Iterator[Any]:
         ox.settings.useful_tags_way = before
 
 
-def _read(path: Path, simplify: bool) -> nx.MultiDiGraph:
+def _read(path: Path, simplify: bool) -> MultiDiGraph:
     field = str(path)
     try:
         with _tags() as ox:
@@ -133,7 +133,7 @@ def _read(path: Path, simplify: bool) -> nx.MultiDiGraph:
         raise DataError(f"not a usable OpenStreetMap file ({detail})", field=field) from None
 
 
-def _download(place: str) -> nx.MultiDiGraph:
+def _download(place: str) -> MultiDiGraph:
     try:
         with _tags() as ox:
             ox.settings.cache_folder = str(cache_folder() / "osmnx")
@@ -158,13 +158,13 @@ def _drives(data: dict[str, Any]) -> bool:
     return "no" not in _values(data.get("motor_vehicle")) + _values(data.get("motorcar"))
 
 
-def _drivable(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
+def _drivable(graph: MultiDiGraph) -> MultiDiGraph:
     graph.remove_edges_from([(u, v, k) for u, v, k, d in graph.edges(keys=True, data=True) if not _drives(d)])
     graph.remove_nodes_from([n for n, degree in list(graph.degree()) if degree == 0])
     return graph
 
 
-def _build(graph: nx.MultiDiGraph, name: str) -> RoadNetwork:
+def _build(graph: MultiDiGraph, name: str) -> RoadNetwork:
     """Turn an osmnx graph (longitude and latitude on the nodes) into arrays."""
     import osmnx as ox
     import pyproj
