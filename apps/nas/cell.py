@@ -187,7 +187,7 @@ def _inside(cell: Cell, c: int, area: int) -> tuple[int, int]:
         text = cell.literal()
         last = len(text["ops"]) + 1
         concat = text["merge"] == "concat"
-        width = vertex_channels(last + 1, text["edges"], c) if concat else [c] * (last + 1)
+        width = vertex_channels(last + 1, [tuple(edge) for edge in text["edges"]], c) if concat else [c] * (last + 1)
         parts = [COST[op](width[j], area) for j, op in enumerate(text["ops"], 1)]
         entered = [width[j] for i, j in text["edges"] if i == 0] if concat else []
         parts += [(c * w + 2 * w, c * w * area + 3 * w * area) for w in entered]

@@ -7,8 +7,9 @@ of `context.py`, so that every trip keeps its rules at any number of steps.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from apps.trajectory.field import Fields
 from apps.trajectory.likelihood import Order, nll
 from apps.trajectory.model import Recipe, TripNet
 from apps.trajectory.network import RoadNetwork
+from apps.trajectory.places import Place
 from apps.trajectory.prior import RoutePrior, from_vector
 from apps.trajectory.requests import Request, Wishes
 from apps.trajectory.tokenizer import trim
@@ -88,9 +90,9 @@ class TripModel:
     @torch.inference_mode()
     def sample(
         self,
-        origin: np.ndarray,
-        destination: np.ndarray | list[tuple[int, ...]],
-        depart: np.ndarray | None = None,
+        origin: Place,
+        destination: Place,
+        depart: np.ndarray | str | float | datetime | None = None,
         seed: int = 0,
         index: np.ndarray | None = None,
         *,
@@ -120,10 +122,12 @@ class TripModel:
             InfeasibleError: a request that no trip satisfies, before anything is sampled.
         """
         if n is not None or wishes:
-            request = Request(origin, destination, depart=depart, **wishes)  # type: ignore[arg-type]
+            moment: Any = depart
+            request = Request(origin, destination, depart=moment, **wishes)
             return request.sample(self, 1 if n is None else n, seed, greedy=greedy, timed=timed)
         origin = np.atleast_1d(np.asarray(origin, np.int64))
-        targets = [tuple(int(v) for v in np.atleast_1d(np.asarray(d))) for d in destination]
+        ends: Any = destination
+        targets = [tuple(int(v) for v in np.atleast_1d(np.asarray(d))) for d in ends]
         when = np.full(len(origin), np.nan) if depart is None else np.asarray(depart, float)
         streams = np.arange(len(origin)) if index is None else np.asarray(index, np.int64)
         walks: list[np.ndarray] = [np.empty(0, np.int64)] * len(origin)

@@ -53,7 +53,7 @@ def naming(field: str) -> Iterator[None]:
         raise named from None
 
 
-def resolve(network: RoadNetwork, place: Place, role: Role, field: str) -> tuple[int, ...]:
+def resolve(network: RoadNetwork, place: Place | None, role: Role, field: str) -> tuple[int, ...]:
     """Return the segments that a place means, ascending and at least one.
 
     Args:
@@ -75,7 +75,7 @@ def resolve(network: RoadNetwork, place: Place, role: Role, field: str) -> tuple
         return tuple(found.tolist())
 
 
-def _segments(network: RoadNetwork, place: Place, role: Role) -> Sequence[int] | np.ndarray:
+def _segments(network: RoadNetwork, place: Place | None, role: Role) -> Sequence[int] | np.ndarray:
     if isinstance(place, str):
         return _written(network, place.strip(), role)
     if isinstance(place, int | np.integer) and not isinstance(place, bool):

@@ -80,8 +80,8 @@ class Request:
         depart: see `departure`; one for all trips.
     """
 
-    origin: Place
-    destination: Place
+    origin: Place | None
+    destination: Place | None
     via: Sequence[Place] = ()
     closed: Sequence[Place] | np.ndarray = ()
     forbid: Sequence[str] = ()
