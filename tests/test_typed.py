@@ -37,6 +37,11 @@ import typed_base
 if TYPE_CHECKING:
     from typed_base import Base
 
+def __getattr__(name: str) -> str:
+    if name != "lazy":
+        raise AttributeError(name)
+    return name
+
 class Named(Protocol):
     def name(self) -> str: ...
 
@@ -99,6 +104,7 @@ def test_what_fits_passes(module: Any) -> None:
     assert module.mean(X, W).shape == (5,) and module.count(np.int64(3), 1) == 3
     assert module.say(Anna()) == "Anna" and len(list(module.rows(X))) == 3
     pair = module.Pair(X, W)
+    assert module.lazy == "lazy" and not hasattr(module, "other")
     assert pair.twin() is pair and module.first(pair).shape == (5,)
 
 

@@ -83,8 +83,9 @@ class Annotated(ast.NodeTransformer):
             ):
                 break
         node.body.insert(place, ast.parse("import tests.typed as __typed__").body[0])
-        if self.later and not any(isinstance(n, ast.FunctionDef) and n.name == "__getattr__" for n in node.body):
-            node.body.append(ast.parse(f"__getattr__ = __typed__.later(__name__, {self.later!r})").body[0])
+        if self.later:
+            text = f"__getattr__ = __typed__.later(__name__, {self.later!r}, globals().get('__getattr__'))"
+            node.body.append(ast.parse(text).body[0])
         return node
 
 
@@ -93,10 +94,12 @@ def named(name: str, place: ast.AST) -> ast.expr:
     return ast.copy_location(ast.parse(f"__typed__.{name}", mode="eval").body, place)
 
 
-def later(module: str, names: dict[str, tuple[str, str]]) -> Callable[[str], Any]:
+def later(module: str, names: dict[str, tuple[str, str]], own: Callable[[str], Any] | None) -> Callable[[str], Any]:
     """Return a module's `__getattr__` that imports what stands under TYPE_CHECKING when its name is first needed."""
 
     def found(name: str) -> Any:
+        if name not in names and own is not None:
+            return own(name)
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         place, attribute = names[name]

@@ -10,6 +10,7 @@ and names of the entry-point group `quintet.rewards` are the user's own. Several
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -190,6 +191,8 @@ def made(word: str, arguments: list[Any], called: bool) -> Reward:
 
 def _called(word: str, way: Callable[..., Reward], arguments: list[Any]) -> Reward:
     try:
+        if inspect.isclass(way) and {"name", "unit"} & inspect.signature(way).bind(*arguments).arguments.keys():
+            raise TypeError("too many")
         return way(*arguments)
     except TypeError as error:
         raise UsageError(f"takes other arguments ({error})", field="reward", value=word) from None

@@ -73,7 +73,7 @@ def bins(size: int = SIZE) -> Tensor:
     return torch.arange(size // 2 + 1) * (RATE / size)
 
 
-def _mel(hertz: np.ndarray) -> np.ndarray:
+def _mel(hertz: float) -> float:
     return 2595 * np.log10(1 + hertz / 700)
 
 
@@ -84,7 +84,7 @@ def mel_filters(count: int = MELS, size: int = SIZE) -> Tensor:
     Low filters are narrower than a bin; each takes in its neighbours so that none is empty.
     """
     hertz = np.arange(size // 2 + 1) * RATE / size
-    edges = 700 * (10 ** (np.linspace(_mel(np.array(30.0)), _mel(np.array(RATE / 2)), count + 2) / 2595) - 1)
+    edges = 700 * (10 ** (np.linspace(_mel(30.0), _mel(RATE / 2), count + 2) / 2595) - 1)
     low, mid, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     low, high = np.minimum(low, mid - RATE / size), np.maximum(high, mid + RATE / size)
     weight = np.clip(np.minimum((hertz - low) / (mid - low), (high - hertz) / (high - mid)), 0, None)

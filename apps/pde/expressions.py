@@ -12,11 +12,11 @@ import ast
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from apps.pde.operators import Operators
 from core.errors import UsageError
 
 __all__ = ["Expression", "Scene"]
@@ -27,6 +27,8 @@ PLAIN = {"sin": torch.sin, "cos": torch.cos, "tan": torch.tan, "exp": torch.exp,
 PAIRS = {"min": torch.minimum, "max": torch.maximum}
 SPATIAL = {"dx": 1, "dy": 1, "lap": 1, "div": 2}
 RESERVED = ("x", "y", "t", "pi")
+Derive = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+"""From fields [B, N, C] to their x and y derivatives and Laplacians: `operators.Operators`, or learned ones."""
 
 
 @dataclass(eq=False)
@@ -37,7 +39,7 @@ class Scene:
     """
 
     values: dict[str, Tensor]
-    operators: Operators | None = None
+    operators: Derive | None = None
     fields: tuple[str, ...] = ()
     known: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
@@ -45,7 +47,7 @@ class Scene:
     def of(
         cls, fields: Sequence[str], u: Tensor, points: Tensor, t: float | Tensor,
         parameters: Mapping[str, Tensor | float],
-        operators: Operators | None = None,
+        operators: Derive | None = None,
     ) -> Scene:  # fmt: skip
         """Return the scene of a state u [B, N, C] at time t, (), or [B, 1]; parameters are (), or [B, 1]."""
         values = {name: u[..., k] for k, name in enumerate(fields)}
@@ -158,7 +160,7 @@ class Expression:
 
 def _mean(scene: Scene, prefix: str, value: Tensor) -> Tensor:
     """Return the means over boundary parts (`Operators.part`)."""
-    own = getattr(scene.operators, "base", scene.operators)  # learned operators wrap the plain ones
+    own: Any = getattr(scene.operators, "base", scene.operators)  # learned operators wrap the plain ones
     assert own is not None and scene.state is not None
     return own.part(prefix)(value.to(scene.state).expand(_shape(scene))[..., None])[..., 0]
 

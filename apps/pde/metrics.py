@@ -6,6 +6,7 @@ u, truth: [..., T, N, C] of one trajectory or several; `area` [N] are the mesh's
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -37,8 +38,8 @@ def correlation_time(u: np.ndarray, truth: np.ndarray, times: np.ndarray, level:
     return np.where(low.any(-1), times[low.argmax(-1)], times[-1])
 
 
-def energy(u: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """Return 1/2 int |u|^2 at each time [..., T]."""
+def energy(u: np.ndarray, area: np.ndarray) -> Any:
+    """Return 1/2 int |u|^2 at each time [..., T], a number for one state."""
     return 0.5 * np.einsum("...nc,n->...", u.astype(np.float64) ** 2, area)
 
 

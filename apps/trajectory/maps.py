@@ -93,7 +93,7 @@ def flow_features(network: RoadNetwork, ids: NDArray[np.integer], columns: Mappi
     rows = []
     for i in ids.tolist():
         values = {"segment": i, "name": names[i], "class": ROAD_CLASSES[network.road_class[i]]}
-        rows.append(_feature(network.polyline([i]), values | {k: int(v[i]) for k, v in columns.items()}))  # type: ignore[arg-type]
+        rows.append(_feature(network.polyline([i]), values | {k: int(v[i]) for k, v in columns.items()}))
     return rows
 
 

@@ -15,6 +15,7 @@ import os
 import re
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -173,7 +174,7 @@ class RoadNetwork:
         p = np.asarray(xy, dtype=np.float64)
         return np.stack(self._projections[1].transform(p[..., 0], p[..., 1]), axis=-1)
 
-    def polyline(self, segments: np.ndarray) -> np.ndarray:
+    def polyline(self, segments: np.ndarray | Sequence[int]) -> np.ndarray:
         """Return the [P, 2] longitudes and latitudes along a walk, without repeated points."""
         parts = [self.geom_xy[self.geom_ptr[s] : self.geom_ptr[s + 1]] for s in np.atleast_1d(segments)]
         xy = np.concatenate(parts) if parts else np.empty((0, 2))
@@ -192,7 +193,7 @@ class RoadNetwork:
         """A spatial index over `lines`."""
         return shapely.STRtree(self.lines)
 
-    def nearest(self, lonlat: np.ndarray, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(self, lonlat: np.ndarray | Sequence[float], k: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids and distances (metres) of the k segments nearest to one point, nearest first.
 
         Raises:

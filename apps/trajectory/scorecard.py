@@ -56,7 +56,7 @@ class Scorecard:
         requests: number of requests.
     """
 
-    strict: dict[str, dict[str, float]]
+    strict: dict[str, dict[str, float | str]]
     hoser: dict[str, dict[str, Any]]
     floor: dict[str, float]
     gain: dict[str, Interval]

@@ -10,6 +10,8 @@ or laws [B, S, K + 1], in which everything is differentiable.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -92,10 +94,10 @@ class ConvNet(nn.Module):
 class SequenceTransformer(TokenNet):
     """The block transformer as a denoiser of whole sequences, tokens or laws; blocks and cache as in `TokenNet`."""
 
-    def forward(self, x: Tensor, *arguments: Tensor, **more: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, *arguments: Any, **more: Any) -> Tensor:  # type: ignore[override]
         """Return logits [B, S, K] of (x, t); with positions, blocks and clean flags the trunk's hidden states."""
         if len(arguments) > 1 or more:
-            return super().forward(x, *arguments, **more)  # type: ignore[arg-type]
+            return super().forward(x, *arguments, **more)
         weight = self.embedding.weight
         h = x.to(weight.dtype) @ weight if x.is_floating_point() else self.embedding(x)
         site = torch.arange(x.shape[1], device=x.device)
