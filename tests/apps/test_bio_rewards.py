@@ -130,7 +130,8 @@ def test_expressions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [("gcc(0.4, 0.6)", "'gc'"), ("gc(1, 2, 3, 4, 5)", "takes other"), ("gc(0.4, 0.6, 3)", "takes other"),
-     ("gc(", "closing"), ("gc() gc()", "read at"), ("", "read at"), ("nothing.here:Reward", "imported"), ("tn", "'tm'")],
+     ("gc(", "closing"), ("gc() gc()", "read at"), ("", "read at"), ("nothing.here:Reward", "imported"),
+     ("tn", "'tm'")],
 )  # fmt: skip
 def test_mistakes_are_named(wrong: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
