@@ -9,11 +9,16 @@ with --full, Burgers A (`runs/pde/burgers-0`, its ten tests).
 The state sampler is fitted to the training trajectories of `quintet pde simulate cylinder` and draws states at Reynolds
 numbers that they do not have: mean and root mean square fluctuation of its fields beside those of the truth.
 
-A refiner head is not built and so not kept: a missed bar.
+**Refiner.** `quintet pde train burgers model.refine=2 base=runs/pde/burgers-0 trainer.steps=800 trainer.ema=0.99 \\
+--out runs/pde/burgers-refined-0` trains a refiner (`apps/pde/refine.py`) around the kept weights of `burgers-0`. From
+fresh starts, over ten times the horizon of the training (within it the correlation does not fall so far), the time
+until the correlation with the spectral solution is below 0.9, at four calls of networks for the span of four states:
+two of Heun's step and two of the refiner, against two of Heun's steps of half the length without it.
 """
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +26,7 @@ import numpy as np
 import torch
 
 from apps import pde
-from apps.pde import ensemble, metrics, states
+from apps.pde import ensemble, metrics, spectral, states
 from apps.pde.data import Splits, splits
 from apps.pde.generate import FieldModel
 from benchmarks import _pde
@@ -30,6 +35,7 @@ from benchmarks.harness import Bar, Result
 __all__ = ["run"]
 
 MEMBERS, FRAMES, TESTS, DRAWN = 32, 20, 12, 512
+STARTS, EVERY = 80_000, 40  # seed of the refiner's first start; steps of the spectral solver between states
 
 
 def judge(model: FieldModel, data: Splits) -> dict[str, Any]:
@@ -88,6 +94,35 @@ def sampled() -> dict[str, Any]:
     return out
 
 
+def refined() -> dict[str, Any]:
+    """Return the times until the correlation is lost, with the refiner and without, at equal calls of networks."""
+    model = _pde.model("burgers-refined-0")
+    if model is None or model.net.refiner is None:
+        return {}
+    net, stride = model.net, model.recipe.stride
+    plain = copy(net)
+    plain._modules = {**net._modules, "refiner": None}
+    solver, dt = spectral.Spectral("burgers", net.system.parameters, 128), 4e-3
+    steps = round(10 * model.recipe.data.steps * net.dt / dt)
+    starts = [np.moveaxis(spectral.initial(solver.grid(), STARTS + k), -1, 0) for k in range(4)]
+    truth = np.stack([solver.run(start, dt, steps, EVERY, net.mesh.points) for start in starts])
+    times, out = np.arange(truth.shape[1]) * EVERY * dt, {"calls_of_networks": 2 + model.recipe.model.refine}
+    kinds = {"refined": (net, stride), "plain": (plain, stride // 2), "plain_long_steps": (plain, stride)}
+    for name, (own, each) in kinds.items():
+        every = round(EVERY * dt / net.dt) // each
+        u, found = torch.from_numpy(truth[:, 0].astype(np.float32)), [truth[:, 0]]
+        with torch.inference_mode():
+            for k in range((len(times) - 1) * every):
+                u = own.refined(u, k * each * net.dt, None, each)
+                if (k + 1) % every == 0:
+                    found.append(u.numpy().astype(np.float64))
+        path = np.stack(found, 1)
+        lost = metrics.correlation_time(path, truth, times, 0.9)
+        out |= {f"{name}_correlation_time": float(lost.mean()), f"{name}_correlation_times": lost.tolist()}
+        out[f"{name}_mse_to_horizon"] = float(np.square(path - truth)[:, 1 : len(times) // 10 + 1].mean())
+    return out | {"longer": out["refined_correlation_time"] / out["plain_correlation_time"] - 1}
+
+
 def run(full: bool) -> Result:
     """Run the benchmark."""
     torch.set_num_threads(1)
@@ -104,7 +139,8 @@ def run(full: bool) -> Result:
                  Bar(f"{name}: spread over error, at least", found["spread_skill"], ">=", 0.9),
                  Bar(f"{name}: spread over error, at most", found["spread_skill"], "<=", 1.1)]  # fmt: skip
     figures["states"] = drawn = sampled()
-    bars += [Bar("Refiner: longer correlation time, share", float("nan"), ">=", 0.1),
+    figures["refiner"] = more = refined()
+    bars += [Bar("Refiner at equal calls: longer correlation time, share", more.get("longer", np.nan), ">=", 0.1),
              Bar("State sampler, mean field, relative error", drawn.get("mean", np.nan), "<=", 0.03),
              Bar("State sampler, RMS field, relative error", drawn.get("rms", np.nan), "<=", 0.08)]  # fmt: skip
     return Result(figures, bars, {"crps": "fields' own units"}, notes="nan: not measured, a missed bar.")

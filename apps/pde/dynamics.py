@@ -15,9 +15,11 @@ from apps.pde.mesh import Mesh
 from apps.pde.model import ModelConfig
 from apps.pde.network import CorrectedOperators, Derivatives, Known, LearnedOperators, Phympgn, Plus, node_types
 from apps.pde.operators import Correction, Operators
+from apps.pde.refine import Refiner
 from apps.pde.stepping import Imex, explicit
 from apps.pde.systems import System
 from core.errors import UsageError
+from core.noise import Stream
 
 __all__ = ["Dynamics"]
 
@@ -62,6 +64,7 @@ class Dynamics(nn.Module):
                 self.operators = CorrectedOperators(plain, own)
             c = config
             self.net = Plus(mesh, len(fields), c.width, c.rounds, c.inputs, c.still, c.nonlinear, c.lift)
+        self.refiner = Refiner(mesh, len(fields), config.refine) if config.refine else None
         self.register_buffer("points", torch.from_numpy(mesh.points), persistent=False)
         self.imex = self._implicit(plain) if config.integrator == "imex" else None
 
@@ -136,6 +139,20 @@ class Dynamics(nn.Module):
         columns = [_Multiply.apply(u[..., k].T.contiguous(), L).T for k, L in enumerate(self.imex.matrices)]  # type: ignore[union-attr]
         return torch.stack(columns, -1)
 
+    def refined(
+        self, u: Tensor, t: Any, parameters: Mapping[str, Any] | None = None, stride: int = 1,
+        stream: Stream | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Return the state `stride` states later, by `step` and, where there is one, the refiner.
+
+        `stream` is of the refiner's noise (`refine.py`).
+        """
+        after = self.step(u, t, parameters, stride)
+        if self.refiner is None:
+            return after
+        span = self.dt * self.substeps * stride
+        return self.pad(self.refiner(u, after, span, float(t), stream), t + span, parameters)
+
     def forward(
         self,
         u: Tensor,
@@ -147,7 +164,8 @@ class Dynamics(nn.Module):
     ) -> Tensor:
         """Return the states after 1 ... `steps` steps of `stride` states each, [B, steps, N, C].
 
-        Only the state of each step is kept for the gradient; what is inside is computed again.
+        With gradients they are steps of the physics alone, and only the state of each is kept; what is inside is
+        computed again.
         `detach_first` cuts the gradient after the first step, as the paper's code does.
         """
         out = []
@@ -156,7 +174,7 @@ class Dynamics(nn.Module):
             if torch.is_grad_enabled() and self.config.checkpoint and steps > 1:
                 u = _Again.apply(lambda v, r=at: self.step(v, r, parameters, stride), u, *self.parameters())  # type: ignore[assignment]
             else:
-                u = self.step(u, at, parameters, stride)
+                u = (self.step if torch.is_grad_enabled() else self.refined)(u, at, parameters, stride)
             out.append(u)
             if k == 0 and detach_first:
                 u = u.detach()
@@ -185,7 +203,8 @@ class Dynamics(nn.Module):
             rest = (now[2] - now[0]) / (2 * span) - simpson(known.reshape(now.shape))
             dx, dy, lap = (d[:, free] for d in self._lifted(flat, self.operators(flat)))
             seen.append((flat[:, free], (dx, dy, lap), rest[:, free]))
-        self.net.fit(seen, free)
+        area = torch.from_numpy(self.mesh.node_area)[free, None]
+        self.net.fit(seen, free, area / area.mean(), self.config.totals)
 
 
 def simpson(value: Tensor) -> Tensor:

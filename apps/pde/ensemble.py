@@ -136,7 +136,7 @@ def members(
     kept, r = [u], draw(0)
     for k in range(1, steps + 1):
         at = t + (k - 1) * span
-        after = net.step(u, at, given, stride)
+        after = net.refined(u, at, given, stride, stream.fold(6))
         if spread.tendency:
             move = after - u
             least = spread.floor * move.square().mean(1, keepdim=True).sqrt()

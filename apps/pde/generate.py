@@ -107,7 +107,7 @@ class FieldModel:
         u = net.pad(torch.as_tensor(np.asarray(start, np.float32))[None].to(net.points.device), t, given)
         span, kept, times = net.dt * net.substeps, [u[0].cpu().numpy()], [t]
         for k in range(1, steps + 1):
-            u = net.step(u, t + (k - 1) * span, given)
+            u = net.refined(u, t + (k - 1) * span, given)
             if k % every == 0:
                 if not finite(u):
                     raise QuintetError(f"the roll-out is not finite after t = {times[-1]:g}", field="rollout",

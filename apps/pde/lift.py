@@ -2,10 +2,10 @@
 
     phi_k(u) = tanh(w_k . (u - mean) / std + b_k),      lap phi_k,   |grad phi_k|^2,   each times 1, phi_k and u / std.
 
-In the continuum these tell nothing new: lap phi(u) = phi' lap u + phi'' |grad u|^2. On a mesh whose edges are wider than
-a front they do: stencils differentiate phi(u) of each node, which is steep elsewhere than u or hardly steep at all, and
-what several of them say together places the front between the nodes. w and b are drawn once (random features; Rahimi
-and Recht, 2007) and trained with the rest.
+In the continuum these tell nothing new: lap phi(u) = phi' lap u + phi'' |grad u|^2. On a mesh whose edges are wider
+than a front they do: stencils differentiate phi(u) of each node, which is steep elsewhere than u or hardly steep at
+all, and what several of them say together places the front between the nodes. w and b are drawn once (random features;
+Rahimi and Recht, 2007) and trained with the rest.
 
 `nonlinear` takes off of phi what is constant and linear at u = 0, so that all of this is of second order there.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 __all__ = ["Lift"]
 
-STEEP, WIDE = 2.0, 1.5
+STEEP, WIDE = 1.0, 1.0
 
 
 class Lift(nn.Module):

@@ -23,7 +23,9 @@ class ModelConfig:
     `operators`, `k`, `degree`: family and size of stencils (0: the family's own). `correct` learns a change of them.
     `integrator`: a tableau of the core's, or `imex`. `inputs`: highest derivative that the network sees.
     `still` says that uniform states do not move by themselves (no reactions, no sources); `nonlinear` that the known
-    terms are all that is linear in the state. `lift` functions of the state have derivatives that the network sees.
+    terms are all that is linear in the state; `totals` weighs the fields' integrals in the first regression. `lift`
+    functions of the state have derivatives that the network sees.
+    `refine` calls of a refiner follow each step (`refine.py`; 0: none).
     `laplace`, `block`, `padding`, `split` belong to PhyMPGN; `padding` off leaves the boundary to the network.
     """
 
@@ -40,7 +42,9 @@ class ModelConfig:
     inputs: int = setting(2, low=0, high=2)
     still: bool = setting(False)
     nonlinear: bool = setting(False)
+    totals: float = setting(0.0, low=0)
     lift: int = setting(0, low=0)
+    refine: int = setting(0, low=0)
     laplace: str = setting("block", choices=("block", "plain"))
     block: int = setting(16, low=4)
     padding: bool = setting(True)
@@ -90,7 +94,8 @@ class Recipe:
     `window` is M, the states of a roll-out, `stride` apart (a step of the model is that long in training); `noise` the
     standard deviation, in units of each field's, that is added to the first state afresh each time; `loss` `all`
     frames, or `ends` (first and last, the gradient cut after the first step, as the paper's code does).
-    `batch` windows make a step.
+    `batch` windows make a step. `base` is a trained run of the same recipe without a refiner: its weights are taken and
+    stay, and the refiner alone is trained.
     """
 
     seed: int = setting(0, low=0)
@@ -101,6 +106,7 @@ class Recipe:
     stride: int = setting(1, low=1)
     noise: float = setting(0.03, low=0)
     loss: str = setting("all", choices=("all", "ends"))
+    base: str = setting("")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)

@@ -14,8 +14,9 @@ sees u, grad u and lap u in units of their spread over the training data,
 
 with p all products of two of them and of three fields (convection and the reactions of the paper are some) and of one
 with the nearness of the boundary, where stencils are one-sided; h comes from `rounds` of message passing where a term
-is not local. `lift` adds values and derivatives of functions of the state (`lift.py`) to p. W starts at the ridge regression of the measured rates, the rest at zero; roll-outs train both. The net
-sees no coordinates, so it may be moved to another mesh.
+is not local. `lift` adds values and derivatives of functions of the state (`lift.py`) to p. W starts at the ridge
+regression of the measured rates, the rest at zero; roll-outs train both. The net sees no coordinates, so it may be
+moved to another mesh.
 """
 
 from __future__ import annotations
@@ -263,7 +264,8 @@ class Plus(nn.Module):
 
     @torch.no_grad()
     def fit(
-        self, seen: Sequence[tuple[Tensor, Derivatives, Tensor]], at: Tensor, ridge: float = 1e-6
+        self, seen: Sequence[tuple[Tensor, Derivatives, Tensor]], at: Tensor, area: Tensor, totals: float = 0.0,
+        ridge: float = 1e-6,
     ) -> None:  # fmt: skip
         """Set the units and the polynomial from (u, derivatives, unknown rate) of some trajectories.
 
@@ -271,28 +273,36 @@ class Plus(nn.Module):
             seen: of each trajectory, states [3 T, N, C] at three times of T intervals, their derivatives, and the mean
                 over the interval of what the network shall return [T, N, C].
             at: nodes that these are of, bool [N].
+            area: their weights in integrals, of mean 1.
+            totals: weight of the error of a state's integral, beside the mean square error at its nodes.
             ridge: relative to the mean square of the regressors.
         """
-        C = self.fields
-        spread = [torch.stack([(u - u.mean((0, 1))).square().mean((0, 1)),
-                               (d[0] ** 2 + d[1] ** 2).mean((0, 1))[:C],
-                               d[2].square().mean((0, 1))[:C]]) for u, d, _ in seen]  # fmt: skip
-        self.scale.copy_(torch.stack(spread).mean(0).sqrt().clamp_min(1e-6))
-        if self.lift is not None:
-            raw = [self.lift.raw(tuple(v[..., C:] for v in d)) for _, d, _ in seen]  # type: ignore[arg-type]
-            size = torch.stack([torch.stack([v.square().mean((0, 1)) for v in pair]) for pair in raw]).mean(0)
-            self.lift.unit.copy_(size.sqrt().clamp_min(1e-6))
-        self.out.copy_(torch.stack([r.square().mean((0, 1)) for _, _, r in seen]).mean(0).sqrt().clamp_min(1e-6))
+        self._measure(seen)
         size = self.polynomial.in_features + 1
         gram, moment = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, self.fields, dtype=torch.float64)
         for u, d, rest in seen:
             X = self.powers(u, d, at).unflatten(0, (3, -1))
-            X = ((X[0] + 4 * X[1] + X[2]) / 6).flatten(0, 1).double()
-            X = torch.cat([X, torch.ones_like(X[:, :1])], 1)
-            gram += X.T @ X / len(X)
-            moment += X.T @ (rest / self.out).flatten(0, 1).double() / len(X)
+            X = ((X[0] + 4 * X[1] + X[2]) / 6).double()
+            X, Y = torch.cat([X, torch.ones_like(X[..., :1])], -1), (rest / self.out).double()
+            for x, y, weight in ((X, Y, 1.0), ((X * area).mean(1), (Y * area).mean(1), totals)):
+                x, y = x.flatten(0, -2), y.flatten(0, -2)
+                gram += weight / len(x) * x.T @ x
+                moment += weight / len(x) * x.T @ y
         unit = (gram.diagonal() / len(seen)).sqrt().clamp_min(1e-12)
         A = gram / len(seen) / unit / unit[:, None] + ridge * torch.eye(size, dtype=torch.float64)
         w = torch.linalg.solve(A, moment / len(seen) / unit[:, None]) / unit[:, None]
         self.polynomial.weight.copy_(w[:-1].T)
         self.polynomial.bias.copy_(w[-1])
+
+    def _measure(self, seen: Sequence[tuple[Tensor, Derivatives, Tensor]]) -> None:
+        """Set the units of all that the network sees and returns."""
+        C = self.fields
+        spread = [torch.stack([(u - u.mean((0, 1))).square().mean((0, 1)),
+                               (d[0] ** 2 + d[1] ** 2).mean((0, 1))[:C],
+                               d[2].square().mean((0, 1))[:C]]) for u, d, _ in seen]  # fmt: skip
+        self.scale.copy_(torch.stack(spread).mean(0).sqrt().clamp_min(1e-6))
+        self.out.copy_(torch.stack([r.square().mean((0, 1)) for _, _, r in seen]).mean(0).sqrt().clamp_min(1e-6))
+        if self.lift is not None:
+            raw = [self.lift.raw(tuple(v[..., C:] for v in d)) for _, d, _ in seen]  # type: ignore[arg-type]
+            size = torch.stack([torch.stack([v.square().mean((0, 1)) for v in pair]) for pair in raw]).mean(0)
+            self.lift.unit.copy_(size.sqrt().clamp_min(1e-6))

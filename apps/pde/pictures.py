@@ -12,7 +12,7 @@ from matplotlib.tri import Triangulation
 from apps.pde.formats import unfolded
 from apps.pde.mesh import Mesh
 
-__all__ = ["animate", "fields"]
+__all__ = ["animate", "fields", "trade"]
 
 
 def _tiled(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -45,6 +45,24 @@ def fields(mesh: Mesh, panels: Mapping[str, np.ndarray], path: Path) -> Path:
     """Draw fields [N] side by side, each on its own scale."""
     figure = Figure(figsize=(3.4 * len(panels), 3), layout="constrained")
     _draw(figure, mesh, panels, None)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def trade(points: Mapping[str, tuple[float, float]], path: Path) -> Path:
+    """Draw errors against seconds: name -> (processor seconds, mean square error), both on logarithmic scales.
+
+    What is not finite is left out.
+    """
+    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    axis = figure.add_subplot()
+    for name, (seconds, error) in points.items():
+        if np.isfinite(error) and error > 0:
+            axis.plot(seconds, error, "o", color="tab:red" if name.startswith("model") else "tab:blue")
+            axis.annotate(name.replace("_", " "), (seconds, error), (5, 4), textcoords="offset points", fontsize=8)
+    axis.set(xscale="log", yscale="log", xlabel="processor seconds of a trajectory", ylabel="mean square error")
+    axis.margins(x=0.25, y=0.15)
+    axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     return path
 

@@ -4,11 +4,15 @@
 
 A batch is a pure function of (`trainer.seed`, step, rank): its windows, and the noise of their first states, fresh each
 time.
+
+A refiner learns beside it, from true states and the physics' steps from them (`refine.py`); no gradient of its loss
+reaches the physics.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,8 +22,12 @@ from apps.pde.data import Splits, splits, units
 from apps.pde.dynamics import Dynamics
 from apps.pde.model import Recipe
 from core.errors import UsageError
+from core.noise import Stream
+from core.run import checkpoint
 
 __all__ = ["FieldTask", "make"]
+
+REFINED = 3  # steps of a window that the refiner learns from at once
 
 
 @dataclass(eq=False)
@@ -59,7 +67,24 @@ class FieldTask:
         net = Dynamics(self.recipe.model, self.data.system, train.mesh, train.dt, d.substeps)
         given = {k: torch.from_numpy(v).float() for k, v in train.parameters.items()}
         net.calibrate(torch.from_numpy(train.states), given)
+        if self.recipe.base:
+            self._take(net)
+        if net.refiner is not None:
+            before, after, truth, span = self._pairs(net, self.batch(0, 0, 1), self.recipe.window - 2)
+            net.refiner.measure(before, after, truth, span)
         return net
+
+    def _take(self, net: Dynamics) -> None:
+        """Put the weights of the run `base` into the model and keep them as they are."""
+        found = checkpoint.load(Path(self.recipe.base) / "model", app="pde").inference
+        own = {k: v.shape for k, v in net.state_dict().items() if not k.startswith("refiner.")}
+        lacking = own != {k: v.shape for k, v in found.items()}
+        if net.refiner is None or lacking:
+            hint = "model.refine=3 and otherwise the settings of that run"
+            raise UsageError("is of a model of another shape", field="base", value=self.recipe.base, hint=hint)
+        net.load_state_dict(dict(found), strict=False)
+        for name, weight in net.named_parameters():
+            weight.requires_grad_(name.startswith("refiner."))
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
         """Return some windows with noise on their first states."""
@@ -75,10 +100,31 @@ class FieldTask:
         time = torch.from_numpy(train.times[begin]).float()[:, None]
         return Batch(start, torch.from_numpy(window[:, 1:].copy()), time, given)
 
+    @torch.no_grad()
+    def _pairs(self, net: Dynamics, batch: Batch, count: int) -> tuple[Tensor, Tensor, Tensor, float]:
+        """Return states, the physics' steps from them and the truth of `count` places in each window, and the span."""
+        stride, most = self.recipe.stride, batch.target.shape[1] - 1
+        span = net.dt * net.substeps * stride
+        at = torch.arange(count) * most // count
+        given = {k: v.repeat_interleave(count, 0) for k, v in batch.parameters.items()}
+        t = (batch.time + (at.to(batch.time) + 1) * span).reshape(-1, 1)
+        before, truth = (batch.target[:, at + k].flatten(0, 1) for k in (0, 1))
+        return before, net.step(before, t, given, stride), truth, span
+
+    def _refining(self, net: Dynamics, batch: Batch, step: int) -> Tensor:
+        """Return the refiner's loss at `REFINED` places in each window."""
+        assert net.refiner is not None
+        before, after, truth, span = self._pairs(net, batch, min(REFINED, batch.target.shape[1] - 1))
+        stream = Stream.of(self.recipe.trainer.seed, len(before)).fold(8, step)
+        return net.refiner.loss(before, after, truth, span, stream)
+
     def loss(self, module: torch.nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Return the mean square error of the roll-out in units of the fields' spread."""
         ends = self.recipe.loss == "ends"
         net: Dynamics = getattr(module, "module", module)  # type: ignore[assignment]
+        more = self._refining(net, batch, step) if net.refiner is not None else None
+        if more is not None and self.recipe.base:
+            return more, {"refiner": more.detach()}
         start = net.pad(batch.start, batch.time, batch.parameters)
         out = module(start, batch.target.shape[1], batch.time, batch.parameters, ends, self.recipe.stride)
         error = ((out - batch.target) / self.std.to(out)).square()
@@ -86,7 +132,10 @@ class FieldTask:
         error = error[:, :, free]
         frames = error.mean((0, 2, 3))
         value = (frames[0] + frames[-1]) / 2 if ends else frames.mean()
-        return value, {"first": frames[0].detach(), "last": frames[-1].detach()}
+        figures = {"first": frames[0].detach(), "last": frames[-1].detach()}
+        if more is None:
+            return value, figures
+        return value + more, figures | {"refiner": more.detach()}
 
     @torch.no_grad()
     def validate(self, module: torch.nn.Module, step: int) -> dict[str, float]:
