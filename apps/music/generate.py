@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -152,7 +153,7 @@ class MusicModel:
     def sample(
         self, n: int = 1, *, seconds: float = 10.0, frames: int = 0, asked: Mapping[str, Tensor] | None = None,
         past: Tensor | None = None, past_control: Tensor | None = None, bpm: float = 120.0, seed: int = 0,
-        index: Tensor | None = None, steps: int | None = None, guidance: float | None = None,
+        index: Tensor | np.ndarray | None = None, steps: int | None = None, guidance: float | None = None,
         steer: float | None = None, constraints: Sequence[Rule] = (),
     ) -> Music:  # fmt: skip
         """Make pieces.

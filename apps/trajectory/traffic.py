@@ -12,6 +12,7 @@ with `s^2 = s_trip^2 + s_segment^2`, so that the mean over drivers is the first 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,8 +43,8 @@ class Traffic:
     segment_noise: float = 0.25
 
 
-def period(depart: np.ndarray) -> np.ndarray:
-    """Return the index into `PERIODS` of departures in unix seconds; unknown (NaN) counts as off-peak."""
+def period(depart: np.ndarray | float) -> Any:
+    """Return the index into `PERIODS` of a departure or of several in unix seconds; unknown (NaN) is off-peak."""
     t = np.nan_to_num(np.asarray(depart, dtype=np.float64), nan=0.0)
     hour = (t % _DAY) / 3600.0
     working = (t // _DAY + 3) % 7 < 5  # 1970-01-01 was a Thursday

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
@@ -36,7 +37,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-def inside(network: RoadNetwork, polygon: Array | Sequence[Sequence[float]]) -> Mask:
+def inside(network: RoadNetwork, polygon: np.ndarray | Sequence[Sequence[float]]) -> Mask:
     """Return which segments `[N]` touch a polygon of (longitude, latitude) corners `[k, 2]`.
 
     Raises:
@@ -57,7 +58,7 @@ def inside(network: RoadNetwork, polygon: Array | Sequence[Sequence[float]]) -> 
     return touched
 
 
-def closures(network: RoadNetwork, closed: Sequence[int | str] | Array | Mask) -> Mask:
+def closures(network: RoadNetwork, closed: int | Sequence[Any] | np.ndarray) -> Mask:
     """Return the closed segments as a mask `[N]`.
 
     Args:
@@ -175,7 +176,7 @@ class WhatIf:
         return paths
 
 
-def close(router: Router, before: Trips, closed: Sequence[int | str] | Array | Mask, seed: int = 0) -> WhatIf:
+def close(router: Router, before: Trips, closed: int | Sequence[Any] | np.ndarray, seed: int = 0) -> WhatIf:
     """Close segments and draw the affected trips again.
 
     Args:
