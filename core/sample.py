@@ -34,7 +34,7 @@ from core.plan import Plan, Table
 from core.process.categorical import Categorical
 from core.transition import GaussianTransition
 
-__all__ = ["Estimate", "Move", "Predict", "Solver", "Step", "denoise", "integrate", "rollout", "trace"]
+__all__ = ["Estimate", "Move", "Noise", "Predict", "Solver", "Step", "denoise", "integrate", "rollout", "trace"]
 
 Predict = Callable[[Tensor, Tensor], Prediction]
 Estimate = Callable[[Tensor, Tensor], GaussianPrediction]
@@ -94,6 +94,18 @@ class Step:
         u = torch.zeros(sites.shape) if self.greedy else self.stream.uniform(sites.shape[1])
         drawn = self.window.admit(self.raw.log_p, self.known, sites, u, self.greedy)
         return torch.where(sites, drawn, self.x_t)
+
+
+class Noise(Protocol):
+    """Standard normals that can be told apart by integers (`core.noise.Stream`)."""
+
+    def fold(self, step: int, /) -> Noise:
+        """Return the noise of a step."""
+        ...
+
+    def normal(self, *tail: int) -> Tensor:
+        """Return normals; B samples put B in front of `tail`."""
+        ...
 
 
 class Solver(Protocol):
@@ -184,7 +196,7 @@ class Move:
         return GaussianTransition(self.mean, torch.as_tensor(self.std, dtype=self.mean.dtype, device=self.mean.device))
 
 
-def trace(predict: Estimate, table: Table, x: Float[Tensor, "b ..."], stream: Stream | None = None) -> Iterator[Move]:
+def trace(predict: Estimate, table: Table, x: Float[Tensor, "b ..."], stream: Noise | None = None) -> Iterator[Move]:
     """Yield every row of `table`, carried out from `x` at its first time.
 
     Args:
@@ -217,7 +229,7 @@ def trace(predict: Estimate, table: Table, x: Float[Tensor, "b ..."], stream: St
 
 
 def integrate(
-    predict: Estimate, table: Table, x: Float[Tensor, "*x"], stream: Stream | None = None
+    predict: Estimate, table: Table, x: Float[Tensor, "*x"], stream: Noise | None = None
 ) -> Float[Tensor, "*x"]:
     """Run the solver `table` from `x` and return the state at its last time (arguments as in `trace`)."""
     for move in trace(predict, table, x, stream):

@@ -374,7 +374,7 @@ def test_grids_fall_between_their_ends(name: str) -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(UsageError, match="space.*velocity"):
-        A.adams(RF, [1.0, 0.0], space="veloctiy")  # type: ignore[arg-type]
+        A.adams(RF, [1.0, 0.0], space="veloctiy")
     with pytest.raises(UsageError, match="times"):
         A.adams(RF, [0.0, 1.0])
     with pytest.raises(UsageError, match="eta"):

@@ -227,8 +227,8 @@ def weights(
 
 
 def adams(
-    process: Gaussian, times: Times, order: int | Sequence[int] = 3, space: Space = "velocity",
-    clock: Clock = "angle", corrector: bool = True, eta: float = 0.0, rule: Rule = "exact", curvature: float = 1.0,
+    process: Gaussian, times: Times, order: int | Sequence[int] = 3, space: Space | str = "velocity",
+    clock: Clock | str = "angle", corrector: bool = True, eta: float = 0.0, rule: Rule = "exact", curvature: float = 1.0,
 ) -> Table:  # fmt: skip
     """Return the Adams solver of `order` over `times`.
 
@@ -256,7 +256,7 @@ def adams(
         raise UsageError("must be 1 or more, one for all steps or for each", field="order", value=order)
     if eta and (space != "data" or corrector):
         raise UsageError("noise needs space 'data' and no corrector", field="eta", value=eta)
-    return _adams(grid, orders, space, clock, corrector, eta, rule, curvature)
+    return _adams(grid, orders, space, clock, corrector, eta, rule, curvature)  # type: ignore[arg-type]
 
 
 @lru_cache(256)
