@@ -228,7 +228,8 @@ def weights(
 
 def adams(
     process: Gaussian, times: Times, order: int | Sequence[int] = 3, space: Space | str = "velocity",
-    clock: Clock | str = "angle", corrector: bool = True, eta: float = 0.0, rule: Rule = "exact", curvature: float = 1.0,
+    clock: Clock | str = "angle", corrector: bool = True, eta: float = 0.0, rule: Rule = "exact",
+    curvature: float = 1.0,
 ) -> Table:  # fmt: skip
     """Return the Adams solver of `order` over `times`.
 
