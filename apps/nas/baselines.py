@@ -20,9 +20,9 @@ from torch import Tensor
 
 from apps.nas.constraints import Constraint, compile_
 from apps.nas.data import window
-from apps.nas.rewards import Queries
+from apps.nas.rewards import Queries, classes
 from apps.nas.space import Space
-from apps.nas.surrogate import Surrogate, features
+from apps.nas.surrogate import Surrogate
 from core.constrain.layers import Layers
 from core.noise import Stream
 
@@ -171,12 +171,11 @@ class Ridge:
         """Spend the budget."""
         queries.score(field.uniform(min(self.initial, budget)))
         everything = listable(field)
-        phi = None if everything is None else described(field.space, everything)
         while queries.unique < budget:
             model = fitted(queries, field.space)
             count = min(self.batch, budget - queries.unique)
             pool = field.uniform(self.pool).numpy() if everything is None else everything
-            hot = features(field.space, pool) if phi is None else phi
+            hot = model.describe(pool) if everything is None else described(model, pool)
             fresh = np.array([not queries.known(row) for row in pool.tolist()])
             if not fresh.any():
                 return
@@ -220,23 +219,23 @@ def listable(field: Field) -> np.ndarray | None:
         return None
 
 
-_KNOWN: dict[tuple[str, bytes], np.ndarray] = {}
+_KNOWN: dict[tuple[str, bool, bytes], np.ndarray] = {}
 
 
-def described(space: Space, x: np.ndarray) -> np.ndarray:
+def described(model: Surrogate, x: np.ndarray) -> np.ndarray:
     """Return the features of a list of cells; those of the last few lists are kept."""
-    key = (repr(space), x.tobytes())
+    key = (repr(model.space), model.by_class, x.tobytes())
     if key not in _KNOWN:
         if len(_KNOWN) > 3:
             _KNOWN.clear()
-        _KNOWN[key] = features(space, x)
+        _KNOWN[key] = model.describe(x)
     return _KNOWN[key]
 
 
 def fitted(queries: Queries, space: Space, scores: str = "best") -> Surrogate:
     """Return the surrogate of everything that was asked (`scores` as in `Surrogate`)."""
-    x = np.array([row for row, _ in queries.history])
-    return Surrogate(space, scores).fit(x, np.array([v for _, v in queries.history]))
+    x, y = np.array([row for row, _ in queries.history]), np.array([v for _, v in queries.history])
+    return Surrogate(space, scores, by_class=classes(queries.reward) is not None).fit(x, y)
 
 
 BASELINES: dict[str, Callable[[], Search]] = {

@@ -22,7 +22,6 @@ from apps.nas.generate import CellModel
 from apps.nas.model import CellNet
 from apps.nas.rewards import Queries
 from apps.nas.search import Tuner
-from apps.nas.surrogate import features
 from core.finetune.reward import Reward, hypervolume, pareto
 from core.nn.graph_transformer import GraphTransformer
 
@@ -178,7 +177,7 @@ def _choose(
     known = np.column_stack([model.y, -price / scale])
     reference = known.min(0) - 0.1
     chosen: list[int] = []
-    for draw in model.thompson(features(field.space, fresh), count, field.rng):
+    for draw in model.thompson(model.describe(fresh), count, field.rng):
         extra = gain(np.column_stack([draw, -ahead / scale]), known_front(known), reference)
         order = np.argsort(-extra)
         chosen.append(int(next(i for i in order if i not in chosen)))

@@ -10,6 +10,9 @@ functions from it (Matheron's rule: a draw from the prior, corrected by what it 
 and the best of each draw is what to ask for next (Thompson 1933); c < 1 asks more greedily. Rewards enter as scores of
 an exponential law by rank, so that the best ones stand apart and the worst ones do not matter.
 
+Where a reward has one value for all cells of a class (`Cell.key`), so has the guess: features are then averaged over
+the class, as if each answer had been given for all of its cells at once.
+
 The prior deviations of the three kinds, c, s and the scores were chosen by the median queries that a search over all
 cells needs on four columns of NAS-Bench-201 which judge nothing: the validation accuracies after 12 epochs, and that
 of one seed after 200.
@@ -18,6 +21,7 @@ of one seed after 200.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,10 +30,10 @@ import torch
 from apps.nas.cell import Cell
 from apps.nas.space import NONE, Space
 
-__all__ = ["Surrogate", "features", "sequences"]
+__all__ = ["Surrogate", "averages", "features", "sequences"]
 
 PAIRS, PATHS = 0.3, 2.0
-LENGTH, WIDEST = 4, 600
+LENGTH, WIDEST, LISTED = 4, 600, 50_000
 IDLE = (NONE, "skip_connect")
 
 
@@ -41,6 +45,30 @@ def features(space: Space, x: np.ndarray) -> np.ndarray:
     joint = (hot[:, first, :, None] * hot[:, second, None, :]).reshape(len(x), -1)
     one = hot.reshape(len(x), -1)[:, used] / np.sqrt(space.D)
     return np.concatenate([one, PAIRS / np.sqrt(max(len(first), 1)) * joint, PATHS * sequences(space, x)], 1)
+
+
+def averages(space: Space, x: np.ndarray) -> np.ndarray:
+    """Return the features of cells x [n, D], each the mean over all cells of its class, float32 [n, F].
+
+    Where the space has too many cells to list, they are those of the cells alone.
+    """
+    if math.prod(len(space.choices(v)) for v in space.variables) > LISTED:
+        return features(space, x)
+    if (name := repr(space)) not in _AVERAGES:
+        from apps.nas.constraints import everything
+
+        every = everything(space)
+        keys = [Cell.of(space, row).key for row in every.tolist()]
+        place = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+        member = np.array([place[key] for key in keys])
+        mean = np.zeros((len(place), features(space, every[:1]).shape[1]), np.float32)
+        np.add.at(mean, member, features(space, every))
+        mean /= np.bincount(member)[:, None]
+        _AVERAGES[name] = dict(zip(place, mean, strict=True))
+    return np.stack([_AVERAGES[name][Cell.of(space, row).key] for row in x.tolist()])
+
+
+_AVERAGES: dict[str, dict[str, np.ndarray]] = {}
 
 
 def sequences(space: Space, x: np.ndarray) -> np.ndarray:
@@ -88,12 +116,18 @@ class Surrogate:
         scores: of rewards by rank: "best" of an exponential law, "normal" of a normal one, where all levels count.
         noise: standard deviation s of an observation, in deviations of the scores.
         calm: the factor c of the draws.
+        by_class: all cells of a class have one value.
     """
 
     space: Space
     scores: str = "best"
     noise: float = 0.15
     calm: float = 0.5
+    by_class: bool = False
+
+    def describe(self, x: np.ndarray) -> np.ndarray:
+        """Return the features of cells x [n, D], float32 [n, F]."""
+        return (averages if self.by_class else features)(self.space, x)
 
     def fit(self, x: np.ndarray, y: np.ndarray) -> Surrogate:
         """Learn from cells x [n, D] with rewards y [n]."""
@@ -101,7 +135,7 @@ class Surrogate:
         above = (len(y) - rank) / (len(y) + 1.0)
         scores = -np.log(above) if self.scores == "best" else -torch.special.ndtri(torch.from_numpy(above)).numpy()
         self.y = (scores - scores.mean()) / max(float(scores.std()), 1e-9)
-        self.phi = features(self.space, x).astype(np.float64)
+        self.phi = self.describe(x).astype(np.float64)
         self.scale = 1.0 / np.sqrt(float((self.phi**2).sum(1).mean()))
         self.phi *= self.scale
         self.gram = self.phi @ self.phi.T + self.noise**2 * np.eye(len(y))
@@ -120,7 +154,7 @@ class Surrogate:
 
     def screen(self, pool: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
         """Return `count` different rows of a pool [n, D], each the best of its own draw."""
-        values = self.thompson(features(self.space, pool), count, rng)
+        values = self.thompson(self.describe(pool), count, rng)
         chosen: list[int] = []
         for row in values:
             order = np.argsort(-row)

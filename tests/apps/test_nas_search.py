@@ -10,7 +10,7 @@ from PIL import Image
 from apps.nas import images, verbs
 from apps.nas.baselines import BASELINES, Field
 from apps.nas.cell import Cell
-from apps.nas.constraints import Forbid, Limit, Require
+from apps.nas.constraints import Forbid, Limit, Require, everything
 from apps.nas.fidelity import Ladder
 from apps.nas.generate import CellModel, restore, untrained
 from apps.nas.metrics import efficiency, novelty
@@ -18,13 +18,14 @@ from apps.nas.model import Recipe, TuneConfig
 from apps.nas.modules import build
 from apps.nas.pareto import Compromise, Front, gain, search
 from apps.nas.proxies import PROXIES, controls, synflow
-from apps.nas.rewards import Negated, Queries, Table, Target, columns, load
+from apps.nas.rewards import Negated, Queries, Table, Target, classes, columns, load
 from apps.nas.search import Policy, Tuner, method
 from apps.nas.space import Space
 from apps.nas.space import load as load_space
+from apps.nas.surrogate import averages, features
 from apps.nas.task import make
 from core.errors import DataError, UsageError
-from core.finetune.reward import hypervolume
+from core.finetune.reward import Weighted, hypervolume
 from core.run.config import load_recipe
 
 NB201 = load_space("nb201")
@@ -128,6 +129,18 @@ def test_one_answer_is_enough_for_a_class() -> None:
     assert scouted.best() == (tuple(other), -2.0) and not scouted.known(one)
     assert scouted.score(torch.tensor([one])).tolist() == [-1]
     assert scouted.unique == 2 and scouted.known(one) and scouted.best() == (tuple(one), -1.0)
+
+
+def test_guesses_are_alike_for_cells_of_a_class() -> None:
+    x = np.array([[0, 0, 0, 3, 0, 0], [3, 0, 0, 0, 1, 0], [0, 3, 0, 0, 0, 1], [0, 0, 0, 2, 0, 0]])
+    assert (averages(NB201, x)[:3] == averages(NB201, x[:1])).all()
+    assert (averages(NB201, x)[3] != averages(NB201, x)[0]).any()
+    every = everything(NB201)
+    mine = every[[Cell.of(NB201, row).key == Cell.of(NB201, x[0].tolist()).key for row in every.tolist()]]
+    assert np.allclose(averages(NB201, x)[0], features(NB201, mine).mean(0), atol=1e-6)
+    table = Table("t", NB201, {}, by_class=True)
+    assert classes(Weighted([Negated(table), Target(table, 1.0)], [1.0, 1.0])) == NB201
+    assert classes(Weighted([table, load("params", NB201)], [1.0, 1.0])) is None
 
 
 def test_scouts_are_counted_and_never_win() -> None:
