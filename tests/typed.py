@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib
 import re
 import sys
@@ -120,8 +121,16 @@ def check_function(function: Any) -> Any:
     sized = any(re.search(r"\[(Tensor|np\.ndarray|ndarray), ['\"]", str(a)) for a in function.__annotations__.values())
     if sized:
         shaped.append(checked[-1])
-    function = beartype(conf=conf())(function)
-    return jaxtyping.jaxtyped(function, typechecker=None) if sized else function
+    sure = beartype(conf=conf())(function)
+    if not sized:
+        return sure
+
+    @functools.wraps(function)
+    def bound(*arguments: Any, **named: Any) -> Any:
+        with jaxtyping.jaxtyped("context"):
+            return sure(*arguments, **named)
+
+    return bound
 
 
 def check_class(kind: Any) -> Any:
