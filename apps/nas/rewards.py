@@ -278,7 +278,8 @@ def _digits(column: str, space: Space) -> Table:
         grouped[from_string(space, row.cell).key].append(getattr(row, column))
     if not grouped:
         raise DataError("has no row of this space", field=str(path), value=space.name, hint="run quintet nas table")
-    means, hint = {k: float(np.mean(v)) for k, v in grouped.items()}, "`quintet nas table` goes on with the trainings"
+    means: dict[tuple[int, ...] | str, float] = {k: float(np.mean(v)) for k, v in grouped.items()}
+    hint = "`quintet nas table` goes on with the trainings"
     return Table(f"digits:{column}", space, means, by_class=True, hint=hint)
 
 

@@ -15,6 +15,7 @@ References: Nemhauser, Wolsey, Fisher 1978, Math. Programming 14 (greedy bound);
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,8 +62,8 @@ def cover(similarity: np.ndarray, n: int) -> list[int]:
 
 def choice_set(
     model: TripModel,
-    origin: np.ndarray,
-    destination: np.ndarray,
+    origin: Sequence[int] | np.ndarray,
+    destination: Sequence[int] | np.ndarray,
     depart: np.ndarray | None = None,
     n: int = 5,
     draws: int = 40,
