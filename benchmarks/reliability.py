@@ -196,10 +196,9 @@ def run(full: bool) -> Result:
         Bar("R16 recorded bars about violations that fail", laws["fail"], "==", 0),
         Bar("R27 tests in which a value of another type or shape than is written was met", refused, "==", 0),
     ]
-    clone = reports().get("newcomer", {"bars": []})["bars"]
-    bars += [Bar("R30 recorded bars of a fresh clone that fail", sum(not b["holds"] for b in clone), "==", 0)] * bool(
-        clone
-    )
+    if clone := reports().get("newcomer"):
+        fail = sum(not bar["holds"] for bar in clone["bars"])
+        bars += [Bar("R30 recorded bars of a fresh clone that fail", fail, "==", 0)]
     figures = {"tests": groups, "interruptions": ends, "mistakes": errors, "parsers": files, "laws": laws}
     notes = "Not kept or not measured: " + "; ".join(f"{name}: {why}" for name, why in ABSENT.items())
     figures |= {"faults": {"tried": tried, "lost": lost}, "types": types}
