@@ -9,7 +9,7 @@ with --full, Burgers A (`runs/pde/burgers-0`, its ten tests).
 The state sampler is fitted to the training trajectories of `quintet pde simulate cylinder` and draws states at Reynolds
 numbers that they do not have: mean and root mean square fluctuation of its fields beside those of the truth.
 
-**Refiner.** `quintet pde train burgers model.refine=2 base=runs/pde/burgers-0 trainer.steps=800 trainer.ema=0.99 \\
+**Refiner.** `quintet pde train burgers model.refine=2 base=runs/pde/burgers-0 trainer.steps=400 trainer.ema=0.99 \\
 --out runs/pde/burgers-refined-0` trains a refiner (`apps/pde/refine.py`) around the kept weights of `burgers-0`. From
 fresh starts, over ten times the horizon of the training (within it the correlation does not fall so far), the time
 until the correlation with the spectral solution is below 0.9, at four calls of networks for the span of four states:
