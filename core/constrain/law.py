@@ -30,7 +30,7 @@ from core.constrain.graph import StateGraph
 from core.constrain.project import FLOOR, floored, project
 from core.constrain.trellis import Trellis, unroll
 
-__all__ = ["Constraint", "Free", "FreeWindow", "Law", "LawWindow", "Learned", "Mode", "Window"]
+__all__ = ["Constraint", "Free", "FreeWindow", "Law", "LawWindow", "Learned", "Mode", "Window", "restricted"]
 
 Mode = Literal["exists", "reference", "reference-all", "product"]
 
@@ -183,10 +183,7 @@ class LawWindow:
 
     def restrict(self, log_p: Float[Tensor, "b l k"], known: Int[Tensor, "b l"]) -> Float[Tensor, "b l k"]:
         """Return the prediction renormalised over `allowed(known)`; uniform where it has no mass there."""
-        allowed = self.allowed(known)
-        out = log_p.masked_fill(~allowed, -torch.inf)
-        empty = ~out.isfinite().any(-1, keepdim=True)
-        return torch.where(empty & allowed, torch.zeros_like(out), out).log_softmax(-1)
+        return restricted(log_p, self.allowed(known))
 
     def admit(
         self,
@@ -297,6 +294,13 @@ class Law:
         if self.exact is not None:
             return np.zeros(len(state), bool)
         return self.togo[self.group[rows], state] == 0
+
+
+def restricted(log_p: Float[Tensor, "b l k"], allowed: Bool[Tensor, "b l k"]) -> Float[Tensor, "b l k"]:
+    """Return the prediction renormalised over `allowed`; uniform where it has no mass there."""
+    out = log_p.masked_fill(~allowed, -torch.inf)
+    empty = ~out.isfinite().any(-1, keepdim=True)
+    return torch.where(empty & allowed, torch.zeros_like(out), out).log_softmax(-1)
 
 
 def _hold(log_p: Tensor, known: Tensor) -> Tensor:

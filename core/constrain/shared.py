@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from core.constrain import bits, sums
+from core.constrain.law import restricted
 from core.constrain.layers import Layers
 
 __all__ = ["SharedLaw", "SharedWindow"]
@@ -84,10 +85,7 @@ class SharedWindow:
 
     def restrict(self, log_p: Float[Tensor, "b l k"], known: Int[Tensor, "b l"]) -> Float[Tensor, "b l k"]:
         """Return the prediction renormalised over `allowed(known)`; uniform where it has no mass there."""
-        allowed = self.allowed(known)
-        out = log_p.masked_fill(~allowed, -torch.inf)
-        empty = ~out.isfinite().any(-1, keepdim=True)
-        return torch.where(empty & allowed, torch.zeros_like(out), out).log_softmax(-1)
+        return restricted(log_p, self.allowed(known))
 
     def admit(
         self,
