@@ -3,7 +3,7 @@
 Most promises are kept by tests: their group is run by pytest, in one process, and the figure is the number that fail,
 beside the number that ran. Counted experiments are made here: interruptions, injected faults, mistakes at the command
 line, spoilt files. `ABSENT` names what is not built or was not measured here, and why; none of it counts as kept.
-Types and shapes are checked while the tests run (R27, `tests/typed.py`); how many functions that concerns is counted.
+Types and shapes are checked while its tests run (R27, `pytest --typed`); how many functions that concerns is counted.
 `--full` also makes two steps of every recipe (R13). A fresh clone (R30) is recorded by `newcomer`.
 """
 

@@ -1,4 +1,4 @@
-"""Every annotation of `core` and `apps` is checked at run time, while the suite runs.
+"""Every annotation of `core` and `apps` is checked at run time, while the suite runs: `pytest --typed`.
 
 An import hook puts a checker around each function and method of a module, and around the constructor of each data
 class: beartype for its types, jaxtyping for the shapes of its tensors, one binding of `b`, `l`, ... for a whole call.
