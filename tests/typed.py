@@ -143,7 +143,7 @@ def check_class(kind: Any) -> Any:
     return kind
 
 
-def inherit(kind: type) -> None:
+def inherit(kind: Any) -> None:
     """Read the annotations of inherited fields where they were written: only there are their names known."""
     for base in kind.__mro__[1:]:
         written = vars(base).get("__annotations__", {}) if dataclasses.is_dataclass(base) else {}
@@ -165,7 +165,7 @@ def conf() -> Any:
     return BeartypeConf(
         is_pep484_tower=True,
         violation_type=Refused,
-        hint_overrides=BeartypeHintOverrides({int: int | np.integer}),
+        hint_overrides=BeartypeHintOverrides({int: int | np.integer}),  # type: ignore[operator]
     )
 
 
