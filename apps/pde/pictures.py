@@ -54,13 +54,20 @@ def trade(points: Mapping[str, tuple[float, float]], path: Path) -> Path:
 
     What is not finite is left out.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     axis = figure.add_subplot()
     for name, (seconds, error) in points.items():
         if np.isfinite(error) and error > 0:
-            axis.plot(seconds, error, "o", color="tab:red" if name.startswith("model") else "tab:blue")
-            axis.annotate(name.replace("_", " "), (seconds, error), (5, 4), textcoords="offset points", fontsize=8)
+            ours = name.startswith("model")
+            axis.plot(seconds, error, "o", color="tab:red" if ours else "tab:blue")
+            label, place = name.replace("_", " "), (5, -11 if ours else 4)
+            axis.annotate(label, (seconds, error), place, textcoords="offset points", fontsize=8)
     axis.set(xscale="log", yscale="log", xlabel="processor seconds of a trajectory", ylabel="mean square error")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.margins(x=0.25, y=0.15)
     axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
