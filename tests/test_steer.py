@@ -17,7 +17,7 @@ from core.constrain.regular import law
 from core.denoiser import subs
 from core.errors import UsageError
 from core.finetune.base import Base
-from core.finetune.steer import STEERINGS, BestOf, ByClassifier, Gilc, GilcBlackBox, Smc, Svdd, Tds
+from core.finetune.steer import BestOf, ByClassifier, Gilc, GilcBlackBox, Smc, Svdd, Tds
 from core.guide.classifier import Classifier
 from core.noise import Stream
 from core.plan import uniform_plan
@@ -39,7 +39,10 @@ def law_of(x: Tensor, log_weight: Tensor | None = None) -> Tensor:
     return total.index_add(0, index(x, K), weight.softmax(0))
 
 
-@pytest.mark.parametrize("method", [Smc(0.5, 1024), Smc(0.5, 16, 2), Tds(0.5, 1024), Tds(0.5, 256, scale=2.0)])
+EXACT = [Smc(0.5, 1024), Smc(0.5, 16, 2), Tds(0.5, 1024), Tds(0.5, 256, scale=2.0), Tds(0.5, 1024, asks=2)]
+
+
+@pytest.mark.parametrize("method", EXACT)
 def test_populations_reach_the_tilted_law(method: Smc) -> None:
     chain, reward = toy()
     target = tilt(chain.law(), reward.values, 0.5)
@@ -102,15 +105,31 @@ def test_calls_are_counted() -> None:
     assert (found.calls, found.gradients, found.network_calls, found.ancestors) == (0, 200, 40, None)
 
 
+def test_fewer_steps_may_ask() -> None:
+    chain, reward = toy()
+    base = prior(chain, K, L)
+    found = ByClassifier(0.5, asks=2)(base, reward, 512, Stream.of(0, 1))
+    assert (found.calls, found.gradients) == (0, 512 * 2)
+    assert float(reward.score(found.x).mean()) > float(chain.law() @ reward.values) + 0.1
+    found = Tds(0.5, 32, draws=1, asks=2)(base, reward, 64, Stream.of(0, 1))
+    assert (found.calls, found.gradients) == (64 * 2, 64 * 2)
+    found = Svdd(0.5, 4, asks=1)(base, reward, 10, Stream.of(0, 1))
+    assert (found.calls, found.network_calls) == (10 * 4, 10 * (4 + 4))
+    assert Gilc(0.5, draws=5, asks=3)(base, reward, 10, Stream.of(0, 1)).gradients == 150
+    with pytest.raises(UsageError, match="must not be negative"):
+        Gilc(0.5, asks=-1)(base, reward, 10, Stream.of(0, 1))
+
+
 def rule(rows: int) -> Window:
     made = law(forbid([(0, 1), (2, 2)], K), rows, L)
     return made.window(made.begin(), np.arange(rows), L, 0)
 
 
-METHODS = [BestOf(3), ByClassifier(0.3), Smc(0.3, 8), Tds(0.3, 8), Svdd(0.3, 3), Gilc(0.3), GilcBlackBox(0.3)]
+METHODS = [BestOf(3), ByClassifier(0.3), Smc(0.3, 8), Tds(0.3, 8), Svdd(0.3, 3), Gilc(0.3), GilcBlackBox(0.3),
+           ByClassifier(0.3, asks=2), Tds(0.3, 8, asks=2), Svdd(0.3, 3, asks=2), Gilc(0.3, asks=2)]  # fmt: skip
 
 
-@pytest.mark.parametrize("method", METHODS, ids=list(STEERINGS))
+@pytest.mark.parametrize("method", METHODS, ids=str)
 def test_constraints_and_fixed_sites_always_hold_and_batches_do_not_matter(method) -> None:  # noqa: ANN001
     chain, reward = toy()
     start = torch.tensor([K, K, 1, K])

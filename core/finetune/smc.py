@@ -18,6 +18,9 @@ that of the sites uncovered, from the restricted predictions: exact for independ
 a step; where a law draws several sites of one step jointly it is an approximation (without a tilt p = q, and nothing is
 approximated).
 
+Since any twists will do, the reward may be asked at few steps only (`Asking`): weights change there, and in between the
+proposal keeps the last gradient.
+
 Where a site is uncovered is drawn afresh for every particle and step, so that copies of one particle part ways.
 
 References: Del Moral, Doucet, Jasra, 2006, "Sequential Monte Carlo samplers"; Wu et al., 2023, arXiv:2306.17775 (TDS).
@@ -40,9 +43,33 @@ from core.finetune.reward import Reward
 from core.noise import Stream
 from core.sample import Solver, Step
 
-__all__ = ["Population", "Tilt", "afresh", "lookahead", "tilted"]
+__all__ = ["Asking", "Population", "Tilt", "afresh", "gained", "lookahead", "tilted"]
 
 Tilt = Callable[[Step], Tensor]  # from a step to log-weights [B, S, K] in the place of its prediction
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Which steps of a grid ask the reward: `count` of them, evenly spread from the first; 0: all.
+
+    Args:
+        steps: of the grid.
+        count: at most how many ask.
+    """
+
+    steps: int
+    count: int = 0
+
+    def __call__(self, step: Step) -> bool:
+        """Return whether a step asks."""
+        k = self.steps - step.left
+        return not self.count or k * self.count // self.steps != (k - 1) * self.count // self.steps
+
+
+def gained(step: Step, log_p: Float[Tensor, "b s k"]) -> Float[Tensor, "b s k"]:
+    """Return what a tilt adds to the logarithm of a step's prediction; 0 at known sites and where either is -inf."""
+    gain = log_p - step.raw.log_p
+    return torch.where(step.masked[..., None] & gain.isfinite(), gain, 0.0)
 
 
 def lookahead(
@@ -96,6 +123,7 @@ class Population:
         draws: draws of x_0 for each twist.
         share: draw anew when the effective number falls below this share of N.
         tilt: of the proposal; None: the prior proposes.
+        asks: the steps before which the reward is asked; None: all.
 
     Attributes:
         log_w: log-weights [G, N].
@@ -109,9 +137,11 @@ class Population:
     draws: int = 4
     share: float = 0.5
     tilt: Tilt | None = None
+    asks: Asking | None = None
     log_w: Tensor = field(default_factory=lambda: torch.zeros(0))
     ancestor: Tensor = field(default_factory=lambda: torch.zeros(0))
     credit: Tensor = field(default_factory=lambda: torch.zeros(0))
+    held: Tensor | None = None
 
     def begin(self, rows: int) -> None:
         """Give every particle weight one."""
@@ -120,12 +150,16 @@ class Population:
 
     def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s of all particles."""
+        asked, proposal = self.asks is None or self.asks(step), None
         if step.t == 1.0:
             self.begin(len(step.x_t))
+        if asked:
             proposal = None if self.tilt is None else self.tilt(step)
-        else:
-            proposal = None if self.tilt is None else self.tilt(step)
-            step, proposal = self._weigh(step, self._twist(step), proposal)
+            if step.t < 1.0:
+                step, proposal = self._weigh(step, self._twist(step), proposal)
+            self.held = None if proposal is None else gained(step, proposal)
+        elif self.held is not None:
+            proposal = step.raw.log_p + torch.where(step.masked[..., None], self.held, 0.0)
         step = afresh(step)
         if proposal is None:
             return self.solver(step)
