@@ -26,7 +26,7 @@ from core.constrain.automaton import sites
 from core.constrain.law import Constraint, Free, Law, Window
 from core.constrain.regular import law
 from core.denoiser import Prediction, subs
-from core.errors import CheckpointError, DataError, UsageError
+from core.errors import DataError, UsageError
 from core.nn.tokens import TokenNet
 from core.noise import Stream
 from core.plan import uniform_plan
@@ -325,13 +325,9 @@ def sequence_model(saved: Checkpoint, recipe: Recipe, device: str) -> SequenceMo
         CheckpointError: its weights do not fit the recipe's network.
     """
     from apps.bio.dna.network import build
+    from core.run.models import fill
 
-    net = build(recipe.model, len(LETTERS[recipe.kind]))
-    try:
-        net.load_state_dict(saved.inference)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"its weights do not fit the network ({reason})", field=str(saved.path)) from None
+    net = fill(build(recipe.model, len(LETTERS[recipe.kind])), saved.inference, saved.path)
     return SequenceModel(net.to(device), recipe)
 
 
@@ -339,17 +335,10 @@ def restore(name: str | Path, device: str = "cpu") -> Any:
     """Return the model of a checkpoint (see `apps.bio.load`)."""
     from omegaconf import OmegaConf
 
-    from core.run import checkpoint
     from core.run.config import instance, locate
-    from core.run.fetch import data_root
+    from core.run.models import find
 
-    models = data_root() / "models"
-    folder = models / f"bio-{name}"
-    if not folder.is_dir() and not Path(name).is_dir():
-        known = [p.name.removeprefix("bio-") for p in sorted(models.glob("bio-*"))]
-        hint = "give the folder of a run or a checkpoint; `quintet bio train` makes one"
-        raise CheckpointError("no such model", field="model", value=str(name), choices=known or None, hint=hint)
-    saved = checkpoint.load(folder if folder.is_dir() else Path(name), app="bio")
+    saved = find(name, "bio")
     others = set(KINDS) - {saved.config.get("kind")}  # settings of other molecules say nothing about this one
     recipe = instance(OmegaConf.create({k: v for k, v in saved.config.items() if k not in others}), Recipe)
     made = sequence_model if recipe.kind == "dna" else locate(f"{KINDS[recipe.kind]}.generate:restored")

@@ -28,7 +28,7 @@ from apps.music.model import MusicNet, Recipe
 from apps.music.roll import RollCodec
 from apps.music.score import Score, write_midi
 from core.blocks import vector_blocks
-from core.errors import CheckpointError, UsageError
+from core.errors import UsageError
 from core.nn.flow_context import FlowContext
 from core.noise import Stream
 from core.plan import Table
@@ -230,22 +230,10 @@ def restore(name: str | Path, device: str = "cpu") -> MusicModel:
     """
     from omegaconf import OmegaConf
 
-    from core.run import checkpoint
     from core.run.config import instance
-    from core.run.fetch import data_root
+    from core.run.models import fill, find
 
-    models = data_root() / "models"
-    folder = models / f"music-{name}"
-    if not folder.is_dir() and not Path(name).is_dir():
-        known = [p.name.removeprefix("music-") for p in sorted(models.glob("music-*"))]
-        hint = "give the folder of a run or a checkpoint; `quintet music train` makes one"
-        raise CheckpointError("no such model", field="model", value=str(name), choices=known or None, hint=hint)
-    saved = checkpoint.load(folder if folder.is_dir() else Path(name), app="music")
+    saved = find(name, "music")
     recipe: Recipe = instance(OmegaConf.create(saved.config), Recipe)
-    net = MusicNet(recipe)
-    try:
-        net.load_state_dict(saved.inference)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"its weights do not fit the network ({reason})", field=str(name)) from None
+    net = fill(MusicNet(recipe), saved.inference, saved.path)
     return MusicModel(net.to(device), recipe)

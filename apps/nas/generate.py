@@ -17,7 +17,6 @@ from apps.nas.model import CellNet, Recipe, process_of
 from apps.nas.space import Space, load
 from apps.nas.task import predictor
 from core.constrain.layers import Layers
-from core.errors import CheckpointError
 from core.finetune.base import Base
 from core.noise import Stream
 from core.plan import uniform_plan
@@ -150,27 +149,15 @@ def restore(name: str | Path, device: str = "cpu") -> CellModel:
     """Return the model of a checkpoint (see `apps.nas.load`)."""
     from omegaconf import OmegaConf
 
-    from core.run import checkpoint
     from core.run.config import instance
-    from core.run.fetch import data_root
+    from core.run.models import fill, find
 
-    models = data_root() / "models"
-    folder = models / f"nas-{name}"
-    if not folder.is_dir() and not Path(name).is_dir():
-        known = [p.name.removeprefix("nas-") for p in sorted(models.glob("nas-*"))]
-        hint = "give the folder of a run or a checkpoint; `quintet nas train` makes one"
-        raise CheckpointError("no such model", field="model", value=str(name), choices=known or None, hint=hint)
-    saved = checkpoint.load(folder if folder.is_dir() else Path(name), app="nas")
+    saved = find(name, "nas")
     recipe = instance(OmegaConf.create(saved.config), Recipe)
     space = load(recipe.data.space)
     process = process_of(recipe.model, space)
     net = CellNet(recipe.model, space)
     net.register_buffer("pi", process.pi.clone())
-    try:
-        net.load_state_dict(saved.inference)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"weights do not fit the recipe ({str(error).splitlines()[0]})", field=str(name)
-        ) from None
+    fill(net, saved.inference, saved.path)
     process = replace(process, pi=net.get_buffer("pi").double())
     return CellModel(net.to(device), recipe, space, process, str(name))

@@ -21,14 +21,12 @@ from apps.pde.ensemble import read as read_spread
 from apps.pde.formats import read_mesh, write_series
 from apps.pde.mesh import Mesh
 from apps.pde.model import Recipe
-from core.errors import DataError, QuintetError, UsageError
+from core.errors import QuintetError, UsageError
 from core.noise import Stream
-from core.run import checkpoint
 from core.run.config import instance, register
+from core.run.models import fill, find
 
 __all__ = ["FieldModel", "Fields", "restore"]
-
-BUNDLED = Path(__file__).resolve().parent.parent.parent / "data" / "models"
 
 
 @dataclass(eq=False)
@@ -198,8 +196,7 @@ def restore(name: str | Path, mesh: str = "", device: str = "cpu") -> FieldModel
     """Load a checkpoint (see `apps.pde.load`)."""
     from omegaconf import OmegaConf
 
-    path = Path(name) if Path(name).exists() or not (BUNDLED / f"pde-{name}").exists() else BUNDLED / f"pde-{name}"
-    found = checkpoint.load(path, app="pde")
+    found = find(name, "pde")
     recipe: Recipe = instance(OmegaConf.create(found.config), register(Recipe))
     return dataclasses.replace(build(recipe, found.inference, mesh, device), path=found.path)
 
@@ -217,9 +214,6 @@ def build(recipe: Recipe, weights: Mapping[str, torch.Tensor], mesh: str = "", d
     if mesh:
         grid = read_mesh(mesh, grid.period)
     net = Dynamics(recipe.model, own, grid, d.dt, d.substeps)
-    missing = set(net.state_dict()) ^ set(weights)
-    if missing:
-        raise DataError("the weights do not fit the recipe", field="checkpoint", value=sorted(missing)[0])
-    net.load_state_dict(dict(weights))
+    fill(net, weights, "checkpoint")
     seen = {"Re": (min(d.reynolds), max(d.reynolds))} if d.reynolds else {}
     return FieldModel(net.eval().to(device), recipe, seen)

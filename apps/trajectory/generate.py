@@ -29,7 +29,6 @@ from apps.trajectory.prior import RoutePrior, from_vector
 from apps.trajectory.requests import Request, Wishes
 from apps.trajectory.tokenizer import trim
 from core.blocks import generate
-from core.errors import CheckpointError
 from core.noise import Stream
 from core.plan import uniform_plan
 from core.sample import Solver
@@ -255,25 +254,13 @@ def restore(name: str | Path, network: RoadNetwork | str | None = None, device: 
     from omegaconf import OmegaConf
 
     from apps.trajectory.sources import open_network
-    from core.run import checkpoint
     from core.run.config import instance
-    from core.run.fetch import data_root
+    from core.run.models import fill, find
 
-    models = data_root() / "models"
-    folder = models / f"trajectory-{name}"
-    if not folder.is_dir() and not Path(name).is_dir():
-        known = [p.name.removeprefix("trajectory-") for p in sorted(models.glob("trajectory-*"))]
-        hint = "give the folder of a run or a checkpoint; `quintet trajectory train` makes one"
-        raise CheckpointError("no such model", field="model", value=str(name), choices=known or None, hint=hint)
-    saved = checkpoint.load(folder if folder.is_dir() else Path(name), app="trajectory")
+    saved = find(name, "trajectory")
     recipe = instance(OmegaConf.create(saved.config), Recipe)
     state = saved.inference
-    net = TripNet(recipe.model, len(state.get("experience", ())))
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"its weights do not fit the network ({reason})", field=str(name)) from None
+    net = fill(TripNet(recipe.model, len(state.get("experience", ()))), state, saved.path)
     if not isinstance(network, RoadNetwork):
         network = open_network(network or recipe.data.network, recipe.data.cache)
     return TripModel(net.to(device), recipe, network)

@@ -98,7 +98,8 @@ def inside(domain: str, before: list[str], last: str) -> list[str]:
 def arguments(domain: str, verb: str, given: list[str]) -> list[str]:
     """Return recipes and settings, data sets, or models, as the verb takes them."""
     from core.run.config import recipes
-    from core.run.fetch import data_root, registry
+    from core.run.fetch import registry
+    from core.run.models import shipped
 
     if verb == "data":
         return list(registry(domain))
@@ -107,7 +108,7 @@ def arguments(domain: str, verb: str, given: list[str]) -> list[str]:
         return [*([] if plain else recipes(domain)), *settings(domain)]
     if verb in MODELS or any(not word.startswith("-") for word in given):
         return []
-    return [path.name.removeprefix(f"{domain}-") for path in (data_root() / "models").glob(f"{domain}-*")]
+    return list(shipped(domain))
 
 
 def settings(domain: str) -> list[str]:

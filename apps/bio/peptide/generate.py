@@ -13,9 +13,9 @@ from torch import Tensor
 from apps.bio.generate import SequenceModel
 from apps.bio.peptide.chemistry import Peptide
 from apps.bio.peptide.network import PeptideNet
-from core.errors import CheckpointError
 from core.noise import Stream
 from core.run.checkpoint import Checkpoint
+from core.run.models import fill
 
 __all__ = ["PeptideModel", "molecules", "restored"]
 
@@ -96,9 +96,5 @@ def restored(saved: Checkpoint, recipe: Any, device: str = "cpu") -> PeptideMode
     """
     net = PeptideNet(recipe.peptide)
     net.register_buffer("lengths", torch.zeros(recipe.peptide.longest + 1))
-    try:
-        net.load_state_dict({k: v.float() for k, v in saved.inference.items()})
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"its weights do not fit the network ({reason})", field=str(saved.path)) from None
+    fill(net, saved.inference, saved.path)
     return PeptideModel(net.to(device), recipe)

@@ -29,6 +29,7 @@ from core.errors import CheckpointError, UsageError
 from core.noise import Stream
 from core.plan import uniform_plan
 from core.process.categorical import Categorical
+from core.run.models import fill
 from core.solvers.tokens import SOLVERS
 
 if TYPE_CHECKING:
@@ -243,12 +244,7 @@ def restored(saved: Checkpoint, recipe: Any, device: str = "cpu") -> InverseFold
     Raises:
         CheckpointError: its weights do not fit the recipe's network.
     """
-    net = ProteinNet(recipe.protein)
-    try:
-        net.load_state_dict({k: v.float() for k, v in saved.inference.items()})
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"its weights do not fit the network ({reason})", field=str(saved.path)) from None
+    net = fill(ProteinNet(recipe.protein), saved.inference, saved.path)
     return InverseFolder(net.to(device), recipe)
 
 

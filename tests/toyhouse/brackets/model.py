@@ -12,8 +12,8 @@ from core.nn.tokens import TokenConfig, TokenNet
 from core.nn.transformer import TransformerConfig
 from core.noise import Stream
 from core.plan import uniform_plan
-from core.run import checkpoint
 from core.run.config import LoggerConfig, OptimConfig, TrainerConfig, instance, setting
+from core.run.models import fill, find
 from core.solvers.tokens import Ancestral
 
 
@@ -53,7 +53,6 @@ def network():
 
 def restore(name):
     """Return the model of a checkpoint."""
-    saved = checkpoint.load(name, app="brackets")
-    model = BracketModel(network(), instance(OmegaConf.create(saved.config), Recipe))
-    model.net.load_state_dict(saved.inference)
-    return model
+    saved = find(name, "brackets")
+    net = fill(network(), saved.inference, saved.path)
+    return BracketModel(net, instance(OmegaConf.create(saved.config), Recipe))

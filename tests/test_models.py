@@ -1,0 +1,47 @@
+"""Models by name: what ships goes first, what is wrong is one line, weights fit or are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from core.errors import CheckpointError
+from core.run import checkpoint
+from core.run.models import fill, find, shipped
+
+
+def write(folder: Path, app: str) -> Path:
+    """Save a checkpoint of a linear map."""
+    return checkpoint.save(folder, app=app, config={}, step=1, module_state=nn.Linear(2, 3).state_dict())
+
+
+def test_what_ships_is_found_by_name_and_goes_before_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "toy", "trajectory")
+    assert "toy" in shipped("trajectory")
+    assert find("toy", "trajectory").path == shipped("trajectory")["toy"]
+    assert find(tmp_path / "toy", "trajectory").step == 1
+
+
+def test_a_name_that_nobody_has_names_the_nearest() -> None:
+    with pytest.raises(CheckpointError, match=r"no such model.*toy") as error:
+        find("toyy", "nas")
+    assert "quintet nas train" in str(error.value)
+
+
+def test_the_model_of_another_application_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="bio"):
+        find(write(tmp_path / "a", "bio"), "nas")
+
+
+def test_weights_are_converted_or_refused() -> None:
+    half = {k: v.half() for k, v in nn.Linear(2, 3).state_dict().items()}
+    net = fill(nn.Linear(2, 3), half, "here")
+    assert net.weight.dtype == torch.float32 and torch.equal(net.weight.half(), half["weight"])
+    with pytest.raises(CheckpointError, match=r"here.*size mismatch"):
+        fill(nn.Linear(2, 4), half, "here")
+    with pytest.raises(CheckpointError, match="here"):
+        fill(nn.Linear(2, 3), {}, "here")
