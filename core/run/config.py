@@ -95,12 +95,16 @@ class TrainerConfig:
 
 @dataclasses.dataclass
 class OptimConfig:
-    """The optimiser and its rate: linear warm-up over `warmup` steps, then `schedule` down to `final` times `lr`."""
+    """The optimiser and its rate: linear warm-up over `warmup` steps, then `schedule` down to `final` times `lr`.
+
+    `eps` is AdamW's: where gradients are not well above it, steps shrink and nothing is learned.
+    """
 
     name: str = setting("adamw", choices=("adamw", "sgd"))
     lr: float = setting(3e-4, low=0)
     weight_decay: float = setting(0.01, low=0)
     betas: list[float] = setting([0.9, 0.99], low=0, high=1)
+    eps: float = setting(1e-8, low=0)
     warmup: int = setting(100, low=0)
     schedule: str = setting("cosine", choices=("cosine", "constant"))
     final: float = setting(0.1, low=0, high=1)
