@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from benchmarks._oracle import index, sequences, total_variation
 from benchmarks._tilted import Chain, Table, Tuned, enumerate_sampler, prior, random_chain, tilt
+from core.finetune.distill import distill, guided
 from core.finetune.offline import Groups, Pool, complete, draw, reward_weighted, sdpo
+from core.finetune.steer import ByClassifier
 from core.noise import Stream
 
 K, L = 3, 3
@@ -68,6 +70,23 @@ def test_sdpo_fits_the_tilted_prediction() -> None:
     before, target = chain.law(), tilt(chain.law(), reward.values, 0.5)
     after = fitted(build, 200)
     assert total_variation(after, target) < 0.4 * total_variation(before, target)
+
+
+def test_distilled_guidance_draws_as_guidance_does_and_asks_no_more() -> None:
+    chain, reward = toy()
+    base = prior(chain, K, L)
+    teacher = guided(base, reward, 0.5, 600, Stream.of(0, 1))
+    assert teacher.calls == 600 * L and len(teacher.t) == 600 * L and bool((teacher.x_t == K).any(-1).all())
+
+    def build(policy: nn.Module, n: int) -> Tensor:
+        rows = torch.randint(0, len(teacher.t), (128,), generator=torch.Generator().manual_seed(n))
+        return distill(policy, base, teacher.select(rows), 0.5)[0]
+
+    drawn = ByClassifier(0.5)(base, reward, 20_000, Stream.of(1, 1)).x
+    law = torch.bincount(index(drawn, K), minlength=K**L) / len(drawn)
+    assert total_variation(fitted(build, 200), law) < 0.05 < 0.2 * total_variation(chain.law(), law)
+    even, _ = distill(chain, base, teacher, 1e9)
+    assert float(even) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_completions_keep_what_is_known_and_the_loss_is_zero_excess_at_the_optimum() -> None:

@@ -3,11 +3,13 @@
 | method | loss of one update | asks of the reward |
 |---|---|---|
 | `drakes` | -E r + alpha KL(path || path_pre) of fresh paths (`core.finetune.drakes`) | gradients |
+| `distill` | the prediction that guidance gives along some guided paths (`core.finetune.distill`) | gradients, once |
 | `sdpo` | preferences among completions of the model's own noisy states (`core.finetune.offline`) | scores, once |
 | `reward-weighted` | the evidence bound of the model's own draws, weighed by exp(r / alpha) | scores, once |
 
-alpha has the unit of the reward per nat: the optimum of all three is p_pre exp(r / alpha). The pool of the last two has
-updates x batch sequences unless told otherwise, so that all ask the reward equally often.
+alpha has the unit of the reward per nat: the optimum of all but `distill`, which aims at the guided sampler, is
+p_pre exp(r / alpha). The pool of all but the first has updates x batch sequences (of `distill`: states) unless told
+otherwise, so that all ask the reward equally often.
 
 The loop is `core.run.train`: a run that was stopped goes on where it was, and its folder holds checkpoints, curves and
 `model`, whose manifest names the parent, its checksum and what was done. Dropout is off. In a DNA model the reference
@@ -32,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import DataError, UsageError
-from core.finetune import drakes, offline
+from core.finetune import distill, drakes, offline
 from core.finetune.base import Base
 from core.finetune.reward import Reward, soft
 from core.noise import Stream
@@ -64,7 +66,7 @@ class Tuning:
         kl_steps: steps of each path at which the KL is taken.
         temperature: of the Gumbel-softmax.
         draws: noises that it is averaged over.
-        pool: sequences scored by an offline method; 0: updates x batch.
+        pool: sequences scored, or states differentiated, by an offline method; 0: updates x batch.
         seed: all randomness.
     """
 
@@ -172,6 +174,16 @@ class TuneTask:
         x = self.drawn(max(size, 1))
         return offline.complete(self.base, self.reward, x, COMPLETIONS, Stream.of(self.tuning.seed, 1).fold(9, 8))
 
+    @cached_property
+    def guided(self) -> list[distill.Guided]:
+        """States of guided paths, in batches that stay together: the chain answers each of them once."""
+        size = self.tuning.pool or self.tuning.updates * self.tuning.batch
+        stream = Stream.of(self.tuning.seed, 1).fold(9, 7)
+        paths = max(size // self.base.plan.steps, 1)
+        found = distill.guided(self.base, self.reward, self.tuning.alpha, paths, stream)
+        order = stream.fold(1).permutation(len(found.t))[0]
+        return [found.select(rows) for rows in order.split(self.tuning.batch)]
+
     def drawn(self, size: int) -> Tensor:
         """Return draws of the parent, 64 at a time: tokens [size, S]."""
         stream = Stream.of(self.tuning.seed, size).fold(9, 9)
@@ -205,8 +217,15 @@ def by_weight(task: TuneTask, module: nn.Module, stream: Stream) -> tuple[Tensor
     return offline.reward_weighted(module, task.base, task.pool.x_0[rows], weight, stream)
 
 
+def by_distillation(task: TuneTask, module: nn.Module, stream: Stream) -> tuple[Tensor, dict[str, Any]]:
+    """Return how far a batch of predictions is from the guided ones."""
+    one = stream.fold(2).select(torch.zeros(1, dtype=torch.long))
+    states = task.guided[int(one.permutation(len(task.guided))[0, 0])]
+    return distill.distill(module, task.base, states, task.tuning.alpha)
+
+
 METHODS: dict[str, Callable[[TuneTask, nn.Module, Stream], tuple[Tensor, dict[str, Any]]]] = {
-    "drakes": by_drakes, "sdpo": by_sdpo, "reward-weighted": by_weight,
+    "drakes": by_drakes, "sdpo": by_sdpo, "reward-weighted": by_weight, "distill": by_distillation,
 }  # fmt: skip
 """Ways to tune, by name."""
 
@@ -240,7 +259,7 @@ def finetune(
     wanted = compose(list(reward or ()), parent.alphabet)
     tuning = Tuning(method, alpha, updates, batch, seed=seed, **more)
     task = TuneTask(parent.base(steps=tuning.steps), wanted, tuning)
-    if method == "drakes":
+    if method in ("drakes", "distill"):
         soft(wanted)
     settings = {"parent": model, "parent_sha256": checksum(parent.net), "reward": wanted.name}
     settings |= dataclasses.asdict(tuning)
