@@ -40,6 +40,7 @@ Reward = Annotated[
 Steer = Annotated[str, typer.Option("--steering", help="best-of-n, classifier, smc, tds, svdd, gilc, gilc-black-box.")]
 Topology = Annotated[str, typer.Option("--topology", help="Peptides as molecules: linear, cyclic or disulfide.")]
 Fold = Annotated[str, typer.Option("--fold", help="Your folding program for proteins, with {fasta} and {out}.")]
+Price = Annotated[int, typer.Option("--price", help="Particles for the full price of each rule; 0: a guess.", min=0)]
 Files = Annotated[list[Path], typer.Argument(help="FASTA, GenBank, TSV or JSON files of sequences.")]
 
 EXAMPLES = {
@@ -98,7 +99,7 @@ def design(
     require: Require = None, homopolymer: Run = None, gc: Gc = None, fix: Fix = None, keep: Keep = None,
     frame: Frame = None, alphabet: Alphabet = "", spacing: Spacing = None, reward: Reward = None,
     steering: Steer = "", seed: Seed = 0, steps: Steps = None, temperature: Temperature = None,
-    topology: Topology = "", fold: Fold = "", out: Out = None, json: Json = False,
+    topology: Topology = "", fold: Fold = "", price: Price = 8, out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Design sequences under hard rules, maybe steered to a reward; infeasible rules are refused before sampling."""
     from apps.bio.design import design as work
@@ -108,13 +109,13 @@ def design(
     settings = {"steps": steps, "temperature": temperature}
     show(work(model, rules={k: v for k, v in rules.items() if v}, n=n, length=length, template=template, reward=reward,
               steering=steering, seed=seed, settings=settings, out=out, topology=topology,
-              fold=fold), json)  # fmt: skip
+              fold=fold, price=price), json)  # fmt: skip
 
 
 @app.command()
 def finetune(
     model: Model, reward: Reward = None,
-    method: Annotated[str, typer.Option("--method", help="drakes, sdpo or reward-weighted.")] = "drakes",
+    method: Annotated[str, typer.Option("--method", help="drakes, distill, sdpo or reward-weighted.")] = "drakes",
     alpha: Annotated[float, typer.Option("--alpha", help="Price of leaving the model, per nat.", min=0)] = 0.05,
     updates: Annotated[int, typer.Option("--updates", help="Gradient steps.", min=1)] = 200,
     batch: Annotated[int, typer.Option("--batch", help="Sequences of a step.", min=1)] = 32,

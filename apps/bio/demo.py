@@ -20,6 +20,7 @@ from apps.bio.dna.words import parse
 from apps.bio.expressions import compose
 from apps.bio.generate import SequenceModel
 from apps.bio.manifest import manifest
+from apps.bio.price import prices
 from apps.bio.records import Designs
 from apps.bio.report import report
 from core.finetune import drakes
@@ -78,7 +79,8 @@ def _designs(model: SequenceModel, source: str, folder: Path) -> Section:
     between = time.perf_counter()
     ours, missed = design.designed(model, wish, DESIGNS, seed=SEED)
     seconds = (between - began, time.perf_counter() - between)
-    price = design.costs(model, wish)
+    start = model.open_sites(None, wish.start)
+    price = {k: v.first for k, v in prices(model, wish.specs, start).items()}
     nats = {k: round(v, 4) for k, v in price.items()}
     ours.manifest = manifest(model=model.name, seed=SEED, n=DESIGNS, rules=RULES, nats=nats)
     ours.notes = [design.noted(wish, s) for s in ours.sequences]

@@ -7,7 +7,7 @@
     audit      other code judges the result; a violation is an error of ours and nothing is written
     write      FASTA, GenBank, TSV or JSON, with a manifest
 
-What a rule costs is printed in nats: `-log P(rule)` where every letter is drawn by the model's first prediction.
+What a rule costs is printed in nats (`apps.bio.price`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from apps.bio.dna.words import parse, spans
 from apps.bio.genbank import Template, template
 from apps.bio.manifest import manifest
 from apps.bio.peptide.files import suited
+from apps.bio.price import Price, prices
 from apps.bio.records import Designs, check_format, read, read_genbank
 from apps.bio.verbs import load, say
 from core.errors import DataError, InfeasibleError, UsageError
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from apps.bio.generate import SequenceModel
 
-__all__ = ["Order", "costs", "design", "designed", "order"]
+__all__ = ["Order", "design", "designed", "order"]
 
 ROUNDS = 20
 
@@ -203,24 +204,6 @@ def _redrawn(
     return tokens, ~broken.any(1)
 
 
-def costs(model: SequenceModel, wish: Order) -> dict[str, float]:
-    """Return nats that each rule, and all of them, cost under the model's first prediction (letters independent)."""
-    import torch
-
-    from core.constrain.shared import SharedLaw
-
-    start, tokens = model.open_sites(None, wish.start)[None], model.tokenizer.tokens
-    with torch.inference_mode():
-        log_p = model.predict(start, torch.ones(1)).log_p.double()
-    known, out = torch.where(start == tokens, -1, start), {}
-    parts = constraints.atoms(wish.specs, start.shape[1], model.alphabet)
-    for name, some in [*((a.name, [a]) for a in parts), *([("all together", parts)] if len(parts) > 1 else [])]:
-        layers = constraints.assemble(some, start.shape[1], tokens)
-        if layers is not None:
-            out[name] = -float(SharedLaw(layers, 1).whole().log_partition(log_p, known))
-    return out
-
-
 def noted(wish: Order, sequence: str) -> list[tuple[int, int, str]]:
     """Return what GenBank is to say about a design: what was designed, its rules, where its motifs lie."""
     first, last = wish.template.hull if wish.template else (1, len(sequence))
@@ -237,7 +220,7 @@ def design(
     model: str, *, rules: Mapping[str, Any], n: int = 8, length: int | None = None, template: Path | None = None,
     reward: Sequence[str] | None = None, steering: str = "", seed: int = 0,
     settings: Mapping[str, Any] | None = None, out: Path | None = None, topology: str = "",
-    fold: str = "",
+    fold: str = "", price: int = 0,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Design sequences and write them to `out` (returns a summary), or print FASTA (returns None)."""
     from apps.bio.expressions import compose
@@ -262,20 +245,21 @@ def design(
     aim = compose(reward, loaded.alphabet) if reward else None
     found, missed = designed(loaded, wish, n, seed=seed, reward=aim, steering=steering, **given)
     how = {"steering": steering, "topology": topology, **given}
-    return finish(loaded, wish, found, missed, aim=aim, rules=rules, seed=seed, how=how, out=out)
+    paid = prices(loaded.set(**given), wish.specs, loaded.open_sites(None, wish.start), price, seed)
+    return finish(loaded, wish, found, missed, aim=aim, rules=rules, seed=seed, how=how, out=out, paid=paid)
 
 
 def finish(
     model: SequenceModel, wish: Order, found: Designs, missed: int, *, aim: Any, rules: Mapping[str, Any],
-    seed: int, how: Mapping[str, Any], out: Path | None,
+    seed: int, how: Mapping[str, Any], out: Path | None, paid: Mapping[str, Price],
 ) -> dict[str, Any] | None:  # fmt: skip
     """Judge, score and write designs; returns a summary, or prints FASTA and returns None."""
-    dna, price = model.alphabet == "ACGT", costs(model, wish) if wish.specs else {}
-    findings = audit.check(found.sequences, wish.specs, dna)
-    if price:
-        say("price of each rule, -log of the chance that the model's first prediction keeps it:")
-    for name, nats in price.items():
-        say(f"{nats:10.3f} nats  {name}")
+    findings = audit.check(found.sequences, wish.specs, model.alphabet == "ACGT")
+    if paid:
+        say("price of each rule, -log of the chance that the model's first prediction keeps it (and its sampler does):")
+    for name, cost in paid.items():
+        full = "" if np.isnan(cost.full) else f" ({cost.full:.3f} +- {cost.error:.3f})"
+        say(f"{cost.first:10.3f}{full} nats  {name}")
     if findings:
         say(f"audit of {len(found)} designs by other code:\n{audit.table(findings)}")
     if not audit.clean(findings):
@@ -288,14 +272,15 @@ def finish(
         model=model.name, seed=seed, n=len(found) + missed, rules={k: v for k, v in rules.items() if v},
         reward=getattr(aim, "name", None), **how,
         template=wish.template.record.id if wish.template else None,
-        nats={k: round(v, 4) for k, v in price.items()},
+        nats={k: round(v.nats, 4) for k, v in paid.items()},
     )  # fmt: skip
     found.notes = [noted(wish, s) for s in found.sequences]
     if out is None:
         sys.stdout.write(found.fasta())
         return None
     found.write(out)
+    whole = paid.get("all together")
     summary = {"out": str(out), "designs": len(found), "distinct": len(set(found.sequences)), "given_up": missed,
                "rules": len(findings), "violations": sum(f.violations for f in findings)}  # fmt: skip
     return {**summary, **{k: float(v.mean()) for k, v in found.scores.items()},
-            "nats": round(price.get("all together", sum(price.values())), 4)}  # fmt: skip
+            "nats": round(whole.nats if whole else sum(p.nats for p in paid.values()), 4)}  # fmt: skip

@@ -15,12 +15,13 @@ from Bio.SeqRecord import SeqRecord
 from apps import bio
 from apps.bio import audit, report
 from apps.bio import constraints as c
-from apps.bio.design import Order, costs, design, designed, order
+from apps.bio.design import Order, design, designed, order
 from apps.bio.dna.chisel import marks
 from apps.bio.dna.network import build
 from apps.bio.dna.words import parse
 from apps.bio.generate import SequenceModel
 from apps.bio.model import ModelConfig, Recipe
+from apps.bio.price import prices
 from apps.bio.records import read, read_genbank
 from core.errors import DataError, InfeasibleError, UsageError
 
@@ -88,7 +89,7 @@ def test_words_that_make_no_sense(words: dict) -> None:
 def test_the_cost_of_a_rule_is_its_log_probability(model: SequenceModel) -> None:
     """Independent letters of the first prediction keep the rule as often as exp(-nats) says."""
     wish = Order([c.forbid("GNC"), c.gc(0.4, 0.6)], "?" * 12)
-    price = costs(model, wish)
+    price = {k: v.nats for k, v in prices(model, wish.specs, model.open_sites(12, None)).items()}
     with torch.inference_mode():
         law = model.predict(model.open_sites(12, None)[None], torch.ones(1)).log_p[0].double().exp()
     u = torch.rand(20_000, 12, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -97,6 +98,25 @@ def test_the_cost_of_a_rule_is_its_log_probability(model: SequenceModel) -> None
         (finding,) = audit.check(words, [spec])
         assert 1 - finding.violations / len(words) == pytest.approx(np.exp(-price[name]), abs=0.015)
     assert price["all together"] >= max(price["forbid GNC"], price["gc 0.4-0.6"])
+
+
+def test_the_full_price_is_that_of_the_samplers_own_law() -> None:
+    """In a model of chains, where letters depend on each other, the first prediction guesses wrong."""
+    torch.manual_seed(0)
+    config = ModelConfig(dim=8, depth=1, kernel=3, dilations=[1], order=1, folds=2, classes=1, strands=False)
+    net = build(config, 4)
+    rng = np.random.default_rng(0)
+    runs = np.repeat(rng.integers(0, 4, (200, 8)), 3, 1)[:, :20]  # letters come in runs of three
+    net.background.fit(runs, np.arange(200) % 2)  # type: ignore[union-attr]
+    chains = SequenceModel(net, Recipe(kind="dna", model=config), name="chains").set(steps=12)
+    specs = [c.forbid("CAT"), c.homopolymer(3)]
+    price = prices(chains, specs, chains.open_sites(12, None), particles=64)
+    for name, spec in zip(price, specs, strict=False):
+        (finding,) = audit.check(chains.sample(4000, length=12, seed=5).sequences, [spec])
+        kept, error = 1 - finding.violations / 4000, (finding.violations / (4000 - finding.violations) / 4000) ** 0.5
+        assert abs(price[name].full + np.log(kept)) < 4.5 * np.hypot(price[name].error, error), name
+    assert price["homopolymer 3"].first < price["homopolymer 3"].full - 0.3
+    assert prices(chains, [], chains.open_sites(12, None)) == {}
 
 
 def test_windows_that_only_the_check_sees_are_drawn_again(model: SequenceModel) -> None:
