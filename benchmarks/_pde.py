@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apps.pde.data import Splits
+    from apps.pde.data import Splits, Trajectories
     from apps.pde.generate import FieldModel
     from apps.pde.model import ModelConfig
 
-__all__ = ["RUNS", "kept", "model", "remembered", "told", "wakes"]
+__all__ = ["RUNS", "fast_wakes", "kept", "model", "remembered", "told", "wakes"]
 
 RUNS = Path("runs/pde")
+FAST = {600: 2.5e-3, 800: 2.5e-3, 1000: 1.25e-3}  # Reynolds number: the truth's time step
 UNRELATED = ("cli", "cycle", "demo", "ensemble", "pictures", "reports", "verbs", "pde_ablation", "pde_assimilation",
              "pde_constraints", "pde_cost", "pde_resolution", "pde_solver", "pde_stability",
              "pde_uncertainty")  # fmt: skip
@@ -68,6 +69,16 @@ def wakes() -> tuple[Splits | None, str]:
         "One test, Re 260: the recipe's validation trajectory, on which no model of wakes chose anything; its \
 other tests were not simulated.",
     )
+
+
+def fast_wakes() -> list[Trajectories]:
+    """Return the kept test trajectories at Re 600 to 1000, 12.5 D/U long, whose truth is on the mesh refined once."""
+    out = []
+    for number, dt in FAST.items():
+        own = [f"data.{part}=[{number}]" for part in ("reynolds", "reynolds_valid", "reynolds_test")]
+        data = kept("cylinder", ["data.fine=1", f"data.truth_dt={dt}", "data.steps=500", *own])
+        out += [] if data is None else [data.test]
+    return out
 
 
 def remembered(own: Sequence[str], models: Sequence[FieldModel], data: Splits, make: Callable[[], Any]) -> Any:

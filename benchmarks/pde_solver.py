@@ -5,10 +5,11 @@
 * DFG 2D-3 (Schaefer and Turek, 1996): largest drag and lift, pressure difference at t = 8, against the grid-converged
   values of John (2004, Int. J. Numer. Meth. Fluids 44): 2.950921575, 0.47795, -0.1116; FEATFLOW's level 4 beside.
 * DFG 2D-2: inside the four published intervals, once it sheds. The lift of the interval is the largest, with its sign;
-  the least and half of the amplitude stand beside it.
+  the least and half of the amplitude stand beside it. It runs on three meshes, whose time steps shrink with the edges;
+  the finest is judged, and `limit` is where the three tend to, a + b h^p fitted through them.
 
-Meshes are gmsh's, with quadratic edges on the cylinder; 2D-2 has the finer one, `--full` gives it to 2D-3 too. Each run
-keeps its state under `.cache/pde/solver`: an interrupted benchmark goes on where it stopped.
+Meshes are gmsh's, with quadratic edges on the cylinder; `--full` gives 2D-3 the middle one. Each run keeps its state
+under `.cache/pde/solver`: an interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 
 from apps.pde import fem, shapes, spectral
 from apps.pde.flow import Flow, Run
@@ -34,6 +37,9 @@ PROBES = ((0.15, 0.2), (0.25, 0.2))
 STATES = Path(".cache/pde/solver")
 FEATFLOW = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "pde"
 COARSE, FINE = ((0.0055, 0.018, 0.04), 4e-4), ((0.0042, 0.0135, 0.03), 3.2e-4)
+FINER = ((0.0032, 0.0101, 0.0225), 2.5e-4)
+TENDING = ("drag", "lift", "lift_least", "lift_half_amplitude", "strouhal")
+ORDERS = (0.5, 8.0)  # between which an order is looked for
 
 
 def circle(p: np.ndarray) -> np.ndarray:
@@ -116,6 +122,19 @@ def shedding(mesh: Mesh, dt: float) -> dict[str, float]:
             "lift_half_amplitude": float(np.ptp(lift)) / 2} | about  # fmt: skip
 
 
+def limit(sizes: list[float], values: list[float]) -> dict[str, float]:
+    """Return order p and limit a of a + b h^p through three values, coarse to fine; nan where none goes through."""
+    (h1, h2, h3), (v1, v2, v3) = sizes, values
+
+    def off(p: float) -> float:
+        return (v1 - v2) * (h2**p - h3**p) - (v2 - v3) * (h1**p - h2**p)
+
+    if off(ORDERS[0]) * off(ORDERS[1]) >= 0:
+        return {"order": float("nan"), "value": float("nan")}
+    p = float(brentq(off, *ORDERS))  # type: ignore[arg-type]
+    return {"order": p, "value": v3 + (v3 - v2) * h3**p / (h2**p - h3**p)}
+
+
 def featflow() -> dict[str, float]:
     """Return the same figures of FEATFLOW's level 4, where the files are there."""
     forces, points = FEATFLOW / "dfg2d3_bdforces_lv4.txt", FEATFLOW / "dfg2d3_pointvalues_lv4.txt"
@@ -129,9 +148,12 @@ def featflow() -> dict[str, float]:
 def run(full: bool) -> Result:
     """Run the benchmark."""
     size, dt = FINE if full else COARSE
-    three, two = growing(channel(*size), dt), shedding(channel(*FINE[0]), FINE[1])
-    figures = burgers() | {"spectral_exact_error": exact_burgers()}
+    three, each = growing(channel(*size), dt), [shedding(channel(*s), step) for s, step in (COARSE, FINE, FINER)]
+    two, sizes = each[-1], [e["unknowns"] ** -0.5 for e in each]
+    figures: dict[str, Any] = burgers() | {"spectral_exact_error": exact_burgers()}
     figures |= {f"dfg3_{k}": v for k, v in three.items()} | {f"dfg2_{k}": v for k, v in two.items()}
+    figures["dfg2_of_meshes"] = {k: [e[k] for e in each] for k in ("unknowns", *TENDING)}
+    figures["dfg2_limit"] = {k: limit(sizes, [e[k] for e in each]) for k in TENDING}
     inside = [low <= two[k] <= high for k, (low, high) in INTERVALS.items()]
     bars = [
         Bar("Burgers, quadratic elements against spectral: relative error", figures["burgers_error"], "<=", 2e-4),
@@ -141,7 +163,8 @@ def run(full: bool) -> Result:
         Bar("DFG 2D-2 published intervals that hold it (of 4)", float(sum(inside)), "==", 4),
     ]
     units = {"burgers_error": "relative L2 at t = 1.6", "dfg3_drag": "largest c_D", "dfg3_pressure": "at t = 8",
-             "dfg2_lift_drift": "largest lift, t in [5, 6] against [6, 7]"}  # fmt: skip
+             "dfg2_lift_drift": "largest lift, t in [5, 6] against [6, 7]",
+             "dfg2_limit": "a and p of a + b h^p, h = unknowns^-1/2"}  # fmt: skip
     peers = {"john_2004": {"drag": DRAG, "lift": LIFT, "pressure": PRESSURE}, "featflow_level_4": featflow(),
              "intervals_2D2": INTERVALS}  # fmt: skip
     notes = "Processor seconds are those of this run alone: of a resumed run, the rest."

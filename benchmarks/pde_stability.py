@@ -4,9 +4,11 @@
 spectral solver: the largest deviation of the kinetic energy at any time, and the correlation up to twice the horizon.
 Soon little but a slow decay is left, half a per cent of the first energy, nearly all of it a uniform flow of 2 per cent
 of the first velocities, and whatever a model does to fields that are nearly uniform adds up. So there is a second
-model, `runs/pde/burgers-nonlinear-0`, trained with `model.still=true model.nonlinear=true model.totals=100
-trainer.steps=60`: it is told that uniform states stay as they are and that nothing but the diffusion is linear, and its
-first regression weighs the fields' totals, which choose the uniform flow that is left.
+model, `runs/pde/burgers-nonlinear-0`, trained with `model.still=true model.nonlinear=true model.totals=30`: it is told
+that uniform states stay as they are and that nothing but the diffusion is linear, and its regression and its loss weigh
+the fields' totals, which choose the uniform flow that is left. `uniform_flow_off` says when that flow goes wrong: its
+error at some times of the horizon over the truth's own at the end. The row `operators_whole_equation_told` is the whole
+equation on the same operators with nothing learned: what that mesh can do (no bar).
 
 **Wakes.** Trajectories of `quintet pde simulate cylinder` at Reynolds numbers that no training saw, 50 D/U long. Their
 model is the phase on a cycle (`apps/pde/cycle.py`), fitted to the training trajectories: it runs ten times as long, and
@@ -16,15 +18,18 @@ size wants a GPU. Without the data these bars are missed.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from apps.pde import cycle, metrics, spectral
+from apps.pde.baselines import Operators
 from apps.pde.generate import FieldModel
 from benchmarks import _pde
 from benchmarks.harness import Bar, Result
+from core.errors import QuintetError
 
 __all__ = ["run"]
 
@@ -47,13 +52,18 @@ def burgers() -> dict[str, dict[str, Any]]:
         start = np.moveaxis(spectral.initial(solver.grid(), SEED + k), -1, 0)
         truths.append(solver.run(start, dt, steps, EVERY, first.mesh.points))
     truth = np.stack(truths)
-    return {name: far(m, truth) for name, m in models.items()}
+    out = {name: far(m, truth) for name, m in models.items()}
+    shape = Operators(first.net.system, first.mesh, dt, _pde.told(first.recipe.model))
+    return out | {"operators_whole_equation_told": far(replace(first, net=shape.net.float()), truth)}
 
 
 def far(model: FieldModel, truth: np.ndarray) -> dict[str, Any]:
     """Return how a model's roll-outs compare with the truth [V, T, N, C]."""
     steps = (truth.shape[1] - 1) * EVERY
-    own = np.stack([model.rollout(v[0], steps, every=EVERY).states for v in truth])
+    try:
+        own = np.stack([model.rollout(v[0], steps, every=EVERY).states for v in truth])
+    except QuintetError as error:
+        return {"finite": False, "why": str(error)}
     area, twice = model.mesh.node_area, 2 * HORIZON // EVERY
     true = metrics.energy(truth, area)
     ratio, correlation = metrics.energy(own, area) / true, metrics.correlation(own, truth)
@@ -62,10 +72,18 @@ def far(model: FieldModel, truth: np.ndarray) -> dict[str, Any]:
         "finite": bool(np.isfinite(own).all()),
         "energy_off": float(np.abs(ratio - 1).max()),
         "energy_off_at_times_of_the_horizon": marks,
+        "uniform_flow_off": flow_off(own, truth, area),
         "energy_left": float((true[:, -1] / true[:, 0]).mean()),
         "least_correlation_to_twice": float(correlation[:, : twice + 1].min()),
         "least_correlation_to_ten_times": float(correlation.min()),
     }
+
+
+def flow_off(own: np.ndarray, truth: np.ndarray, area: np.ndarray) -> dict[str, float]:
+    """Return the error of the uniform flow (the worst start) at times of the horizon, over the truth's at the end."""
+    a, b = (np.einsum("vtnc,n->vtc", u.astype(np.float64), area) for u in (own, truth))
+    off = np.linalg.norm(a - b, axis=-1) / np.linalg.norm(b[:, -1:], axis=-1)
+    return {f"{t:g}": float(off[:, round(t * HORIZON / EVERY)].max()) for t in (0.1, 1, 10)}
 
 
 def wakes() -> dict[str, Any]:

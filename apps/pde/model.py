@@ -23,8 +23,8 @@ class ModelConfig:
     `operators`, `k`, `degree`: family and size of stencils (0: the family's own). `correct` learns a change of them.
     `integrator`: a tableau of the core's, or `imex`. `inputs`: highest derivative that the network sees.
     `still` says that uniform states do not move by themselves (no reactions, no sources); `nonlinear` that the known
-    terms are all that is linear in the state; `totals` weighs the fields' integrals in the first regression. `lift`
-    functions of the state have derivatives that the network sees.
+    terms are all that is linear in the state; `totals` weighs the fields' integrals in the first regression and the
+    loss. `lift` functions of the state have derivatives that the network sees.
     `refine` calls of a refiner follow each step (`refine.py`; 0: none).
     `laplace`, `block`, `padding`, `split` belong to PhyMPGN; `padding` off leaves the boundary to the network.
     """

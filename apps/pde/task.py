@@ -131,11 +131,18 @@ class FieldTask:
         free = ~net.boundary.dirichlet.all(-1)
         error = error[:, :, free]
         frames = error.mean((0, 2, 3))
+        if weight := self.recipe.model.totals:
+            frames = frames + weight * self.totals(out, batch.target).square().mean((0, 2))
         value = (frames[0] + frames[-1]) / 2 if ends else frames.mean()
         figures = {"first": frames[0].detach(), "last": frames[-1].detach()}
         if more is None:
             return value, figures
         return value + more, figures | {"refiner": more.detach()}
+
+    def totals(self, out: Tensor, target: Tensor) -> Tensor:
+        """Return the errors of the fields' means over the domain [B, M - 1, C], in units of the fields' spread."""
+        area = torch.from_numpy(self.data.train.mesh.node_area).to(out)
+        return ((out - target) / self.std.to(out) * (area / area.sum())[:, None]).sum(2)
 
     @torch.no_grad()
     def validate(self, module: torch.nn.Module, step: int) -> dict[str, float]:

@@ -17,6 +17,8 @@ from apps.pde.stepping import Imex, explicit
 from apps.pde.systems import system
 from apps.pde.task import FieldTask
 from core.errors import DataError, UsageError
+from core.run.config import OptimConfig
+from core.run.optim import make_optimizer
 
 MESH = shapes.jittered(10)
 BURGERS = system("burgers")
@@ -186,6 +188,30 @@ def test_regression_then_training_learn_what_is_not_told() -> None:
         optim.step()
         losses.append(float(loss.detach()))
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:3])
+
+
+def test_the_loss_weighs_the_totals() -> None:
+    plain, heavy = tiny(kind="operators"), tiny(kind="operators", totals=50.0)
+    net, batch = plain.module(), plain.batch(0, 0, 1)
+    without, weighed = (float(t.loss(net, batch, 0)[0]) for t in (plain, heavy))
+    out = net(batch.start, 3, batch.time, batch.parameters)
+    off = ((out - batch.target) / plain.std).numpy()
+    mean = np.einsum("btnc,n->btc", off.astype(np.float64), MESH.node_area / MESH.node_area.sum())
+    assert weighed - without == pytest.approx(50 * np.square(mean).mean(), rel=1e-3) and weighed > without
+
+
+def test_gradients_below_eps_teach_nothing_and_a_smaller_eps_lets_them() -> None:
+    moved = []
+    for eps in (1e-8, 1e-16):
+        weight = torch.nn.Linear(1, 1, bias=False)
+        before = weight.weight.item()
+        optim = make_optimizer(weight, OptimConfig(lr=1e-2, weight_decay=0.0, eps=eps))
+        for _ in range(10):
+            optim.zero_grad()
+            (1e-11 * weight.weight.sum()).backward()
+            optim.step()
+        moved.append(abs(weight.weight.item() - before))
+    assert moved[0] < 1e-3 and moved[1] > 0.09
 
 
 def test_samples_do_not_depend_on_their_batch_and_keep_the_boundary(tmp_path) -> None:  # noqa: ANN001

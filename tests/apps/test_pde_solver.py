@@ -16,6 +16,7 @@ from apps.pde.mesh import Mesh
 from apps.pde.operators import Operators
 from apps.pde.systems import system
 from apps.pde.truth import _onto
+from benchmarks import pde_solver
 from core.errors import DataError, UsageError
 
 CURVE = {f"cell_{k + 1}": _onto(c, shapes.CELL) for k, c in enumerate(shapes.CENTRES)}
@@ -120,3 +121,10 @@ def test_a_model_is_validated_against_a_new_solve() -> None:
     assert found.table()[0][1:] == [0.0, pytest.approx(1.0), pytest.approx(1.0)]
     with pytest.raises(UsageError, match="the test part has"):
         compare(found.model, 99)
+
+
+def test_three_meshes_give_order_and_limit() -> None:
+    sizes = [1.0, 0.75, 0.5]
+    found = pde_solver.limit(sizes, [2 + 3 * h**3.3 for h in sizes])
+    assert found["order"] == pytest.approx(3.3) and found["value"] == pytest.approx(2.0)
+    assert np.isnan(pde_solver.limit(sizes, [1.0, 2.0, 1.0])["value"])
