@@ -57,6 +57,29 @@ def test_only_the_last_step_of_a_block_keeps_its_gradient() -> None:
     assert math.isclose(float(walk.slope.grad), float(made.detach()[:, 0].sum()), rel_tol=1e-5)
 
 
+def test_as_many_steps_learn_as_are_asked_to() -> None:
+    """Against the derivative of the whole block by differences: with all steps it is the solver's own."""
+
+    def block(shift: float, through: int) -> tuple[Tensor, Walk]:
+        walk = Walk(0.5, shift, 0.7).open(3)
+        return arc.rollout(walk, RF, tables, (1, 1), 1, Stream.of(0, 3), most=3, least=3, through=through), walk
+
+    (low, _), (high, _) = block(0.1 - 1e-3, 3), block(0.1 + 1e-3, 3)
+    real = float((high - low).detach().sum()) / 2e-3
+    for through, share in ((3, 1.0), (9, 1.0), (1, 3 / real)):
+        made, walk = block(0.1, through)
+        made.sum().backward()
+        assert walk.calls == [k >= 3 - through for k in range(3)]
+        assert walk.shift.grad is not None and math.isclose(float(walk.shift.grad), share * real, rel_tol=1e-3)
+    assert real > 3.3
+
+
+def test_what_is_remembered_can_be_settled() -> None:
+    walk = Walk(1.0, 0.1, 0.7).open(2)
+    made = arc.rollout(walk, RF, tables, (1, 1), 2, Stream.of(0, 2), most=1, settle=torch.sign)
+    assert torch.equal(walk.last, made[:, 1:].detach().sign()) and not torch.equal(walk.last, made[:, 1:].detach())
+
+
 def test_the_number_of_steps_is_drawn_for_each_block() -> None:
     walk = Walk(0.5, 0.1, 0.7).open(1)
     with torch.no_grad():
@@ -104,6 +127,10 @@ def test_the_contrast_pairs_every_sample_with_another_condition() -> None:
     x = torch.randn(5, 6, 2)
     arc.critic_loss(critic, RF, x, x, Stream.of(0, 5), condition)
     assert torch.equal(met[0], condition) and not bool((met[-1] == condition).any())
+    met.clear()
+    condition = torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0])[:, None]
+    arc.critic_loss(critic, RF, x, x, Stream.of(0, 5), condition)
+    assert met[-1].tolist() == [[2.0], [1.0]]  # nothing to confuse in the others
 
 
 def network() -> BlockFlow:
@@ -124,7 +151,7 @@ def test_the_critic_reads_an_intermediate_layer_and_sees_all_frames() -> None:
     assert all(p is not q for p, q in zip(critic.body.trunk.parameters(), net.trunk.parameters(), strict=False))
 
 
-def test_a_turn_touches_one_player_only() -> None:
+def test_a_loss_touches_one_player_only() -> None:
     net = network()
     critic = arc.Critic(net, depth=1, width=8)
     real = torch.randn(3, 8, 2)
@@ -138,7 +165,6 @@ def test_a_turn_touches_one_player_only() -> None:
     net.zero_grad(set_to_none=True)
     arc.critic_loss(critic, net.process, real, made, Stream.of(1, 3))[0].backward()
     assert all(p.grad is None for p in net.parameters()) and critic.first.weight.grad is not None
-    assert [arc.turn(s) for s in range(3)] == ["critic", "generator", "critic"]
 
 
 def test_it_mends_a_drift_and_a_lost_width() -> None:
@@ -168,11 +194,13 @@ def test_it_mends_a_drift_and_a_lost_width() -> None:
     for step in range(400):
         stream = Stream.of(step, 128)
         made = arc.rollout(walk.open(128), RF, tables, (1, 1), 8, stream.fold(0), most=1)
-        whose = arc.turn(step)
-        loss = {"critic": arc.critic_loss, "generator": arc.generator_loss}[whose]
-        players[whose].zero_grad()
-        loss(critic, RF, real(step), made, stream.fold(1))[0].backward()
-        players[whose].step()
+        loss = arc.critic_loss(critic, RF, real(step), made, stream.fold(1))[0]
+        players["critic"].zero_grad()
+        loss.backward(inputs=list(head.parameters()))
+        players["generator"].zero_grad()
+        arc.generator_loss(critic, RF, real(step), made, stream.fold(1))[0].backward(inputs=list(walk.parameters()))
+        for player in players.values():
+            player.step()
     after, wide = spread()
     assert drift > 1.2 and after < 0.4 * drift
     assert width < 0.6 and abs(wide - 1) < 0.3

@@ -1,4 +1,7 @@
-"""What is asked by ear is followed while a block is made: hits by search, everything else by descent."""
+"""What is asked by ear is followed while a block is made: hits by search, everything else by descent.
+
+Of scores the memory then holds what was heard (`RollCodec.settle`), as it did in training: decisions, no half-notes.
+"""
 
 from __future__ import annotations
 
@@ -31,17 +34,18 @@ def follow(codec: AnyCodec, context: FlowContext, bpm: float, weight: float, rul
         rule: projection that every prediction has to pass.
     """
     context.project = rule
-    asked = {}
-    if weight and isinstance(codec, RollCodec) and context.control is not None:
-        asked = wishes(context.control[0])
-    if not asked or not isinstance(codec, RollCodec):
+    if not isinstance(codec, RollCodec):
         return lambda made: made
     before = context.past[-1] if context.past else None
-    if codec.hits and codec.high == codec.low and codec.ticks == 1:
-        return lambda made: _ruled(pursue(codec, made, before, asked, bpm, 1 / weight, SWEEPS), rule)
-    steer = Steer(codec, asked, bpm, before, ROUNDS, RATE * weight)
-    context.project = lambda x_0: _ruled(steer(x_0), rule)
-    return lambda made: made
+    asked = wishes(context.control[0]) if weight and context.control is not None else {}
+    if asked and codec.hits and codec.high == codec.low and codec.ticks == 1:
+        return lambda made: codec.settle(
+            _ruled(pursue(codec, made, before, asked, bpm, 1 / weight, SWEEPS), rule), before
+        )
+    if asked:
+        steer = Steer(codec, asked, bpm, before, ROUNDS, RATE * weight)
+        context.project = lambda x_0: _ruled(steer(x_0), rule)
+    return lambda made: codec.settle(made, before)
 
 
 def _ruled(x_0: Tensor, rule: Move | None) -> Tensor:

@@ -52,7 +52,11 @@ class CodecConfig:
 
 @dataclass
 class ModelConfig:
-    """The flow: the trunk's shape, frames in a block, blocks that it remembers, and what clean frames see."""
+    """The flow: the trunk's shape, frames in a block, blocks that it remembers, and what clean frames see.
+
+    Targets are corrupted at times whose logits have mean `noise` and deviation `spread`. What concerns a whole block,
+    its key and how busy it is, is decided where noise is so strong that 0 and 1 hardly train it (t > 0.9: 1 in 70).
+    """
 
     dim: int = setting(192, low=8)
     depth: int = setting(6, low=1)
@@ -62,6 +66,8 @@ class ModelConfig:
     block: int = setting(8, low=1)
     window: int = setting(4, low=1)
     mode: str = setting("diagonal", choices=MODES)
+    noise: float = setting(0.0)
+    spread: float = setting(1.0, low=0)
 
 
 @dataclass
@@ -101,23 +107,30 @@ class SampleConfig:
 
 @dataclass
 class ArcConfig:
-    """Adversarial post-training: blocks rolled out, least and most steps, layers that the critic reads, contrast.
+    """Adversarial post-training: blocks rolled out, least and most steps, how many of them learn, and the critic.
 
-    Blocks are made as they are played, by `sample.solver`, or by ping-pong where that remembers its last predictions.
-    A share `alone` of the roll-outs begins with the model's own music instead of real music, a window of it after up to
-    `burn` blocks: where endless play is to be, it has to be judged. The critic learns alone for `lead` steps. `keep`
-    weighs the flow's own loss on real windows in the generator's turns: it holds it near the flow that it came from.
+    Blocks are made as they are played, by `sample.solver`; gradients pass through the last `through` steps of each. A
+    share `alone` of the rows goes on from the model's own music, unasked: `chains` of it are kept, `burn` blocks old on
+    average, and now and then all rows begin from nothing, so that endless play is what is judged. The critic reads
+    `depth` layers, sees log signal-to-noise ratios (halved) from `low` to `high`, learns `pace` times as fast as the
+    generator, alone for `lead` steps, and has a `contrast` of conditions. `keep` weighs the flow's own loss on real
+    windows, which holds the generator near the flow that it came from.
     """
 
-    blocks: int = setting(6, low=1)
-    least: int = setting(1, low=1)
-    most: int = setting(5, low=1)
+    blocks: int = setting(4, low=1)
+    least: int = setting(4, low=1)
+    most: int = setting(4, low=1)
+    through: int = setting(4, low=1)
     depth: int = setting(4, low=1)
     width: int = setting(64, low=4)
+    low: float = setting(-2.0)
+    high: float = setting(2.0)
+    pace: float = setting(10.0, low=0)
     contrast: float = setting(1.0, low=0)
-    keep: float = setting(0.0, low=0)
-    alone: float = setting(0.5, low=0, high=1)
-    burn: int = setting(8, low=0)
+    keep: float = setting(1.0, low=0)
+    alone: float = setting(0.6, low=0, high=1)
+    burn: int = setting(24, low=0)
+    chains: int = setting(64, low=1)
     lead: int = setting(0, low=0)
 
 
@@ -162,6 +175,9 @@ class MusicNet(nn.Module):
         recipe: their shapes.
     """
 
+    chains: Tensor
+    """The generator's own music while there is a critic, [chains, W L, dim]."""
+
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         m = recipe.model
@@ -171,11 +187,14 @@ class MusicNet(nn.Module):
         self.critic: Critic | None = None
         if recipe.task == "arc":
             self.critic = Critic(self.flow, min(recipe.arc.depth, m.depth), recipe.arc.width, m.window * m.block)
+            self.register_buffer("chains", torch.zeros(recipe.arc.chains, m.window * m.block, recipe.codec.dim))
+        self.times = logit_normal(m.noise, m.spread)
         trained = {"codec": self.codec, "flow": self.flow, "arc": self}[recipe.task]
         self.requires_grad_(False)
         trained.requires_grad_(True)
-        if recipe.task == "arc":
-            self.codec.requires_grad_(False)
+        if self.critic is not None:
+            for part in (self.codec, *self.critic.unread):
+                part.requires_grad_(False)
 
     def forward(self, x: Tensor, control: Tensor | None, stream: Stream) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the flow-matching loss of frames [B, N L, dim] under controls [B, N L, WIDTH], with its metrics.
@@ -185,7 +204,7 @@ class MusicNet(nn.Module):
         flow, length = self.flow, self.flow.config.block
         denoiser, target = flow.trainer(x, control)
         u = stream.fold(7).uniform(target.shape[1] // length)
-        t = logit_normal()(u).clamp(1e-4, 1).repeat_interleave(length, 1).to(x.device)
+        t = self.times(u).clamp(1e-4, 1).repeat_interleave(length, 1).to(x.device)
         return flow_loss(denoiser, flow.process, target, stream, kind="velocity", times=t)
 
     def extra_repr(self) -> str:

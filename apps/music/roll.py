@@ -106,6 +106,26 @@ class RollCodec(nn.Module):
             rows[:, self.silent] = -1.0
         return rows
 
+    @torch.no_grad()
+    def settle(self, z: Tensor, before: Tensor | None = None) -> Tensor:
+        """Return the frames [B, F, dim] of what frames are heard to say, after those [B, P, dim] before them.
+
+        A memory that holds these holds what was played, and what it learned from: no errors pile up between the signs.
+        """
+        rows = self.pca.inverse(z).reshape(len(z), -1, self.width)
+        hits = rows[..., : self.hits].unflatten(-1, (-1, 3))
+        struck = hits[..., :1] > 0
+        kept = torch.cat([hits[..., 1:2].clamp(-0.9, 1), hits[..., 2:].clamp(-0.998, 0.998)], -1) * struck
+        notes = rows[..., self.hits :].unflatten(-1, (-1, 2))
+        on = notes[..., 0] > 0
+        last = torch.zeros_like(on[:, :1])
+        if before is not None:
+            last = self.pca.inverse(before[:, -1:]).reshape(len(z), -1, self.width)[:, -1:, self.hits :: 2] > 0
+        begin = on & ((notes[..., 1] > REPEAT) | ~torch.cat([last, on[:, :-1]], 1))
+        heard = torch.stack([on, begin], -1) * 2.0 - 1
+        rows = torch.cat([torch.cat([struck * 2.0 - 1, kept], -1).flatten(2), heard.flatten(2)], -1).to(z)
+        return self.pca(rows.reshape(len(z), -1, self.ticks * self.width))
+
     def score(self, z: Tensor, bpm: float | None = None) -> Score:
         """Return the score that frames [F, dim] stand for."""
         return self.read(self.rows(z), bpm)

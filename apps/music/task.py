@@ -7,7 +7,6 @@ is one, so short pasts are seen too; elsewhere the number of past blocks is draw
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,11 @@ from apps.music.spectral import HOP
 from apps.music.synth import RATE
 from apps.music.vocoder import spectral_loss
 from core.errors import UsageError
-from core.finetune import arc
 from core.nn.flow_context import FlowContext
 from core.noise import Stream
-from core.plan import Table
-from core.process.gaussian import Gaussian
 from core.run import checkpoint
-from core.solvers import grid
-from core.solvers.presets import solver
-from core.solvers.sde import ping_pong
 
-__all__ = ["ArcTask", "CodecTask", "FlowTask", "make"]
+__all__ = ["CodecTask", "FlowTask", "make"]
 
 SEGMENT = 64
 """Hops in a training segment of the codec, one second."""
@@ -140,80 +133,6 @@ class FlowTask:
 
 
 @dataclass(eq=False)
-class ArcTask(FlowTask):
-    """ARC-Forcing: generator and critic in turn, on the generator's own roll-outs."""
-
-    def module(self) -> MusicNet:
-        """Build the network with its critic, both starting from the flow."""
-        if not self.state:
-            raise UsageError("names the flow to start from", field="start", value="", hint="start=runs/music/NAME")
-        net = MusicNet(self.recipe)
-        adopt(net, self.state, self.parts)
-        return net
-
-    def batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
-        """Return frames and controls of whole sequences."""
-        r = self.recipe
-        rng = np.random.default_rng([r.seed, step, rank])
-        x, control = self._cut((r.model.window + r.arc.blocks) * r.model.block, rng, smoothed=False)
-        return {"x": x, "control": control}
-
-    def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Any]]:
-        """Return the loss of the player whose turn it is."""
-        net: MusicNet = getattr(module, "module", module)  # type: ignore[assignment]
-        r, whose, real = self.recipe, arc.turn(step, self.recipe.arc.lead), batch["x"]
-        assert net.critic is not None
-        stream = Stream.of(r.seed, len(real)).fold(step).to(real.device)
-        if whose == "critic":
-            with torch.no_grad():
-                made = self._roll(net, batch, stream.fold(0))
-            loss, figures = arc.critic_loss(net.critic, net.flow.process, real, made, stream.fold(1), batch["control"],
-                                            r.arc.contrast)  # fmt: skip
-        else:
-            made = self._roll(net, batch, stream.fold(0))
-            with arc.frozen(net.critic):
-                loss, figures = arc.generator_loss(net.critic, net.flow.process, real, made, stream.fold(1),
-                                                   batch["control"])  # fmt: skip
-            if r.arc.keep:
-                window = (r.model.window + 1) * r.model.block
-                flow, _ = net(real[:, :window], batch["control"][:, :window], stream.fold(2))
-                loss, figures = loss + r.arc.keep * flow, figures | {"flow": flow.detach()}
-        return loss, {f"{whose}_{k}": v for k, v in figures.items()}
-
-    def _roll(self, net: MusicNet, batch: dict[str, Tensor], stream: Stream) -> Tensor:
-        """Return a beginning, real or the generator's own after up to `burn` blocks, and what it makes of it."""
-        r, length, window = self.recipe, self.recipe.model.block, self.recipe.model.window
-        asked = batch["control"].split(length, 1)
-        context = FlowContext(net.flow, len(batch["x"]))
-        u = stream.fold(5).uniform(2)[0].tolist()
-        burn = int(u[1] * (r.arc.burn + 1))
-
-        def before(number: int) -> None:
-            context.control = asked[number - burn if number >= burn else (number - burn) % window]
-
-        roll = partial(
-            arc.rollout, context, net.flow.process, partial(_table, r.sample.solver, net.flow.process),
-            (length, batch["x"].shape[2]), stream=stream, most=r.arc.most, least=r.arc.least, before=before,
-        )  # fmt: skip
-        if u[0] < r.arc.alone:
-            with torch.no_grad():
-                head = roll(blocks=burn + window)[:, burn * length :]
-        else:
-            burn, head = 0, batch["x"][:, : window * length]
-            for n, block in enumerate(head.split(length, 1)):
-                context.control = asked[n]
-                context.commit(block)
-        return torch.cat([head, roll(blocks=r.arc.blocks, first=burn + window)], 1)
-
-
-def _table(name: str, process: Gaussian, steps: int) -> Table:
-    """Return a solver's table on the times at which it is played, ping-pong in place of one with a memory."""
-    times = grid.angle(process, steps)
-    table = solver(name, process, times)
-    return ping_pong(process, times) if any(len(row.b) > 1 or row.d or row.anchor for row in table.rows) else table
-
-
-@dataclass(eq=False)
 class CodecTask:
     """The decoder of the mel codec: spectra of one-second segments."""
 
@@ -274,9 +193,10 @@ def _segments(sounds: list[Tensor], count: int, rng: np.random.Generator) -> lis
     return rows
 
 
-TASKS = {"flow": FlowTask, "arc": ArcTask, "codec": CodecTask}
-
-
 def make(recipe: Recipe) -> FlowTask | CodecTask:
     """Return the task of a recipe."""
-    return TASKS[recipe.task](recipe)
+    if recipe.task == "arc":
+        from apps.music.forcing import ArcTask
+
+        return ArcTask(recipe)
+    return {"flow": FlowTask, "codec": CodecTask}[recipe.task](recipe)

@@ -40,7 +40,7 @@ from core.run.fabric import agree, average_figures, launch
 from core.run.guard import Interrupted, reserved, signals
 from core.run.log import Journal
 from core.run.memory import Feed, scarce
-from core.run.optim import learning_rate, make_optimizer
+from core.run.optim import learning_rate, make_optimizer, pace
 from core.run.state import Average, Weights
 
 __all__ = ["Interrupted", "Task", "TrainResult", "train"]
@@ -267,7 +267,7 @@ def advance(run: Run, feed: Feed, journal: Journal) -> dict[str, float | Tensor]
         dump(run, batches, float(total), norm)
     rate = learning_rate(run.optim, step, cfg.steps)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * pace(group["params"][0])
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     run.average.update(step)

@@ -184,8 +184,9 @@ def test_recipes_fit_the_network(name: str) -> None:
         assert size > 9e6
 
 
-def test_arc_starts_from_a_flow_and_moves_one_player_at_a_time(folder: Path, tmp_path: Path) -> None:
-    short = [*SMALL, "task=arc", "arc.blocks=2", "arc.most=2", "arc.depth=1", "arc.width=8", "trainer.steps=2"]
+def test_arc_starts_from_a_flow_and_teaches_both_from_one_roll_out(folder: Path, tmp_path: Path) -> None:
+    short = [*SMALL, "task=arc", "arc.blocks=2", "arc.most=2", "arc.least=1", "arc.depth=1", "arc.width=8",
+             "arc.chains=6", "arc.lead=1", "trainer.steps=2"]  # fmt: skip
     with pytest.raises(UsageError, match="start"):
         make(load_recipe("music", "toy", short)).module()
     recipe = load_recipe("music", "toy", [*short, f"start={folder}"])
@@ -193,13 +194,48 @@ def test_arc_starts_from_a_flow_and_moves_one_player_at_a_time(folder: Path, tmp
     net = task.module()
     flow = music.load(folder).net.flow
     assert all(torch.equal(a, b) for a, b in zip(net.flow.parameters(), flow.parameters(), strict=True))
-    for step, learns in ((0, "critic"), (1, "flow")):
+    for step, keep, players in ((0, 0.0, {"critic"}), (0, 1.0, {"critic", "flow"}), (1, 0.0, {"critic", "flow"})):
         net.zero_grad(set_to_none=True)
+        recipe.arc.keep = keep
         task.loss(net, task.batch(step, 0, 1), step)[0].backward()
-        touched = {n.split(".")[0] for n, p in net.named_parameters() if p.grad is not None}
-        assert touched == {learns}
+        learns = {n for n, p in net.named_parameters() if p.requires_grad and n.split(".")[0] in players}
+        assert {n for n, p in net.named_parameters() if p.grad is not None} <= learns
+        assert {n.split(".")[0] for n, p in net.named_parameters() if p.grad is not None} == players
     run("music", recipe, tmp_path / "arc", None)
     assert music.load(tmp_path / "arc").sample(1, frames=4, steps=1).frames.isfinite().all()
+
+
+def test_chains_go_on_and_begin_anew(folder: Path) -> None:
+    extra = ["task=arc", "arc.blocks=1", "arc.depth=1", "arc.width=8", "arc.chains=20", "arc.alone=0.25", "arc.lead=9"]
+    task = make(load_recipe("music", "toy", [*SMALL, *extra, f"start={folder}"]))
+    net = task.module()
+    real, whole = task.batch(0, 0, 1), net.chains.clone()  # type: ignore[attr-defined]
+    length, rows = task.recipe.model.block, real["rows"]
+    assert rows.tolist() == [0, 1, 2, 3] and task.batch(3, 0, 1)["rows"].tolist() == [12, 13, 14, 15]
+    task.loss(net, real | {"cold": torch.tensor(False)}, 0)
+    assert torch.equal(net.chains[:4, :-length], whole[:4, length:]) and torch.equal(net.chains[4:], whole[4:])
+    task.loss(net, real | {"cold": torch.tensor(True)}, 0)
+    assert not bool((net.chains[:4] == whole[:4]).all(-1).any()) and torch.equal(net.chains[4:], whole[4:])
+    asked = real["control"][:4]  # of chains nothing but a beat
+    assert int((asked.abs().amax((0, 1)) > 0).sum()) <= 5 < int((real["control"][4:].abs().amax((0, 1)) > 0).sum())
+
+
+def test_a_memory_of_scores_holds_what_is_heard() -> None:
+    codec = RollCodec(dim=24, ticks=2, drums=True, low=48, high=72, whiten=False)
+    pieces = [tunes.arrange(name, k) for k, name in enumerate(list(tunes.TUNES)[:4])]
+    codec.fit(pieces)
+    z = torch.stack([codec.encode(p)[:16] for p in pieces])
+    rough = z + 0.25 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    kept = torch.cat([codec.settle(rough[:, :8]), codec.settle(rough[:, 8:], codec.settle(rough[:, :8]))], 1)
+    assert float((codec.settle(rough) - kept).abs().max()) < 0.2  # lossy components: nearly the same
+    wide = RollCodec(dim=codec.ticks * codec.width, ticks=2, drums=True, low=48, high=72, whiten=False)
+    wide.pca.basis.copy_(torch.eye(wide.ticks * wide.width))
+    exact = torch.stack([wide.encode(p)[:16] for p in pieces])
+    rough = exact + 0.2 * torch.randn(exact.shape, generator=torch.Generator().manual_seed(1)).clamp(-2, 2)
+    for k, piece in enumerate(wide.settle(rough)):
+        heard, kept = wide.score(rough[k]), wide.score(piece)
+        assert np.array_equal(heard.notes, kept.notes) and np.allclose(heard.hits, kept.hits, atol=1e-6)
+        assert torch.allclose(wide.encode(heard)[1:], piece[1:], atol=1e-5)  # nothing is early at the beginning
 
 
 def test_held_out_music_is_other_music(model: MusicModel) -> None:
