@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apps.nas.cell import Cell
 from apps.nas.constraints import Constraint, compile_
 from apps.nas.data import window
 from apps.nas.rewards import Queries, classes
@@ -26,7 +27,10 @@ from apps.nas.surrogate import Surrogate
 from core.constrain.layers import Layers
 from core.noise import Stream
 
-__all__ = ["BASELINES", "Evolution", "Field", "LocalSearch", "Random", "Reinforce", "Ridge", "Search"]
+__all__ = [
+    "BASELINES", "Evolution", "Field", "LocalSearch", "Random", "Reinforce", "Ridge", "Search", "fitted",
+    "listed_classes",
+]  # fmt: skip
 
 PATIENCE = 200
 """Proposals in a row that were all known before a search gives up: the space is exhausted."""
@@ -217,6 +221,17 @@ def listable(field: Field) -> np.ndarray | None:
         return admissible(field.space, field.constraints)
     except UsageError:
         return None
+
+
+def listed_classes(field: Field) -> np.ndarray | None:
+    """Return one allowed cell of each class [n, D], None where there are too many."""
+    cells = listable(field)
+    if cells is None:
+        return None
+    first: dict[str, int] = {}
+    for place, row in enumerate(cells.tolist()):
+        first.setdefault(Cell.of(field.space, row).key, place)
+    return cells[list(first.values())]
 
 
 _KNOWN: dict[tuple[str, bool, bytes], np.ndarray] = {}

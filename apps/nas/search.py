@@ -5,7 +5,8 @@ ones by the eager policy gradient (`core.finetune.policy_gradient`), tied to the
 entropy floor; the best cells seen so far take part in every step.
 
 `Guided` puts a surrogate between policy and reward: of many samples and mutants of the best, only those are asked that
-are best in some draw from the surrogate's posterior. The surrogate costs no query; `Queries` counts what does.
+are best in some draw from the surrogate's posterior; where cells of a class have one value and all classes can be
+listed, of all classes. The surrogate costs no query; `Queries` counts what does.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apps.nas.baselines import BASELINES, PATIENCE, Field, Search, fitted
+from apps.nas.baselines import BASELINES, PATIENCE, Field, Search, fitted, listed_classes
 from apps.nas.cell import Cell
 from apps.nas.generate import CellModel
 from apps.nas.model import TuneConfig
-from apps.nas.rewards import Queries
+from apps.nas.rewards import Queries, classes
 from apps.nas.space import Space
 from core.errors import UsageError
 from core.finetune.policy_gradient import Advantage, Penalties, Replay, eager, per_step, record, states
@@ -175,15 +176,14 @@ class Guided:
         tuner, idle, best, since = Tuner(self.model, self.config, field), 0, -float("inf"), 0
         first = tuner.sample(min(self.initial, budget)).unique(dim=0)
         tuner.learn(first, queries.score(first))
+        every = listed_classes(field) if classes(queries.reward) is not None else None
         if field.constraints and self.scouts:
             queries.scout(Field(field.space, (), field.seed).uniform(min(self.scouts, budget // 2)), field.layers)
         while queries.unique < budget and idle < PATIENCE // 10:
             if tuner.replay.reward[0] > best:
                 best, since = tuner.replay.reward[0], queries.unique
-            parents = distinct(field.space, tuner.replay.x, 10)
-            mutants = field.mutate(parents[torch.from_numpy(field.rng.integers(len(parents), size=self.mutants))])
-            pool = torch.cat([tuner.sample(self.pool), mutants]).unique(dim=0)
-            fresh = np.array([row for row in pool.tolist() if not queries.known(row)])
+            pool = self.candidates(tuner, field) if every is None else every
+            fresh = pool[[not queries.known(row) for row in pool.tolist()]]
             if queries.unique - since >= self.patience:
                 seen = {Cell.of(field.space, row).key for row, _ in queries.history if row not in queries.beyond}
                 new = [Cell.of(field.space, row).key not in seen for row in fresh.tolist()]
@@ -194,6 +194,12 @@ class Guided:
                 x = torch.from_numpy(fitted(queries, field.space).screen(fresh, count, field.rng))
                 tuner.learn(x, queries.score(x), self.inner)
         return tuner
+
+    def candidates(self, tuner: Tuner, field: Field) -> np.ndarray:
+        """Return samples of the policy and mutants of its best cells, each once [n, D]."""
+        parents = distinct(field.space, tuner.replay.x, 10)
+        mutants = field.mutate(parents[torch.from_numpy(field.rng.integers(len(parents), size=self.mutants))])
+        return torch.cat([tuner.sample(self.pool), mutants]).unique(dim=0).numpy()
 
 
 def distinct(space: Space, rows: Sequence[tuple[int, ...]], n: int) -> Tensor:
