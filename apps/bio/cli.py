@@ -122,35 +122,35 @@ def finetune(
     lr: Annotated[float, typer.Option("--lr", help="Learning rate.", min=0)] = 1e-3,
     steps: Annotated[int, typer.Option("--steps", help="Sampling steps of a path.", min=1)] = 16,
     truncate: Annotated[int, typer.Option("--truncate", help="Last steps that DRAKES differentiates.", min=1)] = 4,
-    seed: Seed = 0, out: Out = None, json: Json = False,
+    template: Template = None, keep: Keep = None, seed: Seed = 0, out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Tune a model to a reward and write the tuned checkpoint to --out."""
     from apps.bio.tune import finetune as work
 
     show(work(model, reward=reward, method=method, alpha=alpha, updates=updates, batch=batch, lr=lr, steps=steps,
-              truncate=truncate, seed=seed, out=out), json)  # fmt: skip
+              truncate=truncate, seed=seed, out=out, template=template, keep=keep), json)  # fmt: skip
 
 
 @app.command()
 def score(
     files: Files, reward: Reward = None,
     model: Annotated[str, typer.Option("--model", help="A model: its nats per letter of each sequence.")] = "",
-    seed: Seed = 0, out: Out = None, json: Json = False,
+    template: Template = None, seed: Seed = 0, out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Score sequences by rewards, oracles and a model's likelihood; a line for each, as TSV."""
-    from apps.bio.tune import score as work
+    from apps.bio.score import score as work
 
-    show(work(files, reward=reward, model=model, seed=seed, out=out), json)
+    show(work(files, reward=reward, model=model, seed=seed, out=out, template=template), json)
 
 
 @app.command()
 def oracle(
-    role: Annotated[str, typer.Argument(help="tuning, evaluation or judge: its loci and its architecture.")],
-    path: Annotated[str, typer.Option("--path", help="Folder of the lentiMPRA files.")] = "../shared/data/bio/dna",
+    role: Annotated[str, typer.Argument(help="tuning, evaluation, judge (activity), or stability (ddg).")],
+    path: Annotated[str, typer.Option("--path", help="Folder of lentiMPRA files, or of protein data.")] = "",
     motifs: Annotated[str, typer.Option("--motifs", help="MEME file that the evaluation oracle knows.")] = "",
     seed: Seed = 0, out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
-    """Train an activity oracle and measure it on loci that it never saw (default --out: runs/bio/oracle-ROLE)."""
+    """Train an oracle of activity or stability (default --out: runs/bio/oracle-ROLE)."""
     from apps.bio.oracle import train_verb as work
 
     show(work(role, path=path, motifs=motifs, seed=seed, out=out), json)

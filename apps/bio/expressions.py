@@ -32,9 +32,16 @@ def oracle(folder: str) -> Reward:
     return load(folder)
 
 
+def ddg(folder: str) -> Reward:
+    """Return a fitted potential of stability, which waits for its backbone (`apps.bio.protein.potential`)."""
+    from apps.bio.protein.potential import load
+
+    return load(folder)
+
+
 BUILT_IN: dict[str, Callable[..., Reward]] = {
     "oracle": oracle, "pwm": pwm, "gc": Gc, "tm": MeltingTemperature, "cai": cai, "hairpin": Hairpin, "gravy": Gravy,
-    "table": table, **{k: (lambda what=k, unit=u: ProtParam(what, what, unit)) for k, u in PROTEIN.items()},
+    "table": table, "ddg": ddg, **{k: (lambda what=k, unit=u: ProtParam(what, what, unit)) for k, u in PROTEIN.items()},
 }  # fmt: skip
 """Built-in rewards by name."""
 

@@ -281,9 +281,13 @@ def train(config: OracleConfig, out: Path, say: Callable[[str], None] | None = N
 
 def train_verb(role: str, *, path: str, motifs: str, seed: int, out: Path | None) -> dict[str, Any]:
     """Train an oracle as the command line asks for it (see `train`); no motifs: those of the default."""
+    if role == "stability":
+        from apps.bio.protein.potential import fit_verb
+
+        return fit_verb(path=path or OracleConfig.path.replace("/dna", "/protein"), out=out)
     if role not in ROLES:
-        raise UsageError("no such role", field="role", value=role, choices=ROLES)
-    config = OracleConfig(role, path, seed=seed)
+        raise UsageError("no such role", field="role", value=role, choices=(*ROLES, "stability"))
+    config = OracleConfig(role, path or OracleConfig.path, seed=seed)
     config = replace(config, motifs=motifs) if motifs else config
     return train(config, out or Path("runs") / "bio" / f"oracle-{role}")
 

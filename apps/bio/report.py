@@ -119,7 +119,7 @@ def motif_rows(
 
 def reward_rows(groups: dict[str, Sequence[str]], rewards: Sequence[str], model: str, seed: int) -> list[list[Any]]:
     """Return for each reward (and the model's nats) the mean in each group, with its interval for the designs."""
-    from apps.bio.tune import columns
+    from apps.bio.score import columns
 
     values = {name: columns(list(group), list(rewards), model, seed) for name, group in groups.items()}
     rows = []

@@ -9,6 +9,7 @@
 | cai(reference) | codon adaptation index in frame 0 to the genes of a FASTA file | 0 to 1 | yes |
 | hairpin(stem, reach) | minus the stems that can fold on themselves per letter | 1 / letter | yes |
 | gravy, charge, isoelectric, instability, aromaticity, weight | of Biopython's ProtParam | its own | gravy only |
+| ddg(folder) | stability against the native one on a backbone (`protein.potential`) | kcal/mol | yes |
 | table(file, missing) | the measured value of exactly this sequence | the file's | no |
 
 Rewards are maximised as they stand; `-1 * instability()` turns one round. An oracle's value is a prediction, no

@@ -1,4 +1,4 @@
-"""Tuning a model to a reward, and scoring sequences.
+"""Tuning a model to a reward.
 
 | method | loss of one update | asks of the reward |
 |---|---|---|
@@ -22,7 +22,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import DataError, UsageError
+from core.errors import UsageError
 from core.finetune import distill, drakes, offline
 from core.finetune.base import Base
 from core.finetune.reward import Reward, soft
@@ -42,7 +41,7 @@ from core.noise import Stream
 if TYPE_CHECKING:
     from apps.bio.generate import SequenceModel
 
-__all__ = ["METHODS", "TuneTask", "Tuning", "finetune", "score", "straight"]
+__all__ = ["METHODS", "TuneTask", "Tuning", "finetune", "straight"]
 
 COMPLETIONS = 8
 """Completions of a noisy state that SDPO compares."""
@@ -232,7 +231,8 @@ METHODS: dict[str, Callable[[TuneTask, nn.Module, Stream], tuple[Tensor, dict[st
 
 def finetune(
     model: str, *, reward: Sequence[str] | None, method: str = "drakes", alpha: float = 0.05, updates: int = 200,
-    batch: int = 32, seed: int = 0, out: Path | None = None, **more: Any,
+    batch: int = 32, seed: int = 0, out: Path | None = None, template: Path | None = None,
+    keep: Sequence[str] | None = None, **more: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Tune a model and write the tuned one to `out/model`.
 
@@ -241,6 +241,7 @@ def finetune(
         reward: expressions of `apps.bio.expressions`, added.
         method, alpha, updates, batch, seed, more: of `Tuning`.
         out: the folder of the run; one that was stopped goes on.
+        template, keep: of a model of proteins the backbone that it is tuned on, and residues that stay native.
 
     Raises:
         UsageError: no reward or no folder is given, the method does not exist, or the reward gives no gradients.
@@ -254,15 +255,13 @@ def finetune(
         raise UsageError("is needed: where to write the tuned model", field="out")
     compose(list(reward or ()))  # a misspelt reward is refused before the model is read
     parent = load(model)
-    if not callable(getattr(parent, "nll", None)):
-        raise UsageError("is tuned in Python only (`TuneTask`)", field="model", value=model)
-    wanted = compose(list(reward or ()), parent.alphabet)
     tuning = Tuning(method, alpha, updates, batch, seed=seed, **more)
-    task = TuneTask(parent.base(steps=tuning.steps), wanted, tuning)
+    base, wanted = aimed(parent, list(reward or ()), tuning.steps, template, keep)
+    task = TuneTask(base, wanted, tuning)
     if method in ("drakes", "distill"):
         soft(wanted)
     settings = {"parent": model, "parent_sha256": checksum(parent.net), "reward": wanted.name}
-    settings |= dataclasses.asdict(tuning)
+    settings |= dataclasses.asdict(tuning) | ({"template": str(template), "keep": list(keep or ())} if template else {})
     done = train(
         task, app="bio-tuning", config={"tuning": settings}, out=out, logger=LoggerConfig(),
         trainer=TrainerConfig(steps=updates, seed=seed, ema=0.9, validate_every=0, checkpoint_every=20,
@@ -271,6 +270,36 @@ def finetune(
     )  # fmt: skip
     write(parent, out, settings)
     return {"model": str(out / "model"), "step": done.step, "seconds": round(done.seconds, 1), **settings}
+
+
+def aimed(
+    parent: Any, reward: list[str], steps: int, template: Path | None, keep: Sequence[str] | None
+) -> tuple[Base, Reward]:
+    """Return the sampler that is tuned and what it is tuned to; a model of proteins is tuned on one backbone.
+
+    Its temperature is 1 there: at the low ones of designs hardly a path differs from another.
+
+    Raises:
+        UsageError: a model of proteins without a backbone, or a backbone for another.
+    """
+    from apps.bio.expressions import compose
+    from apps.bio.model import LETTERS
+
+    if parent.recipe.kind != "protein":
+        if template or keep:
+            kind = parent.recipe.kind
+            raise UsageError(f"means nothing for a model of {kind}", field="template", value=str(template))
+        return parent.base(steps=steps), compose(reward, parent.alphabet)
+    from apps.bio.protein.order import wishes
+    from apps.bio.protein.potential import bound
+    from apps.bio.protein.sites import choose
+    from apps.bio.protein.structure import read_structure
+
+    if template is None:
+        raise UsageError("proteins are tuned on a backbone", field="template", hint="give a PDB or mmCIF file")
+    structure = read_structure(template)
+    base = parent.base(choose(structure, **wishes({"keep": keep})), steps, 1.0)
+    return base, bound(compose(reward, LETTERS["protein"]), structure, parent)
 
 
 def write(parent: SequenceModel, out: Path, settings: dict[str, Any]) -> None:
@@ -290,82 +319,3 @@ def checksum(net: nn.Module) -> str:
         total.update(name.encode())
         total.update(value.detach().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()
-
-
-def score(
-    files: Sequence[Path], *, reward: Sequence[str] | None, model: str = "", seed: int = 0, out: Path | None = None
-) -> dict[str, Any] | None:
-    """Score the sequences of files; a TSV to `out` and a summary, or the TSV to stdout.
-
-    Args:
-        files: FASTA, GenBank, TSV or JSON.
-        reward: expressions, one column each.
-        model: a model whose nats per letter make a column.
-        seed: of the evidence bound's masks.
-        out: where to write.
-
-    Raises:
-        UsageError: neither a reward nor a model is given.
-        DataError: a file is missing, or holds letters that the alphabet lacks.
-    """
-    from apps.bio import records
-    from apps.bio.model import LETTERS
-
-    if not reward and not model:
-        raise UsageError("is needed, or --model", field="reward", hint="name an oracle's folder or a built-in reward")
-    if out is not None:
-        records.check_place(out)
-    entries = []
-    for path in files:
-        found = records.read(path)
-        for entry in found:
-            wrong = sorted(set(entry.sequence.upper()) - set(LETTERS["protein"]))
-            if wrong:
-                raise DataError(f"{entry.name} holds a letter that is neither base nor residue", field=str(path),
-                                value=wrong[0])  # fmt: skip
-        entries += found
-    table = columns([e.sequence for e in entries], list(reward or ()), model, seed)
-    lines = ["\t".join(["name", "length", *table])]
-    for i, entry in enumerate(entries):
-        values = [f"{v[i]:.6g}" for v in table.values()]
-        lines.append("\t".join([entry.name, str(len(entry.sequence)), *values]))
-    text = "\n".join(lines) + "\n"
-    if out is None:
-        sys.stdout.write(text)
-        return None
-    records.put(out, text)
-    means = {f"mean {k}": sum(v) / max(len(v), 1) for k, v in table.items()}
-    return {"out": str(out), "sequences": len(entries), **means}
-
-
-def columns(sequences: Sequence[str], reward: Sequence[str], model: str, seed: int) -> dict[str, list[float]]:
-    """Return one column of values for each reward and for the model, by name."""
-    from apps import bio
-    from apps.bio.expressions import compose
-    from apps.bio.model import LETTERS
-    from apps.bio.tokenizer import Tokenizer
-
-    ways: dict[str, tuple[Tokenizer, Callable[[Tensor], Tensor]]] = {}
-    loaded = bio.load(model) if model else None
-    if loaded is not None and not callable(getattr(loaded, "nll", None)):
-        raise UsageError("gives no likelihood of plain sequences", field="model", value=model)
-    plain = set("".join(sequences).upper()) <= set(LETTERS["dna"] + "N")
-    letters = loaded.alphabet if loaded is not None else LETTERS["dna" if plain else "protein"]
-    for text in reward:
-        found = compose([text], letters)
-        ways[found.name] = Tokenizer(letters), found.score
-    if loaded is not None:
-        k = loaded.tokenizer.k
-        ways["nats per letter"] = loaded.tokenizer, lambda x: loaded.nll(x, seed=seed) / (x.shape[1] * k)
-    return {name: by_length(sequences, *way) for name, way in ways.items()}
-
-
-def by_length(sequences: Sequence[str], tokenizer: Any, value: Callable[[Tensor], Tensor]) -> list[float]:
-    """Return the value of each sequence; those of one length are asked for together."""
-    out = [float("nan")] * len(sequences)
-    for length in sorted({len(s) for s in sequences}):
-        rows = [i for i, s in enumerate(sequences) if len(s) == length]
-        x = torch.from_numpy(tokenizer.encode([sequences[i] for i in rows]))
-        for i, v in zip(rows, value(x).tolist(), strict=True):
-            out[i] = v
-    return out

@@ -16,6 +16,7 @@ from apps.bio.dna.network import build
 from apps.bio.generate import SequenceModel
 from apps.bio.model import DataConfig, ModelConfig, Recipe, SampleConfig
 from apps.bio.rewards import Gc
+from apps.bio.score import score
 from core.errors import UsageError
 from core.finetune.steer import STEERINGS
 from core.noise import Stream
@@ -95,12 +96,12 @@ def test_the_straight_network_has_the_same_values() -> None:
 def test_scores_of_files(parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "s.fasta").write_text(">a\nACGTACGTACGGACGTACGT\n>b\nTTTT\n")
     out = tmp_path / "s.tsv"
-    found = tune.score([tmp_path / "s.fasta"], reward=["gc(0.5, 0.5)", "hairpin()"], out=out)
+    found = score([tmp_path / "s.fasta"], reward=["gc(0.5, 0.5)", "hairpin()"], out=out)
     rows = [line.split("\t") for line in out.read_text().splitlines()]
     assert rows[0] == ["name", "length", "gc", "hairpin"] and found is not None
     assert [r[:3] for r in rows[1:]] == [["a", "20", "-0.05"], ["b", "4", "-0.5"]]
     (tmp_path / "one.fasta").write_text(">a\nACGTACGTACGGACGTACGT\n")
-    assert tune.score([tmp_path / "one.fasta"], reward=None, model=str(parent)) is None
+    assert score([tmp_path / "one.fasta"], reward=None, model=str(parent)) is None
     line = capsys.readouterr().out.splitlines()[1].split("\t")
     assert line[:2] == ["a", "20"] and 1.0 < float(line[2]) < 1.7
 
@@ -114,7 +115,7 @@ def test_mistakes(parent: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no gradients"):
         tune.finetune(str(parent), reward=[f"table({tmp_path / 't.tsv'}, 0)"], out=tmp_path / "x")
     with pytest.raises(UsageError, match="reward"):
-        tune.score([], reward=None)
+        score([], reward=None)
     assert not (tmp_path / "x").exists()
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from apps.bio.protein.designs import ProteinDesigns
 from apps.bio.protein.network import LETTERS, Graph, Member, ProteinNet, graph
+from apps.bio.protein.potential import bound
 from apps.bio.protein.sites import Sites, choose
 from apps.bio.protein.structure import Structure, read_structure
 from core.denoiser import subs
@@ -138,7 +139,7 @@ class InverseFolder:
             temperature, steps, solver: other than the recipe's defaults.
             seed: all randomness.
             index: number of each design's stream, int64 [n]; 0 ... n - 1 by default.
-            reward: of `core.finetune`; it sees tokens [B, N] over all residues.
+            reward: of `core.finetune`; it sees tokens [B, N] over all residues; `ddg` is bound to the structure.
             steering: a method of `core.finetune.steer`, or its name; by default the best of 16 draws.
 
         Raises:
@@ -156,6 +157,7 @@ class InverseFolder:
         streams = np.arange(n) if index is None else np.asarray(index, np.int64)
         base = self.base(sites, **chosen)  # type: ignore[arg-type]
         if reward is not None:
+            reward = bound(reward, whole, self)
             x = steered(base, reward, steering, n, Stream(seed, torch.from_numpy(streams)))
         else:
             x = torch.cat([base.sample(Stream(seed, torch.from_numpy(part))) for part in self._parts(streams)])

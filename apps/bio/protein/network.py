@@ -14,7 +14,8 @@ than depth. **c** comes from rounds of message passing that start at the known l
 so that c = 0 where nothing is known. Features are invariant to rotation and translation.
 
 One recipe trains several **members** of the same shape, cross-fitted: member k never sees the clusters of fold k. A
-protein of fold k is read by member k alone; one of no fold (the test clusters, anything new) by the mean of all.
+protein of fold k is read by member k alone; one of no fold (the test clusters, anything new) by the mean of all, and
+of some more that saw all folds.
 
 References: Ingraham et al., 2019 (graph features of backbones); Dauparas et al., 2022, doi 10.1126/science.add2187
 (atom-pair distances, coordinate noise); Wang et al., 2024, arXiv:2410.13643 (masked diffusion for inverse folding).
@@ -180,7 +181,7 @@ class Member(nn.Module):
 
 
 class ProteinNet(nn.Module):
-    """The cross-fitted members.
+    """The cross-fitted members, and those that saw all folds.
 
     Args:
         config: their shape and number.
@@ -189,7 +190,7 @@ class ProteinNet(nn.Module):
     def __init__(self, config: ProteinConfig) -> None:
         super().__init__()
         self.config = config
-        self.members = nn.ModuleList(Member(config) for _ in range(config.members))
+        self.members = nn.ModuleList(Member(config) for _ in range(config.members + config.whole))
 
     def forward(self, g: Graph, x: Tensor, member: int) -> Tensor:
         """Return one member's logits [..., N, 20] of noisy sequences `x` [..., N] of structures."""

@@ -1,10 +1,11 @@
 """The training task of inverse folding: distinct chains drawn evenly, a random part of each sequence masked.
 
-Step s trains member s mod K on chains outside its fold and outside the test fold; of a cluster those that are not near
-copies of each other (`data.distinct`). The loss has two terms, in nats per residue. The network at a residue learns
-from all residues of the batch alike, nothing else being known; the messages learn what known letters add, by the count
-form of the bound (`core/objective/elbo.py`): with n ~ U{1..L} masked sites of a chain of L, the mean over masked sites
-of -log D, averaged over chains. No gradient of the second reaches the first.
+Step s trains member s mod K on chains outside its fold and outside the test fold (a member beyond the folds: outside
+the test fold); of a cluster those that are not near copies of each other (`data.distinct`). The loss has two terms,
+in nats per residue. The network at a residue learns from all residues of the batch alike, nothing else being known;
+the messages learn what known letters add, by the count form of the bound (`core/objective/elbo.py`): with n ~ U{1..L}
+masked sites of a chain of L, the mean over masked sites of -log D, averaged over chains. No gradient of the second
+reaches the first.
 
 Few backbones are known here, and letters that evolution exchanges are no great mistake: a share of the target is
 spread over the letters like the native one.
@@ -110,7 +111,7 @@ class FoldingTask:
     def batch(self, step: int, rank: int, world: int) -> Noised:
         """Return the batch of a step."""
         rng = np.random.default_rng([self.seed, step, rank])
-        member = step % self.config.members
+        member = step % (self.config.members + self.config.whole)
         graphs, clean, noisy, weight, size = [], [], [], [], 0
         for i in rng.permutation(np.concatenate(list(self.chains(member).values()))).tolist():
             if size >= self.config.residues:
