@@ -290,6 +290,9 @@ def test_folds_keep_clusters_and_members_are_blind() -> None:
     assert all(len(set(which[data.cluster == c])) == 1 for c in set(data.cluster)) and set(which) == {0, 1, 2}
     for member in (0, 1):
         assert {int(which[i]) for rows in task.chains(member).values() for i in rows} == {2 - member}
+    more = FoldingTask(dataclasses.replace(CONFIG, whole=1), 0, data)
+    assert {int(which[i]) for rows in more.chains(2).values() for i in rows} == {1, 2}, "all but the test fold"
+    assert [more.batch(step, 0, 1).member for step in range(4)] == [0, 1, 2, 0] and len(more.module().members) == 3
     one, two = task.batch(3, 0, 1), task.batch(3, 0, 1)
     assert one.member == 1 and torch.equal(one.x_t, two.x_t) and torch.equal(one.graph.edge, two.graph.edge)
     assert torch.equal((one.weight > 0), one.x_t == 20) and one.weight.sum() == pytest.approx(1.0, abs=1e-5)
