@@ -1,7 +1,7 @@
 """What the benchmarks of trained music models share: where the runs stand, and what is compared.
 
 Runs are trained by their recipes before (`quintet music train chorales --out runs/music/chorales`); a benchmark whose
-run is missing says which command makes it. The flow that is judged is `chorales-home`.
+run is missing says which command makes it. The flow that is judged is `chorales-free`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RUNS = Path("runs/music")
 CHORALE_BPM = 90.0
 """The tempo that the reader gives all chorales; no other is known to what they trained."""
 MADE_BY = {
-    **{n: n for n in ("chorales", "chorales-home", "chorales-arc", "groove")},
+    **{n: n for n in ("chorales", "chorales-free", "chorales-arc", "groove")},
     **{f"chorales-{m}": f"chorales model.mode={m}" for m in ("full", "encoder-decoder", "block-causal")},
 }  # fmt: skip
 

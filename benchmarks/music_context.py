@@ -1,6 +1,6 @@
 """Is the past used? The held-out loss with the right past and with another piece's, and what crosses the joins.
 
-`runs/music/chorales-home`, held-out part: valid. Onsets per beat, held notes and pitch classes of the block before and
+`runs/music/chorales-free`, held-out part: test. Onsets per beat, held notes and pitch classes of the block before and
 the block after a join are correlated, and compared with the 95 % band of real music of the same number of joins.
 """
 
@@ -37,11 +37,11 @@ def likeness(rows: np.ndarray) -> tuple[float, float]:
 def run(full: bool) -> Result:
     """Measure; `full` plays more pieces."""
     torch.set_num_threads(1)
-    model = open_run("chorales-home")
+    model = open_run("chorales-free")
     codec, length = model.net.codec, model.recipe.model.block
     beats, rows = float(length * codec.ticks / 4), 64 if full else 24  # type: ignore[operator, arg-type]
     config = model.recipe.data
-    pieces = [s for s in data.scores(config.kind, config.root, "valid") if s.beats >= 4 * beats]
+    pieces = [s for s in data.scores(config.kind, config.root, "test") if s.beats >= 4 * beats]
     kept = [codec.score(codec.encode(s)) for s in pieces]  # type: ignore[operator]
     blocks = max(2, round(float(np.median([s.beats for s in kept])) / beats))
     music = model.sample(rows, frames=blocks * length, seed=0, bpm=CHORALE_BPM)
@@ -56,7 +56,7 @@ def run(full: bool) -> Result:
         outside = max(low[k] - means[k], means[k] - high[k], 0.0)
         bars.append(Bar(f"{name} across joins, outside the data's 95 % band by", outside, "<=", 0.0))
     figures = {n: {"model": means[k], "low": low[k], "high": high[k]} for k, n in enumerate(names)}
-    real_blocks = len(real_features(model, "valid"))
+    real_blocks = len(real_features(model, "test"))
     return Result(
         figures, bars, notes=f"{rows} pieces of {blocks} blocks against {len(kept)} pieces, {real_blocks} blocks."
     )

@@ -1,7 +1,7 @@
 """Are controls followed? Held-out renders say what they do; the model is asked for the same and listened to.
 
-`runs/music/groove` (drums: loudness, centroid, onsets, tempo) and `runs/music/chorales-home` (chroma), trained with
-`data.heard=true`; held-out part: valid. What is asked is what the ear hears in the render, frame by frame; beside each
+`runs/music/groove` (drums: loudness, centroid, onsets, tempo) and `runs/music/chorales-free` (chroma), trained with
+`data.heard=true`; held-out part: test. What is asked is what the ear hears in the render, frame by frame; beside each
 figure stands the same with the control dropped (the others asked), by the same seeds, and without steering
 (`apps/music/follow.py`). The weights of guidance and of steering were chosen on twelve training performances.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from apps.music import controls, data
-from apps.music.corpus import told
+from apps.music.corpus import told, when
 from apps.music.follow import STEER
 from apps.music.generate import MusicModel
 from apps.music.metrics import f1
@@ -51,13 +51,15 @@ def measure(model: MusicModel, pieces: list[Score], dropped: str = "", steer: fl
         score = codec.score(codec.encode(piece), piece.bpm)  # type: ignore[operator, arg-type]
         asked = groups(told(score, codec, heard=True))  # type: ignore[arg-type]
         asked = {n: v for n, v in asked.items() if n not in {dropped, "notes"}}
+        if dropped != "onset":
+            asked["moment"] = when(score, codec)  # type: ignore[arg-type]
         frames = len(next(iter(asked.values())))
         made = model.sample(1, frames=frames, asked=asked, bpm=piece.bpm, seed=k, guidance=2.0, steer=steer).score(0)
-        (real, at), (mine, when) = (listened(s, frames, length) for s in (score, made))
+        (real, at), (mine, then) = (listened(s, frames, length) for s in (score, made))
         for name in HEARD:
             found[name].append(agreement(name, real[name], mine[name]))
-        found["onset_f1"].append(f1(when, at))
-        if len(when) > 4:
+        found["onset_f1"].append(f1(then, at))
+        if len(then) > 4:
             found["tempo_error"].append(abs(pace(made) / pace(score) - 1))
     return {n: float(np.nanmean(v)) for n, v in found.items() if v}
 
@@ -67,8 +69,8 @@ def run(full: bool) -> Result:
     torch.set_num_threads(1)
     count = 32 if full else 12
     drums = open_run("groove")
-    voices = open_run("chorales-home")
-    parts = {m: [s.part(0, 32.0) for s in data.scores(c.kind, c.root, "valid") if s.beats >= 32][:count]
+    voices = open_run("chorales-free")
+    parts = {m: [s.part(0, 32.0) for s in data.scores(c.kind, c.root, "test") if s.beats >= 32][:count]
              for m, c in (("groove", drums.recipe.data), ("chorales", voices.recipe.data))}  # fmt: skip
     asked = {"groove": measure(drums, parts["groove"]), "chorales": measure(voices, parts["chorales"])}
     without = {n: measure(drums, parts["groove"], n)[k] for n, k in (("loudness", "loudness"), ("centroid", "centroid"),

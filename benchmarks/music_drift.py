@@ -1,7 +1,7 @@
 """Does endless music drift? Ten times the training window, before and after ARC-Forcing.
 
-The flow and the post-trained model of one recipe (`runs/music/chorales-home`, `runs/music/chorales-arc`) play 50 blocks
-from the same seeds, nothing asked. Blocks are compared with held-out music (valid) by the Frechet distance of 17
+The flow and the post-trained model of one recipe (`runs/music/chorales-free`, `runs/music/chorales-arc`) play 50 blocks
+from the same seeds, nothing asked. Blocks are compared with held-out music (test) by the Frechet distance of 17
 features. Beside the distances: the slope of the loudness that is heard, the similarity of blocks to those 1 to 8 before
 (a loop reaches 1) in as many blocks as held-out pieces have, and tempo and pitch-class entropy of the last five blocks
 against the 95 % band of five blocks of held-out music.
@@ -65,7 +65,7 @@ def bands(model: MusicModel) -> tuple[dict[str, tuple[float, float]], float, int
     codec, config, block = model.net.codec, model.recipe.data, model.recipe.model.block
     assert isinstance(codec, RollCodec)
     beats = 5 * block * codec.ticks / 4
-    pieces = data.scores(config.kind, config.root, "valid")
+    pieces = data.scores(config.kind, config.root, "test")
     parts = [s.part(a, a + beats) for s in pieces for a in np.arange(0, s.beats - beats + 1e-9, beats / 5)]
     band = {name: tuple(np.percentile([of(s) for s in parts], [2.5, 97.5]).tolist())
             for name, of in (("tempo", pace), ("entropy", entropy))}  # fmt: skip
@@ -77,8 +77,8 @@ def bands(model: MusicModel) -> tuple[dict[str, tuple[float, float]], float, int
 def run(full: bool) -> Result:
     """Measure; `full` plays the flow with 50 steps too and listens to more pieces."""
     torch.set_num_threads(1)
-    flow, arc = open_run("chorales-home"), open_run("chorales-arc")
-    real, trained = real_features(flow, "valid"), real_features(flow, "train")
+    flow, arc = open_run("chorales-free"), open_run("chorales-arc")
+    real, trained = real_features(flow, "test"), real_features(flow, "train")
     scale, rows, heard = real.std(0).clip(1e-3), 64, 16 if full else 6
     band, most, count = bands(flow)
 
@@ -103,5 +103,5 @@ def run(full: bool) -> Result:
         figures, bars, {"first": "Frechet distance", "loudness_slope": "dB/min", "entropy": "bits", "tempo": "bpm"},
         {"training against held-out music": frechet(trained / scale, real / scale)},
         notes=f"{rows} pieces of {BLOCKS} blocks of {flow.recipe.model.block} frames; loops over {count} blocks; "
-        f"loudness of {heard} pieces; held out: valid. The drift before: `before`, `ratio`.",
+        f"loudness of {heard} pieces; held out: test. The drift before: `before`, `ratio`.",
     )  # fmt: skip

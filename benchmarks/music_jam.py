@@ -45,7 +45,7 @@ def run(full: bool) -> Result:
     torch.set_num_threads(1)
     model = open_run("groove")
     config, count = model.recipe.data, 24 if full else 8
-    pieces = [s.part(0, 32.0) for s in data.scores(config.kind, config.root, "valid") if s.beats >= 32][:count]
+    pieces = [s.part(0, 32.0) for s in data.scores(config.kind, config.root, "test") if s.beats >= 32][:count]
     block = model.recipe.model.block * model.net.codec.ticks / 4  # type: ignore[operator]
     gains = {"0 s": [], "-1 s": []}
     for k, piece in enumerate(pieces):

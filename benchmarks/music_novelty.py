@@ -1,6 +1,6 @@
 """Is it a copy? Distance of generated blocks to the nearest training block, against that of held-out music.
 
-`runs/music/chorales-home` and what ARC-Forcing made of it; blocks in the frames of the codec, training blocks in all
+`runs/music/chorales-free` and what ARC-Forcing made of it; blocks in the frames of the codec, training blocks in all
 their places and in all the keys that were trained.
 """
 
@@ -34,11 +34,11 @@ def away(rows: Tensor, known: Corpus, length: int, most: int) -> Tensor:
 def run(full: bool) -> Result:
     """Measure; `full` plays more pieces."""
     torch.set_num_threads(1)
-    models = {"flow": open_run("chorales-home"), "arc 4": open_run("chorales-arc")}
+    models = {"flow": open_run("chorales-free"), "arc 4": open_run("chorales-arc")}
     model, rows = models["flow"], 48 if full else 24
     codec, length, most = model.net.codec, model.recipe.model.block, model.recipe.data.transpose
     recipe = replace(model.recipe, data=replace(model.recipe.data, heard=False))
-    known, held = (corpus(codec, recipe, part) for part in ("train", "valid"))
+    known, held = (corpus(codec, recipe, part) for part in ("train", "test"))
     assert isinstance(known, Corpus)
     other, _ = held.cut(240, length, np.random.default_rng(0))
     theirs = away(other.flatten(1), known, length, most)

@@ -2,7 +2,7 @@
 
 Four networks of equal size, steps and data on the chorales, `runs/music/chorales` (diagonal) and `chorales-MODE`;
 `diagonal` and `block-causal` learn from five blocks a step, the others from one. 10 blocks each from the same seeds, 8
-solver steps. They learned all keys within five semitones, so the held-out part (valid) is compared in all of these.
+solver steps. They learned all keys within five semitones, so the held-out part (test) is compared in all of these.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def run(full: bool) -> Result:
     models = {m: open_run(name) for m, name in RUNS.items()}
     reference, rows = models["full"], 192 if full else 96
     keys = reference.recipe.data.transpose
-    real, trained = (transposed(real_features(reference, part), keys) for part in ("valid", "train"))
+    real, trained = (transposed(real_features(reference, part), keys) for part in ("test", "train"))
     scale = real.std(0).clip(1e-3)
     found = {m: blocks_distance(model, real, rows, 10, steps=8) for m, model in models.items()}
     bars = [

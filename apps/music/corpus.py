@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from apps.music import controls, data, spectral, synth
+from apps.music import controls, data, spectral, steer, synth
 from apps.music.codec import MelCodec
 from apps.music.folder import Library, StreamCorpus
 from apps.music.foreign import ForeignCodec
@@ -27,7 +27,7 @@ from apps.music.synth import RATE, render
 from core.errors import DataError
 from core.run import fetch
 
-__all__ = ["Corpus", "Piece", "corpus", "fit", "moved", "shifted", "told"]
+__all__ = ["Corpus", "Piece", "corpus", "fit", "moved", "shifted", "told", "when"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +116,22 @@ def _starts(score: Score, codec: RollCodec) -> np.ndarray:
 
 def _heard(score: Score, codec: RollCodec) -> dict[str, Tensor]:
     """Return what is heard of a score in each frame."""
+    return controls.pool(*_rows(score, codec))
+
+
+def when(score: Score, codec: RollCodec) -> Tensor:
+    """Return when in each frame of a score onsets are heard, [F, PARTS]."""
+    heard, edges = _rows(score, codec)
+    return steer.moments(heard["onset"], edges)
+
+
+def _rows(score: Score, codec: RollCodec) -> tuple[dict[str, Tensor], Tensor]:
+    """Return what is heard of a score, a row every HOP samples, and the samples where its frames begin and end."""
     edges = np.append(_starts(score, codec), 0.0)
     edges[-1] = (len(edges) - 1) * codec.ticks / TICKS
     samples = torch.from_numpy(edges * 60 / score.bpm * RATE)
     sound = torch.from_numpy(render(score, float(samples[-1]) / RATE)).float()
-    return controls.pool(controls.listen(sound), samples)
+    return controls.listen(sound), samples
 
 
 def _all_heard(scores: Sequence[Score], codec: RollCodec) -> list[dict[str, Tensor]]:

@@ -161,7 +161,7 @@ class MusicModel:
         Args:
             n: how many.
             seconds: how long at least; or `frames`, how many.
-            asked: controls by group, [width] or [F, width].
+            asked: controls by group, [width] or [F, width]; `moment`, [F, PARTS], is for steering (`steer.moments`).
             past: frames [P, dim], whole blocks, to go on from; they are not returned.
             past_control: what was asked of them, [P, WIDTH].
             bpm: tempo of scores.
@@ -186,12 +186,16 @@ class MusicModel:
         for k, block in enumerate(() if past is None else past.split(length)):
             context.control = None if past_control is None else self._rows(past_control[k * length :][:length], samples)
             context.commit(block.expand(len(samples), -1, -1))
-        told = controls.vector(self._asked(dict(asked or {}), total, bpm, context.number), total)
+        wanted = dict(asked or {})
+        moment = wanted.pop("moment", None)
+        told = controls.vector(self._asked(wanted, total, bpm, context.number), total)
         out, table = [], self.table(steps or cfg.steps)
         for number in range(-(-total // length)):
             part = told[number * length : (number + 1) * length]
             context.control = self._rows(torch.nn.functional.pad(part, (0, 0, 0, length - len(part))), samples)
-            settle = follow(self.net.codec, context, bpm, cfg.steer if steer is None else steer, self.project)
+            when = moment[number * length :][:length] if moment is not None and len(part) == length else None
+            weight = cfg.steer if steer is None else steer
+            settle = follow(self.net.codec, context, bpm, weight, self.project, when)
             stream = Stream(seed, samples)
             made = settle(next(vector_blocks(context, flow.process, table, stream, (length, flow.config.latent),
                                              first=context.number)))  # fmt: skip

@@ -28,6 +28,7 @@ from apps.music import controls
 from apps.music.controls import Ear
 from apps.music.follow import follow
 from apps.music.roll import RollCodec, RollPlayer
+from apps.music.steer import moments
 from apps.music.synth import RATE
 from core.blocks import vector_blocks
 from core.errors import UsageError
@@ -76,6 +77,7 @@ class Snapshot:
     steps: int
     rest: Tensor
     asked: dict[str, Tensor]
+    moment: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -123,6 +125,7 @@ class LiveSession:
         self.rest = torch.zeros(0)
         self.ear: Ear | None = None
         self.heard: list[dict[str, Tensor]] = []
+        self.moment: Tensor | None = None
         self.due = 0.0
 
     @property
@@ -184,6 +187,7 @@ class LiveSession:
         self.due += need
         edges = torch.arange(self.frames + 1) * (cut * controls.HOP / self.frames)
         self.asked |= controls.pool({k: v[:cut] for k, v in rows.items()}, edges)
+        self.moment = moments(rows["onset"][:cut], edges)
         self.heard = [{k: v[cut:] for k, v in rows.items()}]
 
     def _beats(self) -> dict[str, Tensor]:
@@ -208,7 +212,7 @@ class LiveSession:
         self.context.control = controls.vector(asked, self.frames)[None]
         table, stream = self.model.table(self.now), Stream.of(self.seed, 1)
         shape = (self.frames, self.codec.dim)
-        settle = follow(self.codec, self.context, self.bpm, self.steer, self.model.project)
+        settle = follow(self.codec, self.context, self.bpm, self.steer, self.model.project, self.moment)
         blocks = vector_blocks(self.context, self.context.net.process, table, stream, shape, first=self.number)
         made = settle(next(blocks))
         self.context.commit(made)
@@ -257,10 +261,10 @@ class LiveSession:
     def snapshot(self) -> Snapshot:
         """Return a copy of the state; what was heard of a musician is no part of it."""
         return Snapshot(self.context.copy(), self.player.copy(), self.number, self.sample, self.now, self.rest.clone(),
-                        dict(self.asked))  # fmt: skip
+                        dict(self.asked), self.moment)  # fmt: skip
 
     def restore(self, state: Snapshot) -> None:
         """Go back to a state; what follows is what followed then."""
         self.context, self.player = state.context.copy(), state.player.copy()
         self.number, self.sample, self.now = state.number, state.sample, state.steps
-        self.rest, self.asked = state.rest.clone(), dict(state.asked)
+        self.rest, self.asked, self.moment = state.rest.clone(), dict(state.asked), state.moment

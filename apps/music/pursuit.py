@@ -23,13 +23,13 @@ from torch import Tensor
 
 from apps.music.roll import TICKS, RollCodec
 from apps.music.spectral import HOP
-from apps.music.steer import apart, features, strokes
+from apps.music.steer import PARTS, apart, features, strokes
 from apps.music.synth import RATE
 
 __all__ = ["Search", "pursue"]
 
 LEVELS = (0.0, 0.12, 0.2, 0.3, 0.4, 0.5, 0.62, 0.8, 1.0)
-LATE = (-0.25, -0.1, 0.1, 0.25)
+LATE = (-0.4, -0.25, -0.1, 0.0, 0.1, 0.25, 0.4)
 """Lateness in ticks that is tried beside the model's own."""
 REACH = 4
 """Ticks after a change that are listened to."""
@@ -47,7 +47,7 @@ class Search:
     Args:
         model: hits as the model left them, [L, classes, 3] of a roll.
         before: those of the block before, [P, classes, 3].
-        asked: what is to be heard, [L, width] by group.
+        asked: what is to be heard, [L, width] by group; `moment` says when in a tick (`steer.moments`).
         bpm: tempo.
         prior: price of a change.
     """
@@ -70,6 +70,8 @@ class Search:
         self.strokes = strokes(self.model.shape[1], LONG)
         edges = (torch.arange(len(table) + REACH + 2).double() * self.tick + HOP / 2) // HOP
         self.cut = edges.long().tolist()
+        parts = (torch.arange(len(edges) * PARTS).double() * (self.tick / PARTS) + HOP / 2) // HOP
+        self.fine = parts.long().tolist()
         self.energy = torch.zeros(self.cut[-1] + 2 * LONG, self.strokes.shape[2])
         for t, k in torch.nonzero(self.level).tolist():
             self._add(t, k, float(self.level[t, k]) ** 2, float(self.late[t, k]))
@@ -93,8 +95,9 @@ class Search:
         return cost
 
     def run(self, sweeps: int) -> Tensor:
-        """Return the hits [L, classes, 3] after so many sweeps."""
+        """Return the hits [L, classes, 3] after so many sweeps, or fewer when one changes nothing."""
         for _ in range(sweeps):
+            before = self.level.clone(), self.late.clone()
             for t in range(self.first, len(self.level)):
                 own, kinds = self.late[t].tolist(), range(self.level.shape[1])
                 self._change(t, [[(k, v, own[k])] for k in kinds for v in LEVELS])
@@ -102,6 +105,8 @@ class Search:
                 self._change(t, [[(k, 0.0, own[k]), (j, v, own[j])] for k, v in there for j in kinds if j != k])
                 there = [(k, v) for k, v in enumerate(self.level[t].tolist()) if v]
                 self._change(t, [[(k, v, late)] for k, v in there for late in LATE])
+            if torch.equal(before[0], self.level) and torch.equal(before[1], self.late):
+                break
         return self.hits()
 
     def _change(self, t: int, options: list[list[Hit]]) -> None:
@@ -138,10 +143,19 @@ class Search:
             a = self.cut[t] - low
             part = slice(a, max(self.cut[t + 1] - low, a + 1))
             for name, aim in self.asked.items():
-                rows = found[name][:, part]
-                mine = rows.amax(1) if name == "onset" else rows.mean(1)
+                if name == "moment":
+                    mine = self._moments(found["onset"][..., 0], t, low)
+                else:
+                    rows = found[name][:, part]
+                    mine = rows.amax(1) if name == "onset" else rows.mean(1)
                 total += apart(name, mine, aim[t - self.first])
         return total
+
+    def _moments(self, onset: Tensor, t: int, low: int) -> Tensor:
+        """Return the largest onset in each part of tick t, [C, PARTS], of rows [C, R] that begin at row `low`."""
+        cut = [c - low for c in self.fine[t * PARTS : (t + 1) * PARTS + 1]]
+        ends = [min(max(b, a + 1), onset.shape[1]) for a, b in zip(cut[:-1], cut[1:], strict=True)]
+        return torch.stack([onset[:, min(a, b - 1) : b].amax(1) for a, b in zip(cut[:-1], ends, strict=True)], 1)
 
     def hits(self) -> Tensor:
         """Return the hits [L, classes, 3] as a roll has them."""

@@ -35,10 +35,12 @@ from apps.music.spectral import FLOOR, HOP, MELS, Framer, bins, log_mel, magnitu
 from apps.music.synth import RATE, Synth
 from core.guide.posterior import descend
 
-__all__ = ["Steer", "apart", "features", "imagined", "strokes", "wishes"]
+__all__ = ["PARTS", "Steer", "apart", "features", "imagined", "moments", "strokes", "wishes"]
 
-SPREAD = {"loudness": 0.1, "centroid": 0.3, "onset": 0.2, "chroma": 0.15}
+SPREAD = {"loudness": 0.1, "centroid": 0.3, "onset": 0.2, "chroma": 0.15, "moment": 0.07}
 """What counts as a misfit of one."""
+PARTS = 4
+"""Parts of a frame in which onsets are told apart: their moment, which is asked of the search only."""
 SILENT = -4.0
 """Centroids below are those of silence, which has none."""
 SOFT = 6.0
@@ -114,6 +116,18 @@ def apart(name: str, mine: Tensor, aim: Tensor) -> Tensor:
     """Return the squared difference [...] of a feature [..., width] from what is asked, in units of its spread."""
     away = ((mine - aim) / SPREAD[name]).square().mean(-1)
     return away * (aim[..., 0] > SILENT) if name == "centroid" else away
+
+
+def moments(onset: Tensor, edges: Tensor) -> Tensor:
+    """Return the largest onset in each part of each frame, [F, PARTS].
+
+    Args:
+        onset: rows [n, 1] for every HOP samples, as `controls.Ear` hears them.
+        edges: samples at which frames begin and end, [F + 1].
+    """
+    long = edges.double().diff()[:, None] * (torch.arange(PARTS) / PARTS)
+    fine = torch.cat([(edges[:-1, None].double() + long).flatten(), edges[-1:].double()])
+    return controls.pool({"onset": onset}, fine)["onset"].reshape(-1, PARTS)
 
 
 def strokes(kinds: int, rows: int) -> Tensor:

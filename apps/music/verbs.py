@@ -20,6 +20,7 @@ from apps.music.corpus import told
 from apps.music.generate import MusicModel, restore
 from apps.music.roll import RollCodec
 from apps.music.score import Score, read_midi, write_midi
+from apps.music.steer import moments
 from apps.music.synth import RATE
 from core.errors import UsageError
 from core.run.report import Section
@@ -142,7 +143,8 @@ def sketch(
         sound = audio.read(file)
         count = max(1, round(len(sound) / RATE * _rate(model, bpm)))
         edges = torch.linspace(0, len(sound), count + 1)
-        asked = controls.pool(controls.listen(sound), edges)
+        heard = controls.listen(sound)
+        asked = controls.pool(heard, edges) | {"moment": moments(heard["onset"], edges)}
     frames = len(next(iter(asked.values())))
     made = model.sample(1, frames=frames, asked=asked, bpm=bpm, seed=seed, guidance=guidance, steer=steer)
     written = made.write(out) if out is not None else []

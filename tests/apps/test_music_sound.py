@@ -182,7 +182,9 @@ def test_a_key_is_found() -> None:
 
 def test_real_scores(shared_data: Path) -> None:
     root = str(shared_data / "music")
-    pieces = data.chorales(root, "valid")
-    assert len(pieces) == 76 and all(p.beats > 8 for p in pieces)
+    pieces = {split: data.chorales(root, split) for split in data.SPLITS}
+    assert [len(pieces[s]) for s in data.SPLITS] == [229, 38, 38] and all(p.beats > 8 for p in pieces["test"])
+    seen = {p.notes.tobytes() for p in pieces["valid"]}
+    assert len(seen) == 38 and not any(p.notes.tobytes() in seen for p in pieces["test"])
     with pytest.raises(DataError):
         data.chorales("nowhere", "test")

@@ -12,15 +12,15 @@ from torch import Tensor
 from apps import music
 from apps.music import controls, tunes
 from apps.music import steer as steer_module
-from apps.music.corpus import Corpus
+from apps.music.corpus import Corpus, when
 from apps.music.follow import follow
 from apps.music.forcing import ArcTask
 from apps.music.generate import MusicModel
 from apps.music.model import MusicNet
-from apps.music.pursuit import pursue
+from apps.music.pursuit import Search, pursue
 from apps.music.roll import TICKS, RollCodec
 from apps.music.score import Score
-from apps.music.steer import Steer, imagined, wishes
+from apps.music.steer import SPREAD, Steer, imagined, wishes
 from apps.music.synth import RATE, render
 from apps.music.task import FlowTask
 from core.guide.posterior import descend
@@ -128,6 +128,28 @@ def test_steered_pieces_follow_what_unsteered_ones_do_not(model: MusicModel) -> 
     assert torch.allclose(first, again, atol=1e-5)
 
 
+def test_moments_tell_what_frames_do_not() -> None:
+    """Hits late and early in turn, against the same on the grid: frames say nearly the same, their parts do not."""
+    codec, late = codec_of(), np.tile([0.0, 0.3, -0.3, 0.3], 4) / 4
+    aim, plain = (
+        Score(np.zeros((0, 4)), np.c_[1 + np.arange(16) / 2 + shift, np.zeros(16), np.full(16, 0.8)], 90.0, beats=10.0)
+        for shift in (late, 0 * late)
+    )
+    asked, x = {k: v for k, v in heard(aim, 40, 1).items() if k in SPREAD}, codec.encode(plain)[None]
+    fine = when(aim, codec)
+    assert torch.equal(fine.amax(1, keepdim=True), asked["onset"])
+    rows = {s: codec.pca.inverse(codec.encode(p)).reshape(40, -1, 3) for s, p in (("aim", aim), ("plain", plain))}
+    misfit = {}
+    for name, told in (("onset", asked["onset"]), ("moment", fine)):
+        for piece, table in rows.items():
+            search = Search(table, table[:0], {name: told}, 90.0, 1.0)
+            misfit[name, piece] = float(search._misfit(search.energy[None].clamp(min=0), 0, 0, 40)[0])
+    assert misfit["moment", "plain"] > 4 * misfit["moment", "aim"]
+    assert misfit["moment", "plain"] / misfit["moment", "aim"] > 1.2 * misfit["onset", "plain"] / misfit["onset", "aim"]
+    found = codec.score(pursue(codec, x, None, asked | {"moment": fine}, 90.0, 1.4, 2)[0], 90.0).hits[:, 0]
+    assert np.abs(np.subtract.outer(aim.hits[:, 0], found)).min(1).mean() * 60 / 90 < 0.02
+
+
 def test_models_of_notes_are_steered_by_descent() -> None:
     torch.manual_seed(0)
     small = ["data.count=14", "model.dim=16", "model.depth=1", "codec.dim=24", "codec.drums=false", "codec.ticks=2"]
@@ -152,7 +174,7 @@ def test_nothing_asked_by_ear_steers_nothing(model: MusicModel) -> None:
     context.control = controls.vector({"tempo": torch.zeros(1)}, 16)[None]
     settle = follow(model.net.codec, context, 100.0, 1.0, None)
     x = torch.randn(1, 16, 27)
-    assert context.project is None and torch.equal(settle(x), x)
+    assert context.project is None and torch.equal(settle(x), model.net.codec.settle(x))  # type: ignore[operator]
     assert wishes(context.control[0]) == {}
     assert set(wishes(controls.vector({"loudness": torch.ones(1)}, 16))) == {"loudness"}
 
