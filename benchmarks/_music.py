@@ -1,7 +1,8 @@
 """What the benchmarks of trained music models share: where the runs stand, and what is compared.
 
 Runs are trained by their recipes before (`quintet music train chorales --out runs/music/chorales`); a benchmark whose
-run is missing says which command makes it. The flow that is judged is `chorales-free`.
+run is missing says which command makes it. The flow that is judged is `chorales-free`, and of what ARC-Forcing makes of
+it the checkpoint that validation liked best (`best`): adversaries swing.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def open_run(name: str) -> MusicModel:
         raise CheckpointError(
             "has not been trained", field=str(folder), hint=f"quintet music train {MADE_BY[name]} --out {folder}"
         )
-    return music.load(folder)
+    return music.load(folder / "best" if name == "chorales-arc" else folder)
 
 
 def pace(score: Score) -> float:
