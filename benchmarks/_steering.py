@@ -1,18 +1,21 @@
 """The cells of `dna_rewards`: one method at one strength and seed, drawn once and kept.
 
-Every method steers the same model to the same reward with about `CALLS` evaluations of it (scores plus gradients) for
-`SAMPLES` sequences (half as many by svdd and tds, which ask twice a step), over the same grid of `STEPS`.
+Every method steers the same model to the same reward with about `CALLS` evaluations of it (scores plus gradients) in
+all, in two regimes (`Regime`): few sequences, 64 in 32 steps, so that each may be asked about 32 times; and the 640 of
+Wang et al. 2024, in 8 steps, each asked about 3 times. svdd and tds, which ask twice, give half as many sequences.
 
-| method | how `CALLS` are spent |
-|---|---|
-| prior, cfg | none; cfg leans on a copy tuned to the tenth of the training data that was measured most active |
-| best-of-n | 32 draws for each result |
-| classifier, gilc | one gradient a step |
-| smc | one score a step of each of 64 particles |
-| tds | a score and a gradient a step of each of 32 particles |
-| svdd | two proposals a step |
-| sdpo | 8 completions of each of 256 noisy states, scored once |
-| drakes | at most 104 updates of 16 paths of 8 steps; alpha falls along the run, each starts from the one before |
+| method | how `CALLS` are spent on few | on many |
+|---|---|---|
+| prior, cfg | none; cfg leans on a copy tuned to the tenth of the training data measured most active | the same |
+| best-of-n | 32 draws for each result | 3 draws |
+| best-of-all | | the best 640 of those 1,920 draws |
+| classifier, gilc | one gradient a step | at 3 steps; in between the last gradient is held |
+| smc | one score a step of each particle, one population | at 2 steps and the end |
+| tds | a score and a gradient a step of each particle, one population | at 3 steps, gradients held |
+| svdd | two proposals a step | two proposals at 3 steps |
+| sdpo | 8 completions of each of 256 noisy states, scored once | the same weights, 640 draws |
+| distill | 64 guided paths of 16 steps, whose gradients go into weights | the same weights, 640 draws |
+| drakes | at most 104 updates of 16 paths of 8 steps; alpha falls along the run | the same weights, 640 draws |
 """
 
 from __future__ import annotations
@@ -42,9 +45,9 @@ from core.guide.classifier_free import mix
 from core.noise import Stream
 from core.plan import uniform_plan
 
-__all__ = ["CELLS", "DRAKES", "SEEDS", "Bench", "Cell"]
+__all__ = ["CALLS", "DRAKES", "FEW", "MANY", "SEEDS", "Bench", "Cell", "Regime"]
 
-SAMPLES, STEPS, CALLS = 64, 32, 2048
+CALLS = 2048
 SEEDS = (0, 1, 2)
 DRAKES = (0.2, 0.1, 0.05, 0.045, 0.04)
 UPDATES = (32, 24, 24, 12, 12)
@@ -58,6 +61,9 @@ the optimum p_pre exp(r / alpha) itself is an array of GC boxes, as 0.02 and 0.0
 
 LEAN = 60
 """Updates that make the conditional copy of cfg, and those of sdpo."""
+
+DISTIL: dict[str, Any] = {"updates": 120, "batch": 48, "steps": 16, "pool": CALLS // 2, "lr": 3e-3}
+"""How guidance is distilled; the rate rises for a tenth of the updates, then falls to 0."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,40 @@ class Cell:
         return f"{self.method}-{self.strength:g}-{self.seed}"
 
 
-GRID: dict[str, tuple[float, ...]] = {
+@dataclass(frozen=True)
+class Regime:
+    """How many sequences share the calls.
+
+    Args:
+        samples: sequences of a cell.
+        steps: of the grid.
+        asks: steps at which a sequence is asked about; 0: all.
+        draws: of the evidence bound of each sequence.
+        grid: the strengths of each method; those of `MANY` were chosen by tuning reward and nats on another seed.
+    """
+
+    samples: int
+    steps: int
+    asks: int
+    draws: int
+    grid: dict[str, tuple[float, ...]]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells, seed after seed."""
+        return [Cell(m, s, seed) for seed in SEEDS for m, strengths in self.grid.items() for s in strengths]
+
+
+FEW = Regime(64, 32, 0, 8, {
     "prior": (0.0,), "best-of-n": (0.0,), "classifier": (0.2, 0.05), "smc": (0.2, 0.05), "tds": (0.2, 0.05),
-    "cfg": (2.0, 5.0), "svdd": (0.2, 0.05), "gilc": (0.2, 0.05), "sdpo": (0.2, 0.05), "drakes": DRAKES,
-}  # fmt: skip
-CELLS = [Cell(m, s, seed) for seed in SEEDS for m, strengths in GRID.items() for s in strengths]
+    "cfg": (2.0, 5.0), "svdd": (0.2, 0.05), "gilc": (0.2, 0.05), "sdpo": (0.2, 0.05), "distill": (0.0125,),
+    "drakes": DRAKES,
+})  # fmt: skip
+MANY = Regime(640, 8, 3, 2, {
+    "prior": (0.0,), "drakes": DRAKES, "classifier": (0.05, 0.00625), "smc": (0.05,),
+    "best-of-n": (0.0,), "best-of-all": (0.0,), "svdd": (0.05,), "tds": (0.0125,), "distill": (0.0125,),
+    "gilc": (0.0125,), "sdpo": (0.05,), "cfg": (5.0,),
+})  # fmt: skip
 
 
 class Leaning(nn.Module):
@@ -103,17 +138,25 @@ class Bench:
         reward: the tuning oracle.
         data: the labelled sequences; only the training part is read here.
         cache: where cells are kept.
+        regime: how many sequences share the calls.
     """
 
     model: SequenceModel
     reward: Oracle
     data: Sequences
     cache: Path
+    regime: Regime = FEW
+
+    @cached_property
+    def few(self) -> Bench:
+        """The bench whose tuned weights all regimes share."""
+        return replace(self, regime=FEW)
 
     @cached_property
     def base(self) -> Base:
         """The sampler, its chain without gradients."""
-        return replace(self.model.base(steps=STEPS), network=straight(self.model.net).eval().requires_grad_(False))
+        base = self.model.base(steps=self.regime.steps)
+        return replace(base, network=straight(self.model.net).eval().requires_grad_(False))
 
     @cached_property
     def weights(self) -> list[str]:
@@ -124,13 +167,15 @@ class Bench:
         """What a cell depends on; one of drakes on the larger alphas before it."""
         ran = DRAKES.index(cell.strength) + 1 if cell.method == "drakes" else 0
         more = {"drakes": [SHARED, OWN["drakes"], DRAKES[:ran], UPDATES[:ran]], "sdpo": [SHARED, OWN["sdpo"], LEAN],
-                "cfg": [LEAN]}  # fmt: skip
-        settings = [SAMPLES, STEPS, CALLS, *more.get(cell.method, []), *self.weights]
+                "cfg": [LEAN], "distill": [DISTIL]}  # fmt: skip
+        size = [self.regime.samples, self.regime.steps, CALLS]
+        size += [self.regime.asks, self.regime.draws] if self.regime.asks else []
+        settings = [*size, *more.get(cell.method, []), *self.weights]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
 
     def stream(self, seed: int) -> Stream:
         """Return the streams of a cell's samples."""
-        return Stream.of(1000 + seed, SAMPLES)
+        return Stream.of(1000 + seed, self.regime.samples)
 
     def path(self, cell: Cell, suffix: str) -> Path:
         """Return a file of a cell."""
@@ -141,35 +186,59 @@ class Bench:
         tokens, notes = self.path(cell, ".npy"), self.path(cell, ".json")
         if not notes.is_file():
             tokens.parent.mkdir(parents=True, exist_ok=True)
+            if self.regime is not FEW and cell.method in WEIGHTS:
+                WEIGHTS[cell.method](self, cell)  # their seconds are those of the few (`seconds`)
             began = time.perf_counter()
             found, trained = METHODS.get(cell.method, steered)(self, cell)
             seconds = time.perf_counter() - began
-            nats = self.model.nll(found.x, draws=8, seed=cell.seed) / found.x.shape[1]
+            nats = self.model.nll(found.x, draws=self.regime.draws, seed=cell.seed) / found.x.shape[1]
             counts = {"calls": found.calls + found.gradients + trained, "network_calls": found.network_calls,
                       "ancestors": found.ancestors, "seconds": seconds, "elbo": nats.tolist()}  # fmt: skip
             np.save(tokens, found.x.numpy())
             notes.write_text(json.dumps(counts))
         return torch.from_numpy(np.load(tokens)), json.loads(notes.read_text())
 
+    def seconds(self, cell: Cell) -> float:
+        """Return the seconds of a cell, all tuning that it stands on included."""
+        own, stages = self.fill(cell)[1]["seconds"], []
+        if cell.method == "drakes":
+            stages = [replace(cell, strength=a) for a in DRAKES[: DRAKES.index(cell.strength)]]
+        if self.regime is not FEW and cell.method in WEIGHTS:
+            stages.append(cell)
+        return own + sum(self.few.fill(c)[1]["seconds"] for c in stages)
+
     def plain(self, network: Callable[[Tensor, Tensor], Tensor], seed: int) -> Steered:
         """Return draws of a network as it is."""
         with torch.no_grad():
             x = replace(self.base, network=network).sample(self.stream(seed))
-        return Steered(x, 0, 0, SAMPLES * STEPS)
+        return Steered(x, 0, 0, self.regime.samples * self.regime.steps)
 
 
 def steered(bench: Bench, cell: Cell) -> tuple[Steered, int]:
     """Draw by a method of `core.finetune.steer`."""
-    half = SAMPLES // 2
+    samples, asks = bench.regime.samples, bench.regime.asks
+    half, often = samples // 2, {"alpha": cell.strength, "asks": asks}
     options: dict[str, dict[str, Any]] = {
-        "best-of-n": {"count": CALLS // SAMPLES}, "classifier": {"alpha": cell.strength},
-        "smc": {"alpha": cell.strength, "particles": SAMPLES, "draws": 1},
-        "tds": {"alpha": cell.strength, "particles": half, "draws": 1},
-        "svdd": {"alpha": cell.strength, "proposals": 2}, "gilc": {"alpha": cell.strength, "draws": 1},
+        "classifier": often, "smc": {**often, "particles": samples},
+        "tds": {**often, "particles": half}, "svdd": {**often, "proposals": 2}, "gilc": often,
     }  # fmt: skip
-    way = STEERINGS[cell.method](**options[cell.method])
-    n = half if cell.method in {"svdd", "tds"} else SAMPLES
+    one = {"draws": 1} if cell.method in {"smc", "tds", "gilc"} else {}
+    way = STEERINGS[cell.method](**options[cell.method], **one)
+    n = half if cell.method in {"svdd", "tds"} else samples
     return way(bench.base, bench.reward, n, bench.stream(cell.seed)), 0
+
+
+def best(bench: Bench, cell: Cell) -> tuple[Steered, int]:
+    """Keep the best of each group of draws (those of `core.finetune.steer.BestOf`), or the best of all of them."""
+    n, stream, kept = bench.regime.samples, bench.stream(cell.seed), bench.path(Cell("draws", 0.0, cell.seed), ".npy")
+    if not kept.is_file():
+        drawn = [bench.base.sample(stream.fold(20, k)) for k in range(CALLS // n)]
+        np.save(kept, torch.stack(drawn).numpy())
+    x = torch.from_numpy(np.load(kept))
+    score = bench.reward.score(x.flatten(0, 1)).view(x.shape[:2])
+    first = x[score.argmax(0), torch.arange(n)]
+    chosen = first if cell.method == "best-of-n" else x.flatten(0, 1)[score.flatten().argsort(descending=True)[:n]]
+    return Steered(chosen, score.numel(), 0, score.numel() * bench.regime.steps), 0
 
 
 def prior(bench: Bench, cell: Cell) -> tuple[Steered, int]:
@@ -179,7 +248,7 @@ def prior(bench: Bench, cell: Cell) -> tuple[Steered, int]:
 
 def guided(bench: Bench, cell: Cell) -> tuple[Steered, int]:
     """Draw by classifier-free guidance with a copy that leans to the best measured sequences."""
-    kept = bench.path(Cell("cfg", 0.0, 0), ".pt.npz")
+    kept = bench.few.path(Cell("cfg", 0.0, 0), ".pt.npz")
     leaning = copy.deepcopy(bench.base.network).requires_grad_(True)  # type: ignore[union-attr]
     if kept.is_file():
         restore(leaning, kept)
@@ -196,39 +265,75 @@ def guided(bench: Bench, cell: Cell) -> tuple[Steered, int]:
     return bench.plain(Leaning(bench.base.network, leaning, cell.strength), cell.seed), 0  # type: ignore[arg-type]
 
 
-def by_sdpo(bench: Bench, cell: Cell) -> tuple[Steered, int]:
-    """Tune by SDPO on completions scored once, then draw."""
-    shared = {**SHARED, **OWN["sdpo"], "seed": cell.seed}
-    task = TuneTask(bench.base, bench.reward, Tuning("sdpo", cell.strength, LEAN, pool=CALLS, **shared))
-    module = task.module()
-    optimizer = torch.optim.Adam(module.parameters(), task.tuning.lr)
-    for step in range(LEAN):
-        update(module, optimizer, task.loss(module, task.batch(step, 0, 1), step)[0])
-    return bench.plain(module.eval(), cell.seed), CALLS
+def sdpo_weights(bench: Bench, cell: Cell) -> Path:
+    """Return the weights tuned by SDPO on completions scored once, tuned where they are not kept yet."""
+    path = bench.few.path(cell, ".pt.npz")
+    if not path.is_file():
+        shared = {**SHARED, **OWN["sdpo"], "seed": cell.seed}
+        task = TuneTask(bench.few.base, bench.reward, Tuning("sdpo", cell.strength, LEAN, pool=CALLS, **shared))
+        module = task.module()
+        optimizer = torch.optim.Adam(module.parameters(), task.tuning.lr)
+        for step in range(LEAN):
+            update(module, optimizer, task.loss(module, task.batch(step, 0, 1), step)[0])
+        keep(module, path)
+    return path
 
 
-def by_drakes(bench: Bench, cell: Cell) -> tuple[Steered, int]:
-    """Tune by DRAKES from where the next larger alpha ended, then draw."""
-    at = DRAKES.index(cell.strength)
-    base = replace(bench.base, plan=uniform_plan(OWN["drakes"]["steps"]))
-    options = {**SHARED, **OWN["drakes"], "seed": cell.seed}
-    task = TuneTask(base, bench.reward, Tuning("drakes", cell.strength, UPDATES[at], **options))
-    module = task.module()
-    if at:
-        before = replace(cell, strength=DRAKES[at - 1])
-        bench.fill(before)
-        restore(module, bench.path(before, ".pt.npz"))
-    optimizer, first = torch.optim.Adam(module.parameters(), task.tuning.lr), sum(UPDATES[:at])
-    for step in range(first, first + UPDATES[at]):
-        loss, figures = task.loss(module, task.batch(step, 0, 1), step)
-        update(module, optimizer, loss)
-        print(f"{cell.name} {step}: {figures}", flush=True)
-    keep(module, bench.path(cell, ".pt.npz"))
-    return bench.plain(module.eval(), cell.seed), SHARED["batch"] * sum(UPDATES[: at + 1])
+def distilled_weights(bench: Bench, cell: Cell) -> Path:
+    """Return the weights into which guidance was distilled, tuned where they are not kept yet."""
+    path = bench.few.path(cell, ".pt.npz")
+    if not path.is_file():
+        base = replace(bench.few.base, plan=uniform_plan(DISTIL["steps"]))
+        task = TuneTask(base, bench.reward, Tuning("distill", cell.strength, **DISTIL, seed=cell.seed))
+        module, total = task.module(), DISTIL["updates"]
+        optimizer = torch.optim.Adam(module.parameters(), task.tuning.lr)
+        for step in range(total):
+            optimizer.param_groups[0]["lr"] = task.tuning.lr * min(1.0, 10 * (step + 1) / total) * (1 - step / total)
+            update(module, optimizer, task.loss(module, task.batch(step, 0, 1), step)[0])
+        keep(module, path)
+    return path
+
+
+def drakes_weights(bench: Bench, cell: Cell) -> Path:
+    """Return the weights tuned by DRAKES from where the next larger alpha ended, tuned where they are not kept yet."""
+    path, at = bench.few.path(cell, ".pt.npz"), DRAKES.index(cell.strength)
+    if not path.is_file():
+        base = replace(bench.few.base, plan=uniform_plan(OWN["drakes"]["steps"]))
+        options = {**SHARED, **OWN["drakes"], "seed": cell.seed}
+        task = TuneTask(base, bench.reward, Tuning("drakes", cell.strength, UPDATES[at], **options))
+        module = task.module()
+        if at:
+            restore(module, drakes_weights(bench, replace(cell, strength=DRAKES[at - 1])))
+        optimizer, first = torch.optim.Adam(module.parameters(), task.tuning.lr), sum(UPDATES[:at])
+        for step in range(first, first + UPDATES[at]):
+            loss, figures = task.loss(module, task.batch(step, 0, 1), step)
+            update(module, optimizer, loss)
+            print(f"{cell.name} {step}: {figures}", flush=True)
+        keep(module, path)
+    return path
+
+
+WEIGHTS: dict[str, Callable[[Bench, Cell], Path]] = {
+    "sdpo": sdpo_weights, "distill": distilled_weights, "drakes": drakes_weights
+}  # fmt: skip
+
+
+def spent(cell: Cell) -> int:
+    """Return the reward calls that went into a cell's weights."""
+    ran = sum(UPDATES[: DRAKES.index(cell.strength) + 1]) if cell.method == "drakes" else 0
+    return {"sdpo": CALLS, "distill": DISTIL["pool"]}.get(cell.method, SHARED["batch"] * ran)
+
+
+def tuned(bench: Bench, cell: Cell) -> tuple[Steered, int]:
+    """Draw from tuned weights."""
+    module = copy.deepcopy(bench.base.network)
+    restore(module, WEIGHTS[cell.method](bench, cell))  # type: ignore[arg-type]
+    return bench.plain(module.eval(), cell.seed), spent(cell)  # type: ignore[union-attr]
 
 
 METHODS: dict[str, Callable[[Bench, Cell], tuple[Steered, int]]] = {
-    "prior": prior, "cfg": guided, "sdpo": by_sdpo, "drakes": by_drakes,
+    "prior": prior, "cfg": guided, "sdpo": tuned, "best-of-n": best, "best-of-all": best,
+    "distill": tuned, "drakes": tuned,
 }  # fmt: skip
 
 
