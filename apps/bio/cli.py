@@ -38,6 +38,8 @@ Reward = Annotated[
     list[str] | None, typer.Option("--reward", help="Oracle folder, reward name or module:callable, =WEIGHT; repeat.")
 ]
 Steer = Annotated[str, typer.Option("--steering", help="best-of-n, classifier, smc, tds, svdd, gilc, gilc-black-box.")]
+Alpha = Annotated[float | None, typer.Option("--alpha", help="Reward units per nat, of a steering.", min=1e-9)]
+Asks = Annotated[int | None, typer.Option("--asks", help="Steps at which a steering asks the reward.", min=1)]
 Topology = Annotated[str, typer.Option("--topology", help="Peptides as molecules: linear, cyclic or disulfide.")]
 Fold = Annotated[str, typer.Option("--fold", help="Your folding program for proteins, with {fasta} and {out}.")]
 Price = Annotated[int, typer.Option("--price", help="Particles for the full price of each rule; 0: a guess.", min=0)]
@@ -98,8 +100,9 @@ def design(
     model: Model, n: Number = 8, length: Length = None, template: Template = None, forbid: Forbid = None,
     require: Require = None, homopolymer: Run = None, gc: Gc = None, fix: Fix = None, keep: Keep = None,
     frame: Frame = None, alphabet: Alphabet = "", spacing: Spacing = None, reward: Reward = None,
-    steering: Steer = "", seed: Seed = 0, steps: Steps = None, temperature: Temperature = None,
-    topology: Topology = "", fold: Fold = "", price: Price = 8, out: Out = None, json: Json = False,
+    steering: Steer = "", alpha: Alpha = None, asks: Asks = None, seed: Seed = 0, steps: Steps = None,
+    temperature: Temperature = None, topology: Topology = "", fold: Fold = "", price: Price = 8, out: Out = None,
+    json: Json = False,
 ) -> None:  # fmt: skip
     """Design sequences under hard rules, maybe steered to a reward; infeasible rules are refused before sampling."""
     from apps.bio.design import design as work
@@ -109,7 +112,7 @@ def design(
     settings = {"steps": steps, "temperature": temperature}
     show(work(model, rules={k: v for k, v in rules.items() if v}, n=n, length=length, template=template, reward=reward,
               steering=steering, seed=seed, settings=settings, out=out, topology=topology,
-              fold=fold, price=price), json)  # fmt: skip
+              fold=fold, price=price, options={"alpha": alpha, "asks": asks}), json)  # fmt: skip
 
 
 @app.command()

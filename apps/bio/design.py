@@ -12,6 +12,7 @@ What a rule costs is printed in nats (`apps.bio.price`).
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -216,18 +217,39 @@ def noted(wish: Order, sequence: str) -> list[tuple[int, int, str]]:
     return out
 
 
+def way(steering: str, options: Mapping[str, Any]) -> Any:
+    """Return a steering by name with options other than its own; without any, the name.
+
+    Raises:
+        UsageError: no such steering, or it has no such option.
+    """
+    from core.finetune.steer import STEERINGS
+
+    given, name = {k: v for k, v in options.items() if v is not None}, steering or "best-of-n"
+    if not given:
+        return steering
+    if name not in STEERINGS:
+        raise UsageError("no such steering", field="steering", value=steering, choices=STEERINGS)
+    for word, value in given.items():
+        if word not in inspect.signature(STEERINGS[name]).parameters:
+            raise UsageError(f"means nothing for {name}", field=word, value=value)
+    return STEERINGS[name](**given)
+
+
 def design(
     model: str, *, rules: Mapping[str, Any], n: int = 8, length: int | None = None, template: Path | None = None,
     reward: Sequence[str] | None = None, steering: str = "", seed: int = 0,
     settings: Mapping[str, Any] | None = None, out: Path | None = None, topology: str = "",
-    fold: str = "", price: int = 0,
+    fold: str = "", price: int = 0, options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Design sequences and write them to `out` (returns a summary), or print FASTA (returns None)."""
     from apps.bio.expressions import compose
     from apps.bio.model import LETTERS
 
-    if steering and not reward:
-        raise UsageError("needs a reward", field="steering", value=steering, hint="--reward 'gc(0.4, 0.6)', ...")
+    for word, value in {"steering": steering, **(options or {})}.items():
+        if value and not reward:
+            raise UsageError("needs a reward", field=word, value=value, hint="--reward 'gc(0.4, 0.6)', ...")
+    steer = way(steering, options or {})
     loaded, given = load(model), {k: v for k, v in (settings or {}).items() if v is not None}
     kind = loaded.recipe.kind
     for word, value, only in (("fold", fold, "protein"), ("topology", topology, "peptide")):
@@ -236,15 +258,15 @@ def design(
     if kind == "protein":
         aim = compose(reward, LETTERS["protein"]) if reward else None
         return loaded.design(rules=rules, n=n, template=template, seed=seed, out=out, fold=fold, reward=aim,
-                             steering=steering, **given)  # fmt: skip
+                             steering=steer, **given)  # fmt: skip
     if out is not None:
         check_format(out)
     suited(topology, out.suffix.lower() if out is not None else "", loaded.alphabet)
     wish = order(rules, length or loaded.usual, template)
     constraints.compile_(wish.specs, len(wish.start), loaded.alphabet)
     aim = compose(reward, loaded.alphabet) if reward else None
-    found, missed = designed(loaded, wish, n, seed=seed, reward=aim, steering=steering, **given)
-    how = {"steering": steering, "topology": topology, **given}
+    found, missed = designed(loaded, wish, n, seed=seed, reward=aim, steering=steer, **given)
+    how = {"steering": steering, "topology": topology, **given, **{k: v for k, v in (options or {}).items() if v}}
     paid = prices(loaded.set(**given), wish.specs, loaded.open_sites(None, wish.start), price, seed)
     return finish(loaded, wish, found, missed, aim=aim, rules=rules, seed=seed, how=how, out=out, paid=paid)
 

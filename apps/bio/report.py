@@ -181,7 +181,7 @@ def rule_sections(sequences: Sequence[str], rules: Sequence[Any], about: dict[st
         out.append(Section("Rules", [Table(["rule", "judged by", "sequences", "violations"], lines)]))
     nats = [[k, v] for k, v in about.get("nats", {}).items()]
     if nats:
-        caption = "-log P(rule) where every letter is drawn by the model's first prediction."
+        caption = "-log P(rule) under the model, as `design` estimated it."
         out.append(Section("What the rules cost", [Table(["rule", "nats"], nats, caption)]))
     return out
 

@@ -119,6 +119,27 @@ def test_the_full_price_is_that_of_the_samplers_own_law() -> None:
     assert prices(chains, [], chains.open_sites(12, None)) == {}
 
 
+def test_a_steering_takes_its_strength_and_the_steps_that_ask(loaded: SequenceModel, tmp_path: Path) -> None:
+    more = {
+        "rules": {},
+        "n": 8,
+        "length": 20,
+        "reward": ["gc(0.9, 1)"],
+        "settings": {"steps": 6},
+        "out": tmp_path / "x.tsv",
+    }
+    gains = []
+    for alpha in (1e6, 0.005):
+        found = design("x", steering="gilc", options={"alpha": alpha, "asks": 2}, **more)  # type: ignore[arg-type]
+        assert found is not None
+        gains.append(found["gc"])
+    assert gains[1] > gains[0] + 0.1
+    with pytest.raises(UsageError, match="means nothing for best-of-n"):
+        design("x", options={"alpha": 0.1}, **more)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="needs a reward"):
+        design("x", rules={}, options={"alpha": 0.1})
+
+
 def test_windows_that_only_the_check_sees_are_drawn_again(model: SequenceModel) -> None:
     wish = Order([c.gc(0.4, 0.6, window=10)], "?" * 60)
     found, missed = designed(model, wish, 40, steps=6)

@@ -102,6 +102,15 @@ class ProteinDesigns:
             self.sites.structure.write(paths[-1], letters, sure.tolist(), lines)
         return paths
 
+    def to_tsv(self) -> str:
+        """Return one row for each design: sample, sequence (chains joined by `/`), score, recovery, other scores."""
+        rows = [["sample", "sequence", "score", "recovery", *self.scores]]
+        for i, s in enumerate(self.sequences):
+            values = (self.score[i], self.recovery[i], *(v[i] for v in self.scores.values()))
+            joined = "/".join(self.sites.structure.by_chain(s).values())
+            rows.append([str(self.index[i]), joined, *(f"{v:.6g}" for v in values)])
+        return "".join("\t".join(row) + "\n" for row in rows)
+
     def to_json(self) -> str:
         """Return designs, scores and manifest as JSON."""
         labels = [r.label for r in self.sites.structure.residues]

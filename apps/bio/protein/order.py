@@ -7,9 +7,9 @@
 | `--fix` | `SELECTOR:LETTERS`, the letters allowed there: `A10-12:DE` |
 | `--alphabet` | the only letters that designed residues may have |
 
-The table of fixed and designed residues goes to stderr before anything is sampled. `--out` is a FASTA or JSON file,
-or a folder: one PDB file for each design, with the confidence in percent as B-factor. `--fold COMMAND` hands every
-design to a folding program of the user's and notes its CA distance to the backbone (`designs.refold`).
+The table of fixed and designed residues goes to stderr before anything is sampled. `--out` is a FASTA, TSV or JSON
+file, or a folder: one PDB file for each design, with the confidence in percent as B-factor. `--fold COMMAND` hands
+every design to a folding program of the user's and notes its CA distance to the backbone (`designs.refold`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from apps.bio.protein.data import AMINO
 from apps.bio.protein.sites import choose
 from apps.bio.protein.structure import read_structure
+from apps.bio.records import put
 from core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ def carried_out(
     """
     if template is None:
         raise UsageError("a protein is designed on a structure", field="template", hint="give a PDB or mmCIF file")
-    if out is not None and out.suffix.lower() not in {".fasta", ".fa", ".json", ""}:
-        raise UsageError("write .fasta, .json, or a folder of PDB files", field="out", value=str(out))
+    if out is not None and out.suffix.lower() not in {".fasta", ".fa", ".json", ".tsv", ""}:
+        raise UsageError("write .fasta, .tsv, .json, or a folder of PDB files", field="out", value=str(out))
     wish, structure = wishes(rules), read_structure(template)
     print(choose(structure, **wish).table(), file=sys.stderr)
     found = model.sample(settings.pop("n"), structure, **wish, **settings)
@@ -80,7 +81,8 @@ def carried_out(
         sys.stdout.write(found.to_fasta())
         return None
     if out.suffix:
-        out.write_text(found.to_json() if out.suffix.lower() == ".json" else found.to_fasta())
+        form = {".json": found.to_json, ".tsv": found.to_tsv}.get(out.suffix.lower(), found.to_fasta)
+        put(out, form())
     else:
         found.to_structures(out)
     return {
