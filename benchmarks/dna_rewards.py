@@ -23,6 +23,9 @@ above (the prior's evaluation median, a loss of 0.2 nats per base).
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ from apps.bio import dna
 from apps.bio import oracle as o
 from apps.bio.baselines import shuffled
 from apps.bio.metrics import complexity, diversity, enrichment_correlation, gc_content, novelty
+from apps.bio.tune import checksum
 from benchmarks._steering import CALLS, DRAKES, FEW, MANY, SEEDS, Bench, Cell, Regime
 from benchmarks.dna_oracles import oracles, sequences
 from benchmarks.harness import Bar, Result
@@ -71,6 +75,16 @@ def typical(shared: Bench) -> tuple[float, float]:
 
 
 def judged(shared: Bench, judges: dict[str, o.Oracle], cell: Cell, between: tuple[float, float]) -> dict[str, float]:
+    """Return the figures of one cell (`figures`), kept beside its sequences."""
+    own = [inspect.getsource(figures), between, *(checksum(judge.body) for judge in judges.values())]
+    kept = shared.path(cell, f"-judged-{hashlib.sha256(repr(own).encode()).hexdigest()[:8]}.json")
+    if not kept.is_file():
+        row = figures(shared, judges, cell, between)
+        kept.write_text(json.dumps(row))
+    return json.loads(kept.read_text())
+
+
+def figures(shared: Bench, judges: dict[str, o.Oracle], cell: Cell, between: tuple[float, float]) -> dict[str, float]:
     """Return the figures of one cell; `between` are the nats per base that count as typical."""
     x, counts = shared.fill(cell)
     train, nats = shared.data.tokens[shared.data.part == 0], np.array(counts["elbo"])
@@ -182,7 +196,7 @@ def run(full: bool = False) -> Result:
     predicted = judges["evaluation"].score(real.tokens).numpy()
     level, measured = float(np.quantile(predicted, 0.95)), float(np.quantile(real.labels, 0.95))
     few, many = (shown(regime, judges, between) for regime in (FEW, MANY))
-    figures: dict[str, Any] = {
+    found: dict[str, Any] = {
         "few": few, "many": many, "typical_between": between, "real_95_predicted": level, "real_95_measured": measured,
     }  # fmt: skip
     notes = (
@@ -198,5 +212,5 @@ def run(full: bool = False) -> Result:
     units = {"tuning, evaluation, judge": "log2 RNA/DNA, medians", "elbo": "nats per base under the pretrained model"}
     floor = enrichment_correlation(top(shared)[0::2], top(shared)[1::2])
     peers = {"enrichment_6mers, one half of the most active real sequences against the other": floor}
-    asked = [b for regime, found in ((FEW, few), (MANY, many)) for b in bars(found, regime, level, measured)]
-    return Result(figures, asked, units, peers, 0, notes)
+    asked = [b for regime, part in ((FEW, few), (MANY, many)) for b in bars(part, regime, level, measured)]
+    return Result(found, asked, units, peers, 0, notes)
