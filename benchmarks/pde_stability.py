@@ -4,11 +4,12 @@
 spectral solver: the largest deviation of the kinetic energy at any time, and the correlation up to twice the horizon.
 Soon little but a slow decay is left, half a per cent of the first energy, nearly all of it a uniform flow of 2 per cent
 of the first velocities, and whatever a model does to fields that are nearly uniform adds up. So there is a second
-model, `runs/pde/burgers-nonlinear-0`, trained with `model.still=true model.nonlinear=true model.totals=30`: it is told
-that uniform states stay as they are and that nothing but the diffusion is linear, and its regression and its loss weigh
-the fields' totals, which choose the uniform flow that is left. `uniform_flow_off` says when that flow goes wrong: its
-error at some times of the horizon over the truth's own at the end. The row `operators_whole_equation_told` is the whole
-equation on the same operators with nothing learned: what that mesh can do (no bar).
+model, `runs/pde/burgers-nonlinear-0`, trained with `model.still=true model.nonlinear=true model.totals=30
+optim.eps=1e-14`: it is told that uniform states stay as they are and that nothing but the diffusion is linear, and its
+regression and its loss weigh the fields' totals, which choose the uniform flow that is left. `uniform_flow_off` says
+when that flow goes wrong: its error at some times of the horizon over the truth's own at the end. The row
+`operators_whole_equation_told` is the whole equation on the same operators with nothing learned: what that mesh can do
+(no bar).
 
 **Wakes.** Trajectories of `quintet pde simulate cylinder` at Reynolds numbers that no training saw, 50 D/U long. Their
 model is the phase on a cycle (`apps/pde/cycle.py`), fitted to the training trajectories: it runs ten times as long, and
