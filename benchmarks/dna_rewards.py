@@ -207,7 +207,8 @@ def run(full: bool = False) -> Result:
         "and nats; the two judges chose nothing. The DRAKES points of one seed are one run with falling alpha, the "
         "same weights in both tables; its seconds include all tuning before. The "
         "reference chain carries no gradient in classifier, tds and drakes. cfg uses measured labels, no reward call. "
-        "calls_of_the_next is what one more sample would ask."
+        "calls_of_the_next is what one more sample would ask. best-of-all shares the draws of best-of-n: its seconds "
+        "are those of choosing. The points that tds and smc dominate with are copies of one ancestor (diversity)."
     )
     units = {"tuning, evaluation, judge": "log2 RNA/DNA, medians", "elbo": "nats per base under the pretrained model"}
     floor = enrichment_correlation(top(shared)[0::2], top(shared)[1::2])
