@@ -96,8 +96,8 @@ def test_the_search_finds_hits_that_sound_as_asked_and_keeps_what_the_model_is_s
     assert correlation(found["loudness"], asked["loudness"]) > 0.9
     assert correlation(found["onset"], asked["onset"]) > 0.8
     kept = pursue(codec, wanted[None], None, {"loudness": torch.zeros(16, 1)}, 100.0, 1e6)
-    before, after = (codec.score(z, 100.0).hits for z in (wanted, kept[0]))
-    assert np.allclose(before[:, :2], after[:, :2], atol=0.01)
+    before, after = (sorted(codec.score(z, 100.0).hits[:, :2].round(2).tolist()) for z in (wanted, kept[0]))
+    assert before == after  # hits of one moment in any order
 
 
 @pytest.fixture(scope="module")
