@@ -27,7 +27,7 @@ LESS = {
     ("pde", "burgers"): [*FEW, "data.steps=100", "data.nodes=200"],
     ("pde", "cells"): [*FEW, "data.steps=40", "data.nodes=200"],
     ("pde", "cylinder"): WAKE,
-    ("pde", "fhn"): [*FEW, "data.steps=60", "data.nodes=200", "data.warmup=0.5"],
+    ("pde", "fhn"): [*FEW, "data.steps=100", "data.nodes=200", "data.warmup=0.5"],
     ("pde", "gray_scott"): [*FEW, "data.steps=40", "data.nodes=400"],
     ("pde", "phympgn"): [*WAKE, "batch=2"],
     ("pde", "toy"): [*FEW, "data.steps=20", "data.nodes=120"],
