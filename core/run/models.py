@@ -10,13 +10,13 @@ from core.errors import CheckpointError
 from core.run.fetch import data_root
 
 if TYPE_CHECKING:  # completion of the command line asks for names only, without torch
-    from torch import Tensor, nn
+    import torch
 
     from core.run.checkpoint import Checkpoint
 
 __all__ = ["fill", "find", "shipped"]
 
-Net = TypeVar("Net", bound="nn.Module")
+Net = TypeVar("Net", bound="torch.nn.Module")
 
 
 def shipped(domain: str) -> dict[str, Path]:
@@ -44,7 +44,7 @@ def find(name: str | Path, domain: str) -> Checkpoint:
     return checkpoint.load(folder, app=domain)
 
 
-def fill(net: Net, weights: Mapping[str, Tensor], source: str | Path | None) -> Net:
+def fill(net: Net, weights: Mapping[str, torch.Tensor], source: str | Path | None) -> Net:
     """Copy all weights of a checkpoint into a network, converted to its types, and return it.
 
     Raises:
