@@ -121,6 +121,6 @@ def run(full: bool) -> Result:
     }
     notes = (
         "Split by cluster of 40 % identity: fold 0 of 6 judges and chose nothing; networks and settings were chosen on "
-        "cross-fitted folds. Test chains are read by the mean of the five members. 95 % intervals draw clusters again."
+        "cross-fitted folds. Test chains are read by the mean of all members. 95 % intervals draw clusters again."
     )
     return Result(figures, bars, units, peers, 1, notes)
