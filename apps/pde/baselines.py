@@ -49,8 +49,9 @@ class Operators:
     def rollout(self, start: np.ndarray, steps: int, parameters: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """Return the states [V, steps + 1, N, C]; what is not finite stays so."""
         given = {k: torch.as_tensor(v, dtype=torch.float64)[:, None] for k, v in (parameters or {}).items()}
-        u = self.net.pad(torch.as_tensor(np.asarray(start, np.float64)), 0.0, given)
-        return torch.cat([u[:, None], self.net(u, steps, 0.0, given)], 1).numpy()
+        u = torch.as_tensor(np.asarray(start, np.float64))
+        first = self.net.leave(self.net.enter(u, 0.0, given))
+        return torch.cat([first[:, None], self.net(u, steps, 0.0, given)], 1).numpy()
 
 
 @dataclass(eq=False)
@@ -88,16 +89,17 @@ class Sparse:
 
     def moments(self, data: Trajectories, frames: int = 100) -> tuple[np.ndarray, np.ndarray]:
         """Return X'X and X'Y over trajectories, by changes over two states as in `Dynamics.calibrate`."""
-        free, count = ~self.net.boundary.dirichlet.all(-1), data.states.shape[1] - 2
+        free, count = self.net.free, data.states.shape[1] - 2
         terms = len(self.names())
         gram, moment = np.zeros((terms, terms)), np.zeros((terms, data.states.shape[-1]))
         for row in range(len(data)):
             u = torch.from_numpy(data.states[row].astype(np.float64))
             now = torch.stack([u[k : count + k : max(1, count // frames)] for k in range(3)])
-            flat = now.flatten(0, 1)
+            flat = self.net.inside(now.flatten(0, 1))
             own = {k: torch.full((len(flat), 1), float(v[row])) for k, v in data.parameters.items()}
-            rest = (now[2] - now[0]) / (2 * data.dt) - simpson(self.net.rate(flat, 0.0, own).reshape(now.shape))
-            X = simpson(self.library(flat)[:, free].unflatten(0, (3, -1))).flatten(0, 1).numpy()
+            known = self.net.leave(self.net.rate(flat, 0.0, own)).reshape(now.shape)
+            rest = (now[2] - now[0]) / (2 * data.dt) - simpson(known)
+            X = simpson(self.net.leave(self.library(flat))[:, free].unflatten(0, (3, -1))).flatten(0, 1).numpy()
             gram += X.T @ X
             moment += X.T @ rest[:, free].flatten(0, 1).numpy()
         return gram, moment
@@ -125,13 +127,13 @@ class Sparse:
         assert self.weights is not None
         w, net, dt = torch.from_numpy(self.weights), self.net, self.net.dt
         given = {k: torch.as_tensor(v, dtype=torch.float64)[:, None] for k, v in (parameters or {}).items()}
-        u = net.pad(torch.as_tensor(np.asarray(start, np.float64)), 0.0, given)
-        out = [u]
+        u = net.enter(torch.as_tensor(np.asarray(start, np.float64)), 0.0, given)
+        out = [net.leave(u)]
         for k in range(steps * net.substeps):
             u = explicit(lambda v, t: net.rate(v, t, given) + self.library(v) @ w,
                          lambda v, t: net.pad(v, t, given), u, k * dt, dt, "heun")  # fmt: skip
             if (k + 1) % net.substeps == 0:
-                out.append(u)
+                out.append(net.leave(u))
         return torch.stack(out, 1).numpy()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from apps.pde.laplacian import LaplaceBlock
 from apps.pde.mesh import Mesh
 from apps.pde.model import ModelConfig
 from apps.pde.network import CorrectedOperators, Derivatives, Known, LearnedOperators, Phympgn, Plus, node_types
-from apps.pde.operators import Correction, Operators
+from apps.pde.operators import Correction, Operators, SparseMap
 from apps.pde.refine import Refiner
 from apps.pde.stepping import Imex, explicit
+from apps.pde.submesh import interpolation, refined
 from apps.pde.systems import System
 from core.errors import UsageError
 from core.noise import Stream
@@ -24,6 +25,7 @@ from core.noise import Stream
 __all__ = ["Dynamics"]
 
 LIFTED = 120_000  # nodes times states of a trajectory that a regression with many regressors is to hold
+FORGET = 0.05  # share of a trajectory in which an analysis forgets its interpolated start
 
 
 class Dynamics(nn.Module):
@@ -39,8 +41,9 @@ class Dynamics(nn.Module):
 
     def __init__(self, config: ModelConfig, system: System, mesh: Mesh, dt: float, substeps: int = 1) -> None:
         super().__init__()
-        self.config, self.system, self.mesh = config, system, mesh
+        self.config, self.system, self.mesh, self.n = config, system, mesh, len(mesh)
         self.dt, self.substeps, fields = dt / substeps, substeps, system.fields
+        mesh, self.between = _finer(mesh, config)
         names = tuple(system.parameters)
         conditions = read_conditions(mesh, system.boundary if mesh.groups else {}, fields, names)
         sides = insulated(conditions) if config.operators == "rbf" else []
@@ -69,6 +72,25 @@ class Dynamics(nn.Module):
         self.imex = self._implicit(plain) if config.integrator == "imex" else None
 
     points: Tensor
+
+    @property
+    def free(self) -> Tensor:
+        """The given nodes that no boundary condition gives all values, bool [N]."""
+        return ~self.boundary.dirichlet[: self.n].all(-1)
+
+    def enter(self, u: Tensor, t: Any = 0.0, parameters: Mapping[str, Any] | None = None) -> Tensor:
+        """Return the state inside [B, M, C] of values at the given nodes [B, N, C], its boundary conditions met."""
+        return self.pad(self.inside(u), t, parameters)
+
+    def leave(self, w: Tensor) -> Tensor:
+        """Return the values at the given nodes [B, N, C] of a state inside [B, M, C]."""
+        return w[:, : self.n]
+
+    def inside(self, u: Tensor) -> Tensor:
+        """Return values [B, M, C] on the mesh inside, interpolated from those at the given nodes [B, N, C]."""
+        for P in self.between:
+            u = P(u)
+        return u
 
     def _told(self) -> Mapping[str, Any]:
         told = {"none": {}, "diffusion": self.system.known, "full": self.system.full}[self.config.knowledge]
@@ -162,20 +184,20 @@ class Dynamics(nn.Module):
         detach_first: bool = False,
         stride: int = 1,
     ) -> Tensor:
-        """Return the states after 1 ... `steps` steps of `stride` states each, [B, steps, N, C].
+        """Return the states after 1 ... `steps` steps of `stride` states each, [B, steps, N, C], from u [B, N, C].
 
         With gradients they are steps of the physics alone, and only the state of each is kept; what is inside is
         computed again.
         `detach_first` cuts the gradient after the first step, as the paper's code does.
         """
-        out = []
+        out, u = [], self.enter(u, t, parameters)
         for k in range(steps):
             at = t + k * self.dt * self.substeps * stride
             if torch.is_grad_enabled() and self.config.checkpoint and steps > 1:
                 u = _Again.apply(lambda v, r=at: self.step(v, r, parameters, stride), u, *self.parameters())  # type: ignore[assignment]
             else:
                 u = (self.step if torch.is_grad_enabled() else self.refined)(u, at, parameters, stride)
-            out.append(u)
+            out.append(self.leave(u))
             if k == 0 and detach_first:
                 u = u.detach()
         return torch.stack(out, 1)
@@ -186,25 +208,70 @@ class Dynamics(nn.Module):
 
         The regression is of the change over two states, Simpson's rule in time of the rates (exact to the fourth order
         in dt), at about `frames` states of each trajectory (fewer where nodes are many); nodes with given values are
-        left out.
+        left out. With a finer mesh inside, its states are first those that the data spread to, then `sweeps`
+        times those of `analysed` by the model so far, unless these leave what is finite; of an analysis
+        the first `FORGET` of a trajectory is left out.
         """
         if not isinstance(self.net, Plus):
             return
         if self.net.lift is not None:
             self.net.lift.measure(u)
-            frames = min(frames, max(20, LIFTED // len(self.mesh)))
-        stride, span = max(1, (u.shape[1] - 2) // frames), self.dt * self.substeps
-        free, seen = ~self.boundary.dirichlet.all(-1), []
-        for row in range(len(u)):
-            now = torch.stack([u[row, k : u.shape[1] - 2 + k : stride] for k in range(3)])  # [3, T, N, C]
-            flat = now.flatten(0, 1)
-            own = {k: v[row : row + 1].expand(len(flat))[:, None] for k, v in (parameters or {}).items()}
-            known = self.known(flat, 0.0, self.points, {**self.system.parameters, **own}, self.operators)[0]
-            rest = (now[2] - now[0]) / (2 * span) - simpson(known.reshape(now.shape))
-            dx, dy, lap = (d[:, free] for d in self._lifted(flat, self.operators(flat)))
-            seen.append((flat[:, free], (dx, dy, lap), rest[:, free]))
-        area = torch.from_numpy(self.mesh.node_area)[free, None]
-        self.net.fit(seen, free, area / area.mean(), self.config.totals)
+            frames = min(frames, max(20, LIFTED // self.n))
+        last, stride = u.shape[1] - 2, max(1, (u.shape[1] - 2) // frames)
+        area = torch.from_numpy(self.mesh.node_area)[self.free, None]
+        at = torch.zeros(len(self.points), dtype=torch.bool)
+        at[: self.n] = self.free
+        for sweep in range(1 + self.config.sweeps * bool(self.between)):
+            begins = torch.arange(int(FORGET * last) if sweep else 0, last, stride)
+            wanted, place = torch.unique(begins + torch.arange(3)[:, None], return_inverse=True)
+            seen = []
+            for row, path in enumerate(u):
+                own = {k: v[row : row + 1, None] for k, v in (parameters or {}).items()}
+                kept = self.analysed(path, wanted.tolist(), own) if sweep else self.inside(path[wanted])
+                if not finite(kept):
+                    return
+                seen.append(self._regressors(kept[place], own, at))
+            self.net.fit(seen, at, area / area.mean(), self.config.totals)
+
+    def _regressors(self, now: Tensor, own: Mapping[str, Tensor], at: Tensor) -> tuple[Tensor, Derivatives, Tensor]:
+        """Return states, derivatives and the unknown rate at some nodes, from successive states [3, T, M, C]."""
+        flat, span = now.flatten(0, 1), self.dt * self.substeps
+        given = {k: v.expand(len(flat), 1) for k, v in own.items()}
+        known = self.known(flat, 0.0, self.points, {**self.system.parameters, **given}, self.operators)[0]
+        rest = (now[2] - now[0]) / (2 * span) - simpson(known.reshape(now.shape))
+        dx, dy, lap = (d[:, at] for d in self._lifted(flat, self.operators(flat)))
+        return flat[:, at], (dx, dy, lap), rest[:, at]
+
+    @torch.no_grad()
+    def analysed(self, u: Tensor, keep: Sequence[int], parameters: Mapping[str, Any] | None = None) -> Tensor:
+        """Return states inside [len(keep), M, C] that follow a trajectory u [T, N, C] (`submesh.py`).
+
+        Args:
+            u: the trajectory.
+            keep: which of its states, ascending.
+            parameters: name -> value [1, 1].
+        """
+        w, out, span = self.enter(u[:1], 0.0, parameters), [], self.dt * self.substeps
+        kept = set(keep)
+        for k in range(max(keep) + 1):
+            if k:
+                w = self.step(w, (k - 1) * span, parameters)
+                w = self.pad(w + self.inside(u[k : k + 1] - self.leave(w)), k * span, parameters)
+            if k in kept:
+                out.append(w[0])
+        return torch.stack(out)
+
+
+def _finer(mesh: Mesh, config: ModelConfig) -> tuple[Mesh, nn.ModuleList]:
+    """Return the mesh inside, and the maps that lead there."""
+    if config.fine and config.refine:
+        message = "learns from true states, and a finer mesh has none"
+        raise UsageError(message, field="model.refine", value=config.refine, hint="model.fine=0")
+    maps = nn.ModuleList()
+    for _ in range(config.fine):
+        maps.append(SparseMap(interpolation(mesh)))
+        mesh = refined(mesh)
+    return mesh, maps
 
 
 def simpson(value: Tensor) -> Tensor:

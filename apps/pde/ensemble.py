@@ -128,12 +128,12 @@ def members(
     S, rho = SparseMap(smoother(net.mesh, spread.rings)).to(start.device), math.exp(-span / spread.memory)
 
     def draw(k: int) -> Tensor:
-        return S(stream.fold(3, k).normal(*size).to(start))
+        return net.inside(S(stream.fold(3, k).normal(*size).to(start)))
 
     first = start.std(1, keepdim=True).repeat_interleave(n, 0)
     u = start.repeat_interleave(n, 0) + spread.start * first * stream.fold(2).normal(*size).to(start)
-    u = net.pad(u, t, given)
-    kept, r = [u], draw(0)
+    u = net.enter(u, t, given)
+    kept, r = [net.leave(u)], draw(0)
     for k in range(1, steps + 1):
         at = t + (k - 1) * span
         after = net.refined(u, at, given, stride, stream.fold(6))
@@ -144,14 +144,14 @@ def members(
             r = rho * r + math.sqrt(1 - rho**2) * draw(k) if rho < 1 else r
         u = after
         if k % every == 0:
-            kept.append(u)
+            kept.append(net.leave(u))
     out = torch.stack(kept, 1).reshape(V, n, -1, *size).cpu().numpy()
     if not spread.times:
         return out
     pattern = S(stream.fold(5).normal(*size).to(start))[:n].cpu().numpy()
     out = torch.from_numpy(spread.dress(out, np.arange(out.shape[2]) * every * span, pattern)).to(start)
     frames = out.flatten(0, 1).unbind(1)
-    held = [net.pad(v, t + k * every * span, given) for k, v in enumerate(frames)]
+    held = [net.leave(net.enter(v, t + k * every * span, given)) for k, v in enumerate(frames)]
     return torch.stack(held, 1).reshape(V, n, -1, *size).cpu().numpy()
 
 
@@ -217,7 +217,7 @@ def conform(
     given = {k: torch.from_numpy(v).float()[:, None] for k, v in valid.parameters.items()}
     plain = replace(spread, least=0.0, times=(), scale=())
     own = members(net, start, steps, plain, n, seed, float(valid.times[0]), given, every, stride)[:, :, 1:]
-    free = ~net.boundary.dirichlet.all(-1).cpu().numpy()
+    free = net.free.cpu().numpy()
     own, truth = own[..., free, :].astype(np.float64), truth[..., free, :]
     noise = Stream(seed, torch.arange(n)).fold(5).normal(*valid.states.shape[2:]).to(start)
     pattern = SparseMap(smoother(net.mesh, spread.rings)).to(start.device)(noise).cpu().numpy()[:, free]

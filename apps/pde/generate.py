@@ -102,15 +102,15 @@ class FieldModel:
         want = (len(self.mesh), len(net.system.fields))
         if np.shape(start) != want:
             raise UsageError(f"must have one row a node, {want}", field="start", value=np.shape(start))
-        u = net.pad(torch.as_tensor(np.asarray(start, np.float32))[None].to(net.points.device), t, given)
-        span, kept, times = net.dt * net.substeps, [u[0].cpu().numpy()], [t]
+        u = net.enter(torch.as_tensor(np.asarray(start, np.float32))[None].to(net.points.device), t, given)
+        span, kept, times = net.dt * net.substeps, [net.leave(u)[0].cpu().numpy()], [t]
         for k in range(1, steps + 1):
             u = net.refined(u, t + (k - 1) * span, given)
             if k % every == 0:
                 if not finite(u):
                     raise QuintetError(f"the roll-out is not finite after t = {times[-1]:g}", field="rollout",
                                        hint="take a smaller step, or train with longer windows")  # fmt: skip
-                kept.append(u[0].cpu().numpy())
+                kept.append(net.leave(u)[0].cpu().numpy())
                 times.append(t + k * span)
         return Fields(self.mesh, net.system.fields, np.array(times), np.stack(kept))
 
@@ -119,8 +119,8 @@ class FieldModel:
         """Return the states [V, steps + 1, N, C] from V starts [V, N, C] at once; what is not finite stays so."""
         net = self.net
         given = {k: torch.as_tensor(v, dtype=torch.float32)[:, None] for k, v in (parameters or {}).items()}
-        u = net.pad(torch.as_tensor(np.asarray(start, np.float32)).to(net.points.device), 0.0, given)
-        return torch.cat([u[:, None], net(u, steps, 0.0, given)], 1).cpu().numpy()
+        u = torch.as_tensor(np.asarray(start, np.float32)).to(net.points.device)
+        return torch.cat([net.leave(net.enter(u, 0.0, given))[:, None], net(u, steps, 0.0, given)], 1).cpu().numpy()
 
     def sample(
         self, n: int, *, steps: int = 20, seed: int = 0, index: np.ndarray | None = None,

@@ -49,7 +49,7 @@ class Validation:
     def figures(self) -> dict[str, Any]:
         """Return the figures of the whole trajectory."""
         u, v, mesh = self.fields.states, self.orbit.states, self.model.mesh
-        held = self.model.net.boundary.dirichlet.cpu().numpy()
+        held = self.model.net.boundary.dirichlet[: len(mesh)].cpu().numpy()
         off = np.abs(u - v)[:, held].max() if held.any() else 0.0
         out: dict[str, Any] = {
             "states": len(v), "mse": metrics.mse(u, v), "relative_error_end": float(metrics.relative(u, v)[-1]),

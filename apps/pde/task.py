@@ -125,10 +125,9 @@ class FieldTask:
         more = self._refining(net, batch, step) if net.refiner is not None else None
         if more is not None and self.recipe.base:
             return more, {"refiner": more.detach()}
-        start = net.pad(batch.start, batch.time, batch.parameters)
-        out = module(start, batch.target.shape[1], batch.time, batch.parameters, ends, self.recipe.stride)
+        out = module(batch.start, batch.target.shape[1], batch.time, batch.parameters, ends, self.recipe.stride)
         error = ((out - batch.target) / self.std.to(out)).square()
-        free = ~net.boundary.dirichlet.all(-1)
+        free = net.free
         error = error[:, :, free]
         frames = error.mean((0, 2, 3))
         if weight := self.recipe.model.totals:
@@ -151,8 +150,7 @@ class FieldTask:
         valid, stride = self.data.valid, self.recipe.stride
         truth = torch.from_numpy(valid.states[:, ::stride]).to(net.points.device)
         given = {k: torch.from_numpy(v).float()[:, None].to(truth) for k, v in valid.parameters.items()}
-        start = net.pad(truth[:, 0], float(valid.times[0]), given)
-        out = net(start, truth.shape[1] - 1, float(valid.times[0]), given, stride=stride)
+        out = net(truth[:, 0], truth.shape[1] - 1, float(valid.times[0]), given, stride=stride)
         mse = (out - truth[:, 1:]).square().mean(-1).mean(-1)  # [n, T], beyond all bounds where a roll-out blows up
         most = {"nan": 1e12, "posinf": 1e12}
         return {"loss": float(mse.mean().nan_to_num(**most)), "last": float(mse[:, -1].mean().nan_to_num(**most))}
