@@ -36,7 +36,7 @@ class ModelConfig:
     terms: dict[str, str] = field(default_factory=dict)
     operators: str = setting("rbf", choices=("rbf", "least_squares", "cotangent"))
     k: int = setting(0, low=0)
-    degree: int = setting(0, low=0, high=8)
+    degree: int = setting(0, low=0, high=10)
     correct: bool = setting(False)
     integrator: str = setting("heun", choices=("euler", "midpoint", "heun", "heun3", "rk4", "imex"))
     width: int = setting(64, low=0)

@@ -11,8 +11,10 @@ import torch
 from apps.pde import shapes, spectral
 from apps.pde.baselines import Operators
 from apps.pde.dynamics import Dynamics
+from apps.pde.ensemble import Spread, members
+from apps.pde.generate import FieldModel
 from apps.pde.mesh import Mesh
-from apps.pde.model import ModelConfig
+from apps.pde.model import ModelConfig, Recipe
 from apps.pde.stencils import monomials
 from apps.pde.submesh import DEGREE, interpolation, refined
 from apps.pde.systems import system
@@ -100,3 +102,18 @@ def test_the_analysis_keeps_to_the_data_and_makes_the_regression_better(
     assert errors[1] < 0.2 * errors[0]
     kept = net.analysed(u[0], [0, 7, 30])
     assert torch.allclose(net.leave(kept), u[0, [0, 7, 30]], atol=1e-6)
+
+
+def test_roll_outs_and_members_go_on_inside_and_are_given_at_the_nodes() -> None:
+    mesh = shapes.make("cuts", 150)
+    net = Dynamics(ModelConfig(kind="operators", knowledge="full", fine=1), system("burgers", "cuts"), mesh, 2e-3)
+    model = FieldModel(net, Recipe())
+    start = spectral.initial(mesh.points, 5, modes=2).astype(np.float32)
+    alone = model.rollout(start, 6).states
+    assert alone.shape == (7, len(mesh), 2) and np.array_equal(alone[0], start)
+    assert np.allclose(model.rollouts(start[None], 6)[0], alone, atol=1e-6)
+    again = model.rollout(alone[3], 3).states[-1]  # a start anew forgets what lay between the nodes
+    assert not np.allclose(again, alone[6], atol=1e-6) and np.allclose(again, alone[6], atol=0.05)
+    own = members(net, torch.from_numpy(start)[None], 6, Spread(tendency=0.1), 3)
+    assert own.shape == (1, 3, 7, len(mesh), 2) and np.allclose(own[0, :, 0], start)
+    assert 0 < own.std(1)[0, -1].max() < 0.5
