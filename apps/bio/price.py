@@ -21,7 +21,7 @@ from torch import Tensor
 
 from apps.bio import constraints
 from core.constrain.shared import SharedLaw
-from core.finetune.particles import LawTwist, Particles
+from core.finetune.particles import LawTwist, Particles, Patient
 from core.noise import Stream
 from core.plan import uniform_plan
 from core.sample import denoise
@@ -84,27 +84,12 @@ def sampled(model: SequenceModel, law: SharedLaw, start: Tensor, particles: int,
     """Return `-log P(law)` under the model's sampler and its standard error, in nats."""
     cfg, rows = model.recipe.sample, GROUPS * particles
     weighed = Particles(SOLVERS[cfg.solver](), LawTwist(), particles)
-    window, x = _Waiting(law.whole(rows)), start.expand(rows, -1).clone()
+    window, x = Patient(law.whole(rows)), start.expand(rows, -1).clone()
     stream = Stream.of(seed, rows).fold(31)
-    denoise(model.predict, model.process, uniform_plan(cfg.steps), window, weighed, stream, x)  # type: ignore[arg-type]
+    denoise(model.predict, model.process, uniform_plan(cfg.steps), window, weighed, stream, x)
     log_z = weighed.log_w.logsumexp(-1) - math.log(particles)
     top = float(log_z.max())
     if top == -math.inf:
         return math.inf, math.nan
     z = (log_z - top).exp()
     return -top - math.log(float(z.mean())), float(z.std() / z.mean()) / math.sqrt(GROUPS)
-
-
-@dataclass(eq=False)
-class _Waiting:
-    """A window that fills nothing by itself: what a rule leaves a single value is drawn, and paid for."""
-
-    window: Any
-
-    def settle(self, known: Tensor) -> Tensor:
-        """Return `known`."""
-        return known
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what the window has."""
-        return getattr(self.window, name)

@@ -29,19 +29,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Protocol, cast
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from core.constrain.law import LawWindow
+from core.constrain.law import LawWindow, Window
 from core.noise import Stream
 from core.plan import Plan
 from core.process.categorical import Categorical
 from core.sample import Predict, Solver, Step, denoise
 
-__all__ = ["LawTwist", "Particles", "Twist", "choose", "impose", "resample"]
+__all__ = ["LawTwist", "Particles", "Patient", "Twist", "Weighing", "choose", "impose", "resample"]
 
 
 class Twist(Protocol):
@@ -161,19 +161,59 @@ def impose(
         All particles [B N, L] and their log-weights [B, N]; `-inf` in all of a row: the model rules the law out.
     """
     particles = Particles(solver, LawTwist(), count, share)
-    patient = _Patient(**{**vars(window), "mode": "product"})
+    patient = Patient(replace(window, mode="product"))
     x_0 = denoise(predict, process, plan, patient, particles, stream, x)
     return x_0, particles.log_w
 
 
-class _Patient(LawWindow):
-    """A window that fills nothing by itself."""
+@runtime_checkable
+class Weighing(Window, Protocol):
+    """A window that knows how probable its law is."""
+
+    def log_partition(self, log_p: Float[Tensor, "b l k"], known: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
+        """Return the log-probability [B] that independent draws of the unknown sites obey the law."""
+        ...
+
+
+@dataclass(eq=False)
+class Patient:
+    """A window that fills nothing by itself: what a law leaves a single value is drawn, and its probability paid.
+
+    Args:
+        window: decides all else.
+    """
+
+    window: Weighing
+
+    @property
+    def alphabet(self) -> Int[Tensor, "b k"]:
+        """That of the window."""
+        return self.window.alphabet
 
     def settle(self, known: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """Return `known`."""
         return known
 
+    def restrict(self, log_p: Float[Tensor, "b l k"], known: Int[Tensor, "b l"]) -> Float[Tensor, "b l k"]:
+        """Return the window's prediction."""
+        return self.window.restrict(log_p, known)
 
-def _window(step: Step) -> LawWindow:
-    assert callable(getattr(step.window, "log_partition", None)), "an imposed law has a log-partition"
-    return cast(LawWindow, step.window)
+    def admit(
+        self,
+        log_p: Float[Tensor, "b l k"],
+        known: Int[Tensor, "b l"],
+        reveal: Bool[Tensor, "b l"],
+        u: Float[Tensor, "b l"],
+        greedy: bool = False,
+    ) -> Int[Tensor, "b l"]:
+        """Return the window's draw."""
+        return self.window.admit(log_p, known, reveal, u, greedy)
+
+    def log_partition(self, log_p: Float[Tensor, "b l k"], known: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
+        """Return the window's log-partition."""
+        return self.window.log_partition(log_p, known)
+
+
+def _window(step: Step) -> Weighing:
+    assert isinstance(step.window, Weighing), "an imposed law has a log-partition"
+    return step.window
