@@ -231,7 +231,7 @@ class Dynamics(nn.Module):
                 if not finite(kept):
                     return
                 seen.append(self._regressors(kept[place], own, at))
-            self.net.fit(seen, at, area / area.mean(), self.config.totals)
+            self.net.fit(seen, at, area / area.mean(), self.config.totals, self.config.relative)
 
     def _regressors(self, now: Tensor, own: Mapping[str, Tensor], at: Tensor) -> tuple[Tensor, Derivatives, Tensor]:
         """Return states, derivatives and the unknown rate at some nodes, from successive states [3, T, M, C]."""

@@ -24,9 +24,10 @@ class ModelConfig:
     `integrator`: a tableau of the core's, or `imex`. `inputs`: highest derivative that the network sees.
     `still` says that uniform states do not move by themselves (no reactions, no sources); `nonlinear` that the known
     terms are all that is linear in the state; `totals` weighs the fields' integrals in the first regression and the
-    loss. `lift` functions of the state have derivatives that the network sees.
-    `fine` times the mesh is refined for what happens inside; the data stay on its nodes (`submesh.py`),
-    and `sweeps` times states there and the regression are found in turn.
+    loss; with `relative` that regression counts each state's error in units of its own rate, however small that is.
+    `lift` functions of the state have derivatives that the network sees.
+    `fine` times the mesh is refined for what happens inside; the data stay on its nodes (`submesh.py`), and `sweeps`
+    times states there and the regression are found in turn.
     `refine` calls of a refiner follow each step (`refine.py`; 0: none).
     `laplace`, `block`, `padding`, `split` belong to PhyMPGN; `padding` off leaves the boundary to the network.
     """
@@ -45,6 +46,7 @@ class ModelConfig:
     still: bool = setting(False)
     nonlinear: bool = setting(False)
     totals: float = setting(0.0, low=0)
+    relative: bool = setting(False)
     lift: int = setting(0, low=0)
     fine: int = setting(0, low=0, high=3)
     sweeps: int = setting(2, low=0)

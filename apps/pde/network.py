@@ -265,7 +265,7 @@ class Plus(nn.Module):
     @torch.no_grad()
     def fit(
         self, seen: Sequence[tuple[Tensor, Derivatives, Tensor]], at: Tensor, area: Tensor, totals: float = 0.0,
-        ridge: float = 1e-6,
+        relative: bool = False, ridge: float = 1e-6,
     ) -> None:  # fmt: skip
         """Set the units and the polynomial from (u, derivatives, unknown rate) of some trajectories.
 
@@ -275,6 +275,7 @@ class Plus(nn.Module):
             at: nodes that these are of, bool [N].
             area: their weights in integrals, of mean 1.
             totals: weight of the error of a state's integral, beside the mean square error at its nodes.
+            relative: count each state's error in units of its own rate.
             ridge: relative to the mean square of the regressors.
         """
         self._measure(seen)
@@ -284,6 +285,9 @@ class Plus(nn.Module):
             X = self.powers(u, d, at).unflatten(0, (3, -1))
             X = ((X[0] + 4 * X[1] + X[2]) / 6).double()
             X, Y = torch.cat([X, torch.ones_like(X[..., :1])], -1), (rest / self.out).double()
+            if relative:
+                unit = Y.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-6)
+                X, Y = X / unit, Y / unit
             for x, y, weight in ((X, Y, 1.0), ((X * area).mean(1), (Y * area).mean(1), totals)):
                 x, y = x.flatten(0, -2), y.flatten(0, -2)
                 gram += weight / len(x) * x.T @ x
