@@ -15,6 +15,7 @@ from apps.pde.ensemble import Spread, members
 from apps.pde.generate import FieldModel
 from apps.pde.mesh import Mesh
 from apps.pde.model import ModelConfig, Recipe
+from apps.pde.network import Plus
 from apps.pde.stencils import monomials
 from apps.pde.submesh import DEGREE, interpolation, refined
 from apps.pde.systems import system
@@ -117,3 +118,21 @@ def test_roll_outs_and_members_go_on_inside_and_are_given_at_the_nodes() -> None
     own = members(net, torch.from_numpy(start)[None], 6, Spread(tendency=0.1), 3)
     assert own.shape == (1, 3, 7, len(mesh), 2) and np.allclose(own[0, :, 0], start)
     assert 0 < own.std(1)[0, -1].max() < 0.5
+
+
+def test_a_relative_regression_hears_small_states_beside_large_ones() -> None:
+    mesh, rng = shapes.make("square", 100), torch.Generator().manual_seed(0)
+    n = len(mesh)
+    size = torch.tensor([1.0] * 20 + [1e-2] * 20)[
+        :, None, None
+    ]  # the large ones err
+    u = size * torch.randn(40, n, 2, generator=rng)
+    rest = u + 0.3 * size**3 * torch.sign(u)
+    none, found = (torch.zeros(120, n, 2),) * 3, []
+    for relative in (False, True):
+        net = Dynamics(ModelConfig(width=0, inputs=0), BURGERS, mesh, 2e-3).net
+        assert isinstance(net, Plus)
+        net.fit([(u.repeat(3, 1, 1), none, rest)], torch.ones(n, dtype=torch.bool), torch.ones(n, 1), relative=relative)
+        small = u[20:]
+        found.append(float((net(small, none) / small - 1).detach().abs().median()))
+    assert found[1] < 0.5 * found[0]
