@@ -123,9 +123,7 @@ def test_roll_outs_and_members_go_on_inside_and_are_given_at_the_nodes() -> None
 def test_a_relative_regression_hears_small_states_beside_large_ones() -> None:
     mesh, rng = shapes.make("square", 100), torch.Generator().manual_seed(0)
     n = len(mesh)
-    size = torch.tensor([1.0] * 20 + [1e-2] * 20)[
-        :, None, None
-    ]  # the large ones err
+    size = torch.tensor([1.0] * 20 + [1e-2] * 20)[:, None, None]  # the large ones err
     u = size * torch.randn(40, n, 2, generator=rng)
     rest = u + 0.3 * size**3 * torch.sign(u)
     none, found = (torch.zeros(120, n, 2),) * 3, []
