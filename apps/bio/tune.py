@@ -40,6 +40,7 @@ from core.noise import Stream
 
 if TYPE_CHECKING:
     from apps.bio.generate import SequenceModel
+    from apps.bio.protein.generate import InverseFolder
 
 __all__ = ["METHODS", "TuneTask", "Tuning", "finetune", "straight"]
 
@@ -302,7 +303,7 @@ def aimed(
     return base, bound(compose(reward, LETTERS["protein"]), structure, parent)
 
 
-def write(parent: SequenceModel, out: Path, settings: dict[str, Any]) -> None:
+def write(parent: SequenceModel | InverseFolder, out: Path, settings: dict[str, Any]) -> None:
     """Turn the averaged weights of a finished run into a model that `load` reads, its manifest naming the parent."""
     from core.run import checkpoint
 
