@@ -52,7 +52,7 @@ def measure(model: MusicModel, pieces: list[Score], dropped: str = "", steer: fl
         asked = groups(told(score, codec, heard=True))  # type: ignore[arg-type]
         asked = {n: v for n, v in asked.items() if n not in {dropped, "notes"}}
         if dropped != "onset":
-            asked["moment"] = when(score, codec)  # type: ignore[arg-type]
+            asked["attack"] = when(score, codec)  # type: ignore[arg-type]
         frames = len(next(iter(asked.values())))
         made = model.sample(1, frames=frames, asked=asked, bpm=piece.bpm, seed=k, guidance=2.0, steer=steer).score(0)
         (real, at), (mine, then) = (listened(s, frames, length) for s in (score, made))

@@ -1,7 +1,7 @@
 """Audio files in and out: WAV, FLAC, Ogg, any rate, mono or stereo; raw samples for pipes.
 
-Inside, sound is mono, float32, `RATE` samples per second. Stereo is read as its mean and written as mono: the codecs
-of this version have one channel.
+Inside, sound is mono, float32, `RATE` samples per second: `read` gives the mean of the channels. `channels` keeps two
+of them for those who keep the picture beside the sound (`stereo.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from apps.music.synth import RATE
 from core.errors import DataError, UsageError
 
-__all__ = ["FORMATS", "Resampler", "check_format", "limit", "pcm", "read", "write"]
+__all__ = ["FORMATS", "Resampler", "channels", "check_format", "limit", "pcm", "read", "write"]
 
 FORMATS = (".wav", ".flac", ".ogg")
 KNEE = 0.9
@@ -38,30 +38,44 @@ def check_format(path: Path) -> None:
 
 
 def read(path: Path | str) -> Tensor:
-    """Return a file as mono samples [m] at `RATE`.
+    """Return a file as mono samples [m] at `RATE`, the mean of its channels.
 
     Raises:
         DataError: no such file, not audio, or without sound.
     """
+    return torch.from_numpy(_loaded(path, mono=True)[:, 0])
+
+
+def channels(path: Path | str) -> Tensor:
+    """Return a file's samples at `RATE`: [m, 2] where it has two channels, else [m, 1], their mean.
+
+    Raises:
+        DataError: no such file, not audio, or without sound.
+    """
+    return torch.from_numpy(_loaded(path))
+
+
+def _loaded(path: Path | str, mono: bool = False) -> np.ndarray:
     import soundfile
 
     try:
         audio, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise DataError(f"cannot be read as audio ({error})", field="audio", value=str(path)) from None
-    mono = audio.mean(1)
-    if not len(mono) or not np.isfinite(mono).all():
-        what = "holds values that are not finite" if len(mono) else "holds no sound"
+    if mono or audio.shape[1] != 2:
+        audio = audio.mean(1, keepdims=True)
+    if not len(audio) or not np.isfinite(audio).all():
+        what = "holds values that are not finite" if len(audio) else "holds no sound"
         raise DataError(what, field="audio", value=str(path))
     if rate != RATE:
         import soxr
 
-        mono = soxr.resample(mono, rate, RATE)
-    return torch.from_numpy(np.ascontiguousarray(mono)).float()
+        audio = soxr.resample(audio, rate, RATE)
+    return np.ascontiguousarray(audio, dtype=np.float32)
 
 
 def write(path: Path, audio: Tensor, rate: int = RATE) -> None:
-    """Write samples [m] at `rate`; nothing half-written stays behind."""
+    """Write samples [m] or [m, 2] at `rate`; nothing half-written stays behind."""
     import soundfile
 
     check_format(path)

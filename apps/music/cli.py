@@ -19,6 +19,8 @@ Guidance = Annotated[float | None, typer.Option("--guidance", help="Weight of wh
 Steer = Annotated[
     float | None, typer.Option("--steer", help="Weight of how it is to sound against what the model would play.", min=0)
 ]
+Rate = Annotated[int, typer.Option("--rate", help="Samples per second of --out.", min=8000, max=192_000)]
+Stereo = Annotated[bool, typer.Option("--stereo", help="Two channels in --out: notes and drums have their places.")]
 File = Annotated[Path, typer.Argument(help="WAV, FLAC, Ogg or MIDI.")]
 Blocks = Annotated[int, typer.Option("--blocks", help="Stop after so many blocks; 0 goes on for ever.", min=0)]
 
@@ -45,47 +47,49 @@ app = build(
 @app.command()
 def generate(
     model: Model, n: Pieces = 1, seconds: Seconds = 10.0, bpm: Bpm = 120.0, key: Key = "", label: Label = "",
-    seed: Seed = 0, steps: Steps = None, guidance: Guidance = None, out: Out = None, json: Json = False,
+    seed: Seed = 0, steps: Steps = None, guidance: Guidance = None, out: Out = None, rate: Rate = 32_000,
+    stereo: Stereo = False, json: Json = False,
 ) -> None:  # fmt: skip
     """Make pieces; --out FILE writes .wav, .flac, .ogg or .mid."""
     from apps.music import verbs
 
     wishes = verbs.wishes(model, key=key, label=label)
     settings = {"bpm": bpm, "steps": steps, "guidance": guidance}
-    emit(verbs.sample(model, wishes, n=n, seconds=seconds, seed=seed, settings=settings, out=out), json)
+    form = verbs.Form(rate, stereo)
+    emit(verbs.sample(model, wishes, n=n, seconds=seconds, seed=seed, settings=settings, out=out, form=form), json)
 
 
 @app.command("continue")
 def continue_(
     model: Model, file: File, seconds: Seconds = 10.0, seed: Seed = 0, steps: Steps = None, out: Out = None,
-    json: Json = False,
+    rate: Rate = 32_000, stereo: Stereo = False, json: Json = False,
 ) -> None:  # fmt: skip
     """Go on from a file: MIDI for models of scores, sound for models of sound."""
     from apps.music import verbs
 
-    emit(verbs.go_on(model, file, seconds, seed, steps, out), json)
+    emit(verbs.go_on(model, file, seconds, seed, steps, out, verbs.Form(rate, stereo)), json)
 
 
 @app.command()
 def sketch(
     model: Model, file: File, seed: Seed = 0, steps: Steps = None, guidance: Guidance = None, steer: Steer = None,
-    out: Out = None, json: Json = False,
+    out: Out = None, rate: Rate = 32_000, stereo: Stereo = False, json: Json = False,
 ) -> None:  # fmt: skip
     """Turn a sketch into music: the notes of a MIDI file, or what a recording does, are asked for."""
     from apps.music import verbs
 
-    emit(verbs.sketch(model, file, seed, steps, guidance, steer, out), json)
+    emit(verbs.sketch(model, file, seed, steps, guidance, steer, out, verbs.Form(rate, stereo)), json)
 
 
 @app.command()
 def jam(
     model: Model, file: File, seed: Seed = 0, steps: Steps = None, steer: Steer = None, out: Out = None,
-    json: Json = False,
+    rate: Rate = 32_000, json: Json = False,
 ) -> None:  # fmt: skip
     """Accompany a recording, hearing it as it comes in: the answer is one block late."""
     from apps.music import verbs
 
-    emit(verbs.jam(model, file, seed, steps, steer, out), json)
+    emit(verbs.jam(model, file, seed, steps, steer, out, rate), json)
 
 
 @app.command("live", hidden=True)
@@ -104,11 +108,13 @@ def stream(
 
 
 @app.command()
-def codec(model: Model, file: File, out: Out = None, json: Json = False) -> None:
+def codec(
+    model: Model, file: File, out: Out = None, rate: Rate = 32_000, stereo: Stereo = False, json: Json = False
+) -> None:
     """Encode a file and decode it again: what the codec keeps of it."""
     from apps.music import verbs
 
-    emit(verbs.codec(model, file, out), json)
+    emit(verbs.codec(model, file, out, verbs.Form(rate, stereo)), json)
 
 
 @app.command()

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from apps.music import controls, data, spectral, steer, synth
+from apps.music import attack, controls, data, spectral, synth
 from apps.music.codec import MelCodec
 from apps.music.folder import Library, StreamCorpus
 from apps.music.foreign import ForeignCodec
@@ -120,18 +120,23 @@ def _heard(score: Score, codec: RollCodec) -> dict[str, Tensor]:
 
 
 def when(score: Score, codec: RollCodec) -> Tensor:
-    """Return when in each frame of a score onsets are heard, [F, PARTS]."""
-    heard, edges = _rows(score, codec)
-    return steer.moments(heard["onset"], edges)
+    """Return the attacks that are heard in each frame of a score, [F, 2 PARTS BANDS]."""
+    sound, edges = _sound(score, codec)
+    return attack.attacks(attack.hear(sound)["rise"], edges)
 
 
 def _rows(score: Score, codec: RollCodec) -> tuple[dict[str, Tensor], Tensor]:
     """Return what is heard of a score, a row every HOP samples, and the samples where its frames begin and end."""
+    sound, edges = _sound(score, codec)
+    return controls.listen(sound), edges
+
+
+def _sound(score: Score, codec: RollCodec) -> tuple[Tensor, Tensor]:
+    """Return the sound of a score, and the samples where its frames begin and end."""
     edges = np.append(_starts(score, codec), 0.0)
     edges[-1] = (len(edges) - 1) * codec.ticks / TICKS
     samples = torch.from_numpy(edges * 60 / score.bpm * RATE)
-    sound = torch.from_numpy(render(score, float(samples[-1]) / RATE)).float()
-    return controls.listen(sound), samples
+    return torch.from_numpy(render(score, float(samples[-1]) / RATE)).float(), samples
 
 
 def _all_heard(scores: Sequence[Score], codec: RollCodec) -> list[dict[str, Tensor]]:

@@ -19,13 +19,14 @@ __all__ = ["STEER", "follow"]
 
 Move = Callable[[Tensor], Tensor]
 STEER = 0.5
-"""A weight that follows a sketch; chosen, as the sweeps and the spread of moments, on training performances."""
-SWEEPS, ROUNDS, RATE = 4, 6, 0.2
+"""A weight that follows a sketch; chosen on training performances, the spread of attacks on validation ones."""
+SWEEPS, ROUNDS, RATE = 2, 6, 0.2
 
 
 def follow(
-    codec: AnyCodec, context: FlowContext, bpm: float, weight: float, rule: Move | None, moment: Tensor | None = None
-) -> Move:
+    codec: AnyCodec, context: FlowContext, bpm: float, weight: float, rule: Move | None, attack: Tensor | None = None,
+    phase: float = 0.0,
+) -> Move:  # fmt: skip
     """Prepare a context for its next block and return what is to be done with the block [B, L, dim] once it is made.
 
     Args:
@@ -34,21 +35,22 @@ def follow(
         bpm: tempo of the block.
         weight: of what is heard against what the model would play; 0 leaves all to the model.
         rule: projection that every prediction has to pass.
-        moment: when in each frame onsets are asked for, [L, PARTS] (`steer.moments`); the network is not told.
+        attack: when in each frame sounds are to begin, and in which bands, [L, 2 PARTS BANDS] (`attack.py`).
+        phase: samples from the beginning of the ear's row to that of the block.
     """
     context.project = rule
     if not isinstance(codec, RollCodec):
         return lambda made: made
     before = context.past[-1] if context.past else None
     asked = wishes(context.control[0]) if weight and context.control is not None else {}
-    if "onset" in asked and moment is not None:
-        asked["moment"] = moment
+    if "onset" in asked and attack is not None:
+        asked["attack"] = attack
     if asked and codec.hits and codec.high == codec.low and codec.ticks == 1:
         return lambda made: codec.settle(
-            _ruled(pursue(codec, made, before, asked, bpm, 1 / weight, SWEEPS), rule), before
+            _ruled(pursue(codec, made, before, asked, bpm, 0.5 / weight, SWEEPS, phase), rule), before
         )
     if asked:
-        steer = Steer(codec, {k: v for k, v in asked.items() if k != "moment"}, bpm, before, ROUNDS, RATE * weight)
+        steer = Steer(codec, {k: v for k, v in asked.items() if k != "attack"}, bpm, before, ROUNDS, RATE * weight)
         context.project = lambda x_0: _ruled(steer(x_0), rule)
     return lambda made: codec.settle(made, before)
 

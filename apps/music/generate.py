@@ -25,8 +25,10 @@ from apps.music.constraints import Rule, columns, project
 from apps.music.follow import follow
 from apps.music.live import LiveSession
 from apps.music.model import MusicNet, Recipe
-from apps.music.roll import RollCodec
+from apps.music.roll import TICKS, RollCodec
 from apps.music.score import Score, write_midi
+from apps.music.stereo import panned
+from apps.music.synth import RATE
 from core.blocks import vector_blocks
 from core.errors import UsageError
 from core.nn.flow_context import FlowContext
@@ -67,6 +69,14 @@ class Music:
             player.bpm = self.bpm  # type: ignore[union-attr]
         return torch.cat([player.push(self.frames[k]), player.flush()])
 
+    def stereo(self, k: int) -> Tensor:
+        """Return the samples [m, 2] of piece k, whose notes and drums have their places (`stereo.py`).
+
+        Raises:
+            UsageError: the codec knows no notes.
+        """
+        return panned(self.score(k))
+
     def score(self, k: int) -> Score:
         """Return the score of piece k.
 
@@ -78,8 +88,17 @@ class Music:
             raise UsageError("frames of sound have no score", field="codec.kind", value="mel")
         return codec.score(self.frames[k], self.bpm)
 
-    def write(self, path: Path | str) -> list[Path]:
-        """Write each piece: FILE.wav, .flac, .ogg or .mid; several get a number."""
+    def write(self, path: Path | str, rate: int = RATE, stereo: bool = False) -> list[Path]:
+        """Write each piece: FILE.wav, .flac, .ogg or .mid; several get a number.
+
+        Args:
+            path: FILE.
+            rate: samples per second.
+            stereo: two channels, which the notes of scores have.
+
+        Raises:
+            UsageError: no such format, or stereo of a codec that knows no notes.
+        """
         path, out = Path(path), []
         for k in range(len(self)):
             target = path if len(self) == 1 else path.with_name(f"{path.stem}-{k:03d}{path.suffix}")
@@ -87,7 +106,7 @@ class Music:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_midi(self.score(k), target)
             else:
-                audio.write(target, self.sound(k))
+                audio.write(target, self.stereo(k) if stereo else self.sound(k), rate)
             out.append(target)
         return out
 
@@ -161,7 +180,7 @@ class MusicModel:
         Args:
             n: how many.
             seconds: how long at least; or `frames`, how many.
-            asked: controls by group, [width] or [F, width]; `moment`, [F, PARTS], is for steering (`steer.moments`).
+            asked: controls by group, [width] or [F, width]; `attack`, [F, 2 PARTS BANDS], is for steering.
             past: frames [P, dim], whole blocks, to go on from; they are not returned.
             past_control: what was asked of them, [P, WIDTH].
             bpm: tempo of scores.
@@ -187,21 +206,27 @@ class MusicModel:
             context.control = None if past_control is None else self._rows(past_control[k * length :][:length], samples)
             context.commit(block.expand(len(samples), -1, -1))
         wanted = dict(asked or {})
-        moment = wanted.pop("moment", None)
+        attack = wanted.pop("attack", None)
         told = controls.vector(self._asked(wanted, total, bpm, context.number), total)
         out, table = [], self.table(steps or cfg.steps)
         for number in range(-(-total // length)):
             part = told[number * length : (number + 1) * length]
             context.control = self._rows(torch.nn.functional.pad(part, (0, 0, 0, length - len(part))), samples)
-            when = moment[number * length :][:length] if moment is not None and len(part) == length else None
+            when = attack[number * length :][:length] if attack is not None and len(part) == length else None
             weight = cfg.steer if steer is None else steer
-            settle = follow(self.net.codec, context, bpm, weight, self.project, when)
+            phase = number * self._lasts(bpm) % controls.HOP
+            settle = follow(self.net.codec, context, bpm, weight, self.project, when, phase)
             stream = Stream(seed, samples)
             made = settle(next(vector_blocks(context, flow.process, table, stream, (length, flow.config.latent),
                                              first=context.number)))  # fmt: skip
             context.commit(made)
             out.append(made)
         return Music(torch.cat(out, 1)[:, :total], self, bpm)
+
+    def _lasts(self, bpm: float) -> float:
+        """Return the samples of a block."""
+        codec, length = self.net.codec, self.net.flow.config.block
+        return length * (60 / bpm / TICKS * codec.ticks * RATE if isinstance(codec, RollCodec) else float(codec.hop))
 
     def _rows(self, control: Tensor, samples: Tensor) -> Tensor:
         return control.expand(len(samples), -1, -1)

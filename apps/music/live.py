@@ -25,10 +25,9 @@ import torch
 from torch import Tensor
 
 from apps.music import controls
-from apps.music.controls import Ear
+from apps.music.attack import attacks, hear
 from apps.music.follow import follow
 from apps.music.roll import RollCodec, RollPlayer
-from apps.music.steer import moments
 from apps.music.synth import RATE
 from core.blocks import vector_blocks
 from core.errors import UsageError
@@ -39,6 +38,9 @@ if TYPE_CHECKING:
     from apps.music.generate import MusicModel
 
 __all__ = ["Block", "LiveSession", "Snapshot"]
+
+BEFORE = torch.zeros(8 * controls.HOP)
+"""Samples before a block that its first rows are heard after."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +79,7 @@ class Snapshot:
     steps: int
     rest: Tensor
     asked: dict[str, Tensor]
-    moment: Tensor | None = None
+    attack: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -123,9 +125,8 @@ class LiveSession:
             self.ask(tempo=torch.tensor([self.tempo]))
         self.now = self.steps
         self.rest = torch.zeros(0)
-        self.ear: Ear | None = None
-        self.heard: list[dict[str, Tensor]] = []
-        self.moment: Tensor | None = None
+        self.heard = BEFORE
+        self.attack: Tensor | None = None
         self.due = 0.0
 
     @property
@@ -173,22 +174,24 @@ class LiveSession:
         self.asked["tempo"] = torch.tensor([self.tempo])
 
     def push_audio(self, audio: Tensor) -> None:
-        """Hear samples [m] of the musician; a block's worth is asked of the next block."""
-        self.ear = self.ear or Ear()
-        self.heard.append(self.ear.push(audio))
+        """Hear samples [m] of the musician; a block's worth is asked of the next block, of several the newest."""
+        self.heard = torch.cat([self.heard, audio.float()])
 
     def _answer(self) -> None:
-        """Ask what was heard during the time of a block, if there was as much."""
-        rows = {k: torch.cat([h[k] for h in self.heard]) for k in controls.HEARD} if self.heard else {}
+        """Ask what was heard during the time of a block, if there was as much; rows begin where the block does."""
         need = self.frames * self.hop
-        cut = round((self.due + need) // controls.HOP) - round(self.due // controls.HOP)
-        if not rows or len(rows["onset"]) < cut:
+        blocks = int((len(self.heard) - len(BEFORE) - self.due + controls.HOP / 2) // need)
+        if blocks < 1:
             return
-        self.due += need
-        edges = torch.arange(self.frames + 1) * (cut * controls.HOP / self.frames)
-        self.asked |= controls.pool({k: v[:cut] for k, v in rows.items()}, edges)
-        self.moment = moments(rows["onset"][:cut], edges)
-        self.heard = [{k: v[cut:] for k, v in rows.items()}]
+        at = self.due + (blocks - 1) * need
+        rows = hear(self.heard[round(at) : round(at + need) + len(BEFORE)])
+        edges = torch.arange(self.frames + 1) * self.hop
+        part = {k: v[len(BEFORE) // controls.HOP :] for k, v in rows.items()}
+        self.attack = attacks(part.pop("rise"), edges)
+        self.asked |= controls.pool(part, edges)
+        self.due = at + need
+        cut = int(self.due)
+        self.heard, self.due = self.heard[cut:], self.due - cut
 
     def _beats(self) -> dict[str, Tensor]:
         """Return the phase of the beat of each frame, which follows from the block's number."""
@@ -212,7 +215,7 @@ class LiveSession:
         self.context.control = controls.vector(asked, self.frames)[None]
         table, stream = self.model.table(self.now), Stream.of(self.seed, 1)
         shape = (self.frames, self.codec.dim)
-        settle = follow(self.codec, self.context, self.bpm, self.steer, self.model.project, self.moment)
+        settle = follow(self.codec, self.context, self.bpm, self.steer, self.model.project, self.attack)
         blocks = vector_blocks(self.context, self.context.net.process, table, stream, shape, first=self.number)
         made = settle(next(blocks))
         self.context.commit(made)
@@ -261,10 +264,10 @@ class LiveSession:
     def snapshot(self) -> Snapshot:
         """Return a copy of the state; what was heard of a musician is no part of it."""
         return Snapshot(self.context.copy(), self.player.copy(), self.number, self.sample, self.now, self.rest.clone(),
-                        dict(self.asked), self.moment)  # fmt: skip
+                        dict(self.asked), self.attack)  # fmt: skip
 
     def restore(self, state: Snapshot) -> None:
         """Go back to a state; what follows is what followed then."""
         self.context, self.player = state.context.copy(), state.player.copy()
         self.number, self.sample, self.now = state.number, state.sample, state.steps
-        self.rest, self.asked, self.moment = state.rest.clone(), dict(state.asked), state.moment
+        self.rest, self.asked, self.attack = state.rest.clone(), dict(state.asked), state.attack

@@ -29,18 +29,17 @@ import torch
 from torch import Tensor
 
 from apps.music import controls
+from apps.music.attack import rises
 from apps.music.roll import TICKS, VELOCITY, RollCodec
 from apps.music.score import DRUMS
 from apps.music.spectral import FLOOR, HOP, MELS, Framer, bins, log_mel, magnitude, mel_filters
 from apps.music.synth import RATE, Synth
 from core.guide.posterior import descend
 
-__all__ = ["PARTS", "Steer", "apart", "features", "imagined", "moments", "strokes", "wishes"]
+__all__ = ["Steer", "apart", "features", "imagined", "strokes", "wishes"]
 
-SPREAD = {"loudness": 0.1, "centroid": 0.3, "onset": 0.2, "chroma": 0.15, "moment": 0.07}
-"""What counts as a misfit of one."""
-PARTS = 4
-"""Parts of a frame in which onsets are told apart: their moment, which is asked of the search only."""
+SPREAD = {"loudness": 0.1, "centroid": 0.3, "onset": 0.2, "chroma": 0.15, "attack": 0.07}
+"""What counts as a misfit of one; attacks (`attack.py`) are asked of the search only."""
 SILENT = -4.0
 """Centroids below are those of silence, which has none."""
 SOFT = 6.0
@@ -49,14 +48,14 @@ SOFT = 6.0
 
 @lru_cache(maxsize=256)
 @torch.inference_mode(mode=False)
-def _stroke(kind: int, pitch: int, rows: int, held: int) -> Tensor:
-    """Return T_k [rows, 1 + MELS + 12] of a class of drums, or of a pitch (>= 0) held for `held` samples."""
+def _stroke(kind: int, pitch: int, rows: int, held: int, at: int = HOP // 2) -> Tensor:
+    """Return T_k [rows, 1 + MELS + 12] of a class of drums, or of a pitch (>= 0) held for `held` samples, from `at`."""
     synth = Synth()
     if pitch >= 0:
-        synth.press(pitch, 1.0, HOP // 2)
-        synth.release(pitch, HOP // 2 + held)
+        synth.press(pitch, 1.0, at)
+        synth.release(pitch, at + held)
     else:
-        synth.strike(kind, 1.0, HOP // 2)
+        synth.strike(kind, 1.0, at)
     frames = Framer().push(torch.from_numpy(synth.until(rows * HOP)).float())
     spectrum = magnitude(frames)
     power = frames.square().mean(1, keepdim=True)
@@ -118,21 +117,9 @@ def apart(name: str, mine: Tensor, aim: Tensor) -> Tensor:
     return away * (aim[..., 0] > SILENT) if name == "centroid" else away
 
 
-def moments(onset: Tensor, edges: Tensor) -> Tensor:
-    """Return the largest onset in each part of each frame, [F, PARTS].
-
-    Args:
-        onset: rows [n, 1] for every HOP samples, as `controls.Ear` hears them.
-        edges: samples at which frames begin and end, [F + 1].
-    """
-    long = edges.double().diff()[:, None] * (torch.arange(PARTS) / PARTS)
-    fine = torch.cat([(edges[:-1, None].double() + long).flatten(), edges[-1:].double()])
-    return controls.pool({"onset": onset}, fine)["onset"].reshape(-1, PARTS)
-
-
-def strokes(kinds: int, rows: int) -> Tensor:
-    """Return T_k [kinds, rows, 1 + MELS + 12] of the classes of drums."""
-    return torch.stack([_stroke(k, -1, rows, 0) for k in range(kinds)])
+def strokes(kinds: int, rows: int, at: int = HOP // 2) -> Tensor:
+    """Return T_k [kinds, rows, 1 + MELS + 12] of the classes of drums, struck at sample `at`."""
+    return torch.stack([_stroke(k, -1, rows, 0, at) for k in range(kinds)])
 
 
 def wishes(control: Tensor) -> dict[str, Tensor]:
@@ -190,11 +177,12 @@ def features(energy: Tensor) -> dict[str, Tensor]:
     square = energy[..., 1 : 1 + MELS].clamp(min=0)
     sums = ((square + 1e-12).sqrt() @ _sums().to(square)).clamp(min=1e-5)
     mel = (square + FLOOR**2).log() / 2
-    rise = mel.diff(dim=-2, prepend=mel[..., :1, :])
+    before = torch.cat([mel[..., :1, :], mel[..., :-1, :]], -2)
     chroma = energy[..., 1 + MELS :]
     return {
         "loudness": (loud + 40) / 20,
         "centroid": torch.log2((sums[..., 1:] / sums[..., :1]).clamp(min=0.02, max=16)),
-        "onset": rise.clamp(min=0).mean(-1, keepdim=True),
+        "onset": (mel - before).clamp(min=0).mean(-1, keepdim=True),
         "chroma": chroma / (chroma.sum(-1, keepdim=True) + 1e-8) * 3,
+        "rise": rises(mel, before),
     }

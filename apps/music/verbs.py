@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apps.music import audio, controls, data
+from apps.music import audio, controls, data, stereo
+from apps.music.attack import attacks, hear
 from apps.music.codec import MelCodec
 from apps.music.controls import KEYS
 from apps.music.corpus import told
 from apps.music.generate import MusicModel, restore
 from apps.music.roll import RollCodec
 from apps.music.score import Score, read_midi, write_midi
-from apps.music.steer import moments
 from apps.music.synth import RATE
 from core.errors import UsageError
 from core.run.report import Section
@@ -63,8 +64,21 @@ def wishes(name: str, *, key: str = "", label: str = "") -> dict[str, Tensor]:
     return asked
 
 
-def _checked(model: MusicModel, out: Path | None) -> None:
+@dataclass(frozen=True)
+class Form:
+    """What is written: samples per second, and whether the notes of scores have their places in two channels."""
+
+    rate: int = RATE
+    stereo: bool = False
+
+
+MONO = Form()
+
+
+def _checked(model: MusicModel, out: Path | None, form: Form = MONO) -> None:
     """Refuse a file that cannot be written before anything is made."""
+    if form.stereo and not isinstance(model.net.codec, RollCodec):
+        raise UsageError("a model of sound makes one channel; a stereo FILE keeps its own", field="stereo", value=True)
     if out is None or out.suffix.lower() in MIDI and isinstance(model.net.codec, RollCodec):
         return
     audio.check_format(out)
@@ -76,13 +90,13 @@ def _level(sound: Tensor) -> float:
 
 def sample(
     name: str, asked: Mapping[str, Tensor], *, n: int, seconds: float, seed: int, settings: Mapping[str, Any],
-    out: Path | None,
+    out: Path | None, form: Form = MONO,
 ) -> dict[str, Any]:  # fmt: skip
     """Make pieces, write them and tell what they are."""
     model = load(name)
-    _checked(model, out)
+    _checked(model, out, form)
     music = model.sample(n, seconds=seconds, asked=asked, seed=seed, **settings)
-    written = music.write(out) if out is not None else []
+    written = music.write(out, form.rate, form.stereo) if out is not None else []
     sounds = list(music)
     result: dict[str, Any] = {"pieces": n, "seconds": round(len(sounds[0]) / RATE, 3)}
     result["level_db"] = [_level(s) for s in sounds]
@@ -93,14 +107,14 @@ def sample(
 
 
 def _read(model: MusicModel, file: Path) -> Score | Tensor:
-    """Read what the model's codec can encode, or refuse it."""
+    """Read a score, or samples [m, 1] or [m, 2]: what the model's codec can encode, or refuse it."""
     if isinstance(model.net.codec, RollCodec):
         if file.suffix.lower() not in MIDI:
             raise UsageError("a model of scores reads MIDI", field="file", value=str(file))
         return read_midi(file)
     if file.suffix.lower() in MIDI:
         raise UsageError("a model of sound reads WAV, FLAC or Ogg", field="file", value=str(file))
-    return audio.read(file)
+    return audio.channels(file)
 
 
 def _whole(model: MusicModel, frames: Tensor) -> Tensor:
@@ -112,26 +126,38 @@ def _whole(model: MusicModel, frames: Tensor) -> Tensor:
     return frames[len(frames) - count :]
 
 
-def go_on(name: str, file: Path, seconds: float, seed: int, steps: int | None, out: Path | None) -> dict[str, Any]:
-    """Continue a file; what is written is the file's end, as the codec keeps it, and what follows."""
+def go_on(
+    name: str, file: Path, seconds: float, seed: int, steps: int | None, out: Path | None, form: Form = MONO
+) -> dict[str, Any]:
+    """Continue a file; what is written is the file's end, as the codec keeps it, and what follows.
+
+    What follows a stereo recording stays where the recording's last second was.
+    """
     model = load(name, steps)
-    _checked(model, out)
-    given = _read(model, file)
+    _checked(model, out, form)
+    given, codec_ = _read(model, file), model.net.codec
     bpm = given.bpm if isinstance(given, Score) else 120.0
-    frames = model.net.codec.encode(given)  # type: ignore[arg-type]
+    frames = codec_.encode(given if isinstance(given, Score) else given.mean(1))  # type: ignore[arg-type]
     past = _whole(model, frames)
     made = model.sample(1, seconds=seconds, past=past, bpm=bpm, seed=seed)
     joined = type(made)(torch.cat([past[None], made.frames], 1), model, bpm)
-    written = joined.write(out) if out is not None else []
-    return {"past_frames": len(past), "new_frames": made.frames.shape[1], "out": [str(p) for p in written]}
+    result = {"past_frames": len(past), "new_frames": made.frames.shape[1]}
+    if out is None:
+        return result | {"out": []}
+    if isinstance(given, Tensor) and given.shape[1] == 2:
+        places = stereo.picture(given[(len(frames) - len(past)) * int(codec_.hop) :])
+        audio.write(out, stereo.spread(joined.sound(0), places), form.rate)
+        return result | {"out": [str(out)], "channels": 2}
+    return result | {"out": [str(p) for p in joined.write(out, form.rate, form.stereo)]}
 
 
 def sketch(
-    name: str, file: Path, seed: int, steps: int | None, guidance: float | None, steer: float | None, out: Path | None
-) -> dict[str, Any]:
-    """Make music that does what a sketch does."""
+    name: str, file: Path, seed: int, steps: int | None, guidance: float | None, steer: float | None, out: Path | None,
+    form: Form = MONO,
+) -> dict[str, Any]:  # fmt: skip
+    """Make music that does what a sketch does; of a stereo sketch both channels' mean is heard."""
     model = load(name, steps)
-    _checked(model, out)
+    _checked(model, out, form)
     codec_, bpm = model.net.codec, 120.0
     if file.suffix.lower() in MIDI:
         score = read_midi(file)
@@ -143,11 +169,12 @@ def sketch(
         sound = audio.read(file)
         count = max(1, round(len(sound) / RATE * _rate(model, bpm)))
         edges = torch.linspace(0, len(sound), count + 1)
-        heard = controls.listen(sound)
-        asked = controls.pool(heard, edges) | {"moment": moments(heard["onset"], edges)}
+        heard = hear(sound)
+        rise = heard.pop("rise")
+        asked = controls.pool(heard, edges) | {"attack": attacks(rise, edges)}
     frames = len(next(iter(asked.values())))
     made = model.sample(1, frames=frames, asked=asked, bpm=bpm, seed=seed, guidance=guidance, steer=steer)
-    written = made.write(out) if out is not None else []
+    written = made.write(out, form.rate, form.stereo) if out is not None else []
     return {"asked": sorted(asked), "frames": frames, "bpm": bpm, "out": [str(p) for p in written]}
 
 
@@ -162,26 +189,35 @@ def _rate(model: MusicModel, bpm: float) -> float:
     return bpm / 60 * 4 / codec_.ticks if isinstance(codec_, RollCodec) else codec_.frame_rate
 
 
-def jam(name: str, file: Path, seed: int, steps: int | None, steer: float | None, out: Path | None) -> dict[str, Any]:
-    """Accompany a recording block by block; write both together."""
+def jam(
+    name: str, file: Path, seed: int, steps: int | None, steer: float | None, out: Path | None, rate: int = RATE
+) -> dict[str, Any]:
+    """Accompany a recording block by block; write both together, a stereo recording as it is, the answer in its centre.
+
+    When the recording ends within a block, silence follows: the last answer is to what was heard of it.
+    """
     model = load(name, steps)
     if out is not None:
         audio.check_format(out)
-    heard = audio.read(file)
+    heard = audio.channels(file)
     session = model.live(seed, **({} if steer is None else {"steer": steer}))
     session.warmup()
-    lasts, parts = round(session.frames * session.hop), []
-    for part in heard.split(lasts):
-        session.push_audio(part)
+    lasts = session.frames * session.hop
+    blocks = max(1, -int(-len(heard) // lasts))
+    cuts = [round(k * lasts) for k in range(blocks + 1)]
+    given = torch.nn.functional.pad(heard, (0, 0, 0, max(0, cuts[-1] - len(heard))))
+    parts = []
+    for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+        session.push_audio(given[a:b].mean(1))
         parts.append(session.block().audio)
     mine = torch.cat(parts)
-    both = torch.zeros(max(len(heard), len(mine) + lasts))
-    both[: len(heard)] += heard
-    both[lasts : lasts + len(mine)] += mine  # a block is heard after the one it answers
+    both = torch.zeros(max(len(given), len(mine) + cuts[1]), heard.shape[1])
+    both[: len(given)] += given
+    both[cuts[1] : cuts[1] + len(mine)] += mine[:, None]  # a block is heard after the one it answers
     if out is not None:
-        audio.write(out, both * 0.7)
+        audio.write(out, (both * 0.7).squeeze(1), rate)
     return {"blocks": len(parts), "delay_s": round(lasts / RATE, 3), "late_blocks": session.late,
-            "level_db": _level(mine)} | ({"out": str(out)} if out else {})  # fmt: skip
+            "channels": heard.shape[1], "level_db": _level(mine)} | ({"out": str(out)} if out else {})  # fmt: skip
 
 
 def live(
@@ -206,13 +242,15 @@ def live(
         f"late {session.late}, saved {session.saved}")  # fmt: skip
 
 
-def codec(name: str, file: Path, out: Path | None) -> dict[str, Any]:
-    """Encode and decode a file."""
+def codec(name: str, file: Path, out: Path | None, form: Form = MONO) -> dict[str, Any]:
+    """Encode and decode a file; of a stereo one the picture is kept beside the frames."""
     from apps.music.metrics import log_spectral_distance, mel_distance
 
     model = load(name)
-    _checked(model, out)
+    _checked(model, out, form)
     given, codec_ = _read(model, file), model.net.codec
+    places = stereo.picture(given) if isinstance(given, Tensor) and given.shape[1] == 2 else None
+    given = given if isinstance(given, Score) else given.mean(1)
     frames = codec_.encode(given)  # type: ignore[arg-type]
     figures: dict[str, Any] = {"frames": len(frames), "dim": codec_.dim, "latency_samples": codec_.latency_samples}
     if isinstance(given, Score) and isinstance(codec_, RollCodec):
@@ -222,12 +260,15 @@ def codec(name: str, file: Path, out: Path | None) -> dict[str, Any]:
         if out is not None and out.suffix.lower() in MIDI:
             write_midi(back, out)
             return figures | {"out": str(out)}
-    sound = codec_.decode(frames)
+    panned = form.stereo and isinstance(given, Score)
+    sound = stereo.panned(codec_.score(frames, given.bpm)) if panned else codec_.decode(frames)  # type: ignore[union-attr]
     if isinstance(codec_, MelCodec) and isinstance(given, Tensor):
         cut = sound[: len(given)]
         figures |= {"mel_db": mel_distance(given, cut), "log_spectral_db": log_spectral_distance(given, cut)}
+    if places is not None:
+        sound, figures["channels"] = stereo.spread(sound, places), 2
     if out is not None:
-        audio.write(out, sound)
+        audio.write(out, sound, form.rate)
         figures["out"] = str(out)
     return figures
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from apps import music
 from apps.music import controls, tunes
 from apps.music import steer as steer_module
+from apps.music.attack import BANDS, PARTS
 from apps.music.corpus import Corpus, when
 from apps.music.follow import follow
 from apps.music.forcing import ArcTask
@@ -128,7 +129,7 @@ def test_steered_pieces_follow_what_unsteered_ones_do_not(model: MusicModel) -> 
     assert torch.allclose(first, again, atol=1e-5)
 
 
-def test_moments_tell_what_frames_do_not() -> None:
+def test_attacks_tell_what_frames_do_not() -> None:
     """Hits late and early in turn, against the same on the grid: frames say nearly the same, their parts do not."""
     codec, late = codec_of(), np.tile([0.0, 0.3, -0.3, 0.3], 4) / 4
     aim, plain = (
@@ -137,16 +138,17 @@ def test_moments_tell_what_frames_do_not() -> None:
     )
     asked, x = {k: v for k, v in heard(aim, 40, 1).items() if k in SPREAD}, codec.encode(plain)[None]
     fine = when(aim, codec)
-    assert torch.equal(fine.amax(1, keepdim=True), asked["onset"])
+    rises = fine.reshape(40, PARTS, -1)[..., :BANDS].amax(1).mean(1, keepdim=True)
+    assert bool((rises >= asked["onset"] - 1e-6).all()) and correlation(rises, asked["onset"]) > 0.95
     rows = {s: codec.pca.inverse(codec.encode(p)).reshape(40, -1, 3) for s, p in (("aim", aim), ("plain", plain))}
     misfit = {}
-    for name, told in (("onset", asked["onset"]), ("moment", fine)):
+    for name, told in (("onset", asked["onset"]), ("attack", fine)):
         for piece, table in rows.items():
             search = Search(table, table[:0], {name: told}, 90.0, 1.0)
             misfit[name, piece] = float(search._misfit(search.energy[None].clamp(min=0), 0, 0, 40)[0])
-    assert misfit["moment", "plain"] > 4 * misfit["moment", "aim"]
-    assert misfit["moment", "plain"] / misfit["moment", "aim"] > 1.2 * misfit["onset", "plain"] / misfit["onset", "aim"]
-    found = codec.score(pursue(codec, x, None, asked | {"moment": fine}, 90.0, 1.4, 2)[0], 90.0).hits[:, 0]
+    assert misfit["attack", "plain"] > 4 * misfit["attack", "aim"]
+    assert misfit["attack", "plain"] / misfit["attack", "aim"] > 1.2 * misfit["onset", "plain"] / misfit["onset", "aim"]
+    found = codec.score(pursue(codec, x, None, asked | {"attack": fine}, 90.0, 1.4, 2)[0], 90.0).hits[:, 0]
     assert np.abs(np.subtract.outer(aim.hits[:, 0], found)).min(1).mean() * 60 / 90 < 0.02
 
 

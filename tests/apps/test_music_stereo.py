@@ -1,0 +1,142 @@
+"""Stereo: what sounds has its place, the mean of both channels is the mono sound, files keep their channels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+from apps.music import audio, stereo, tunes, verbs
+from apps.music.cli import app
+from apps.music.codec import MelCodec
+from apps.music.generate import MusicModel
+from apps.music.model import MusicNet
+from apps.music.score import DRUMS, Score, write_midi
+from apps.music.synth import RATE, render
+from core.errors import UsageError
+from core.run.config import load_recipe
+
+INSIDE = slice(4096, -4096)
+
+
+def source(q: float, seed: int = 0) -> torch.Tensor:
+    """Return a second of noise at place q, [m, 2]."""
+    x = 0.1 * torch.randn(RATE, generator=torch.Generator().manual_seed(seed))
+    return x[:, None] * torch.tensor([1 - q, 1 + q])
+
+
+def tilt(sound: torch.Tensor) -> float:
+    left, right = sound.square().mean(0).sqrt()
+    return float((right - left) / (right + left))
+
+
+@pytest.mark.parametrize("q", [-1.0, -0.4, 0.0, 0.7])
+def test_one_source_is_found_and_put_back(q: float) -> None:
+    sound = source(q)
+    places = stereo.picture(sound)
+    assert float((places - q).abs().max()) < 1e-4
+    back = stereo.spread(sound.mean(1), places)
+    assert float((back - sound)[INSIDE].abs().max()) < 1e-5
+    assert float((back.mean(1) - sound.mean(1)).abs().max()) < 1e-6
+
+
+def test_bands_have_their_own_places() -> None:
+    t = torch.arange(RATE) / RATE
+    low, high = 0.3 * torch.sin(2 * torch.pi * 200 * t), 0.2 * torch.sin(2 * torch.pi * 6000 * t)
+    sound = torch.stack([1.5 * low + 0.6 * high, 0.5 * low + 1.4 * high], 1)
+    assert float((stereo.spread(sound.mean(1), stereo.picture(sound)) - sound)[INSIDE].abs().max()) < 2e-3
+    silent = stereo.picture(torch.zeros(RATE, 2))
+    assert float(silent.abs().max()) == 0.0
+    longer = torch.cat([low + high, low + high])  # stays where it was
+    assert abs(tilt(stereo.spread(longer, stereo.picture(sound))[-RATE // 2 :]) - tilt(sound)) < 0.02
+
+
+def test_notes_and_drums_have_their_places() -> None:
+    assert len(stereo.PLACES) == len(DRUMS)
+    score = tunes.arrange("joy", 3).part(0, 8.0)
+    quiet = Score(score.notes * [1, 1, 1, 0.3], score.hits * [1, 1, 0.3], score.bpm, beats=8.0)
+    both = stereo.panned(quiet)
+    assert float((both.mean(1) - torch.from_numpy(render(quiet)).float()).abs().max()) < 1e-5
+    for kind, q in ((0, 0.0), (2, 0.35), (7, -0.4)):
+        assert tilt(stereo.panned(Score(hits=np.array([[0.5, kind, 0.3]]), beats=4.0))) == pytest.approx(q, abs=1e-3)
+    pitches = [tilt(stereo.panned(Score(np.array([[0.5, 1.0, p, 0.3]]), beats=4.0))) for p in (40, 60, 80)]
+    assert pitches[0] < -0.2 and abs(pitches[1]) < 1e-3 and pitches[2] > 0.2
+    assert len(stereo.panned(Score(beats=2.0, bpm=120.0))) == 2 * RATE
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 96000])
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_any_rate_and_any_channels_are_read(tmp_path: Path, rate: int, count: int) -> None:
+    t = np.arange(rate) / rate
+    sound = np.stack([(k + 1) / 10 * np.sin(2 * np.pi * 440 * t) for k in range(count)], 1)
+    soundfile.write(str(tmp_path / "a.wav"), sound, rate, subtype="FLOAT")
+    mono, kept = audio.read(tmp_path / "a.wav"), audio.channels(tmp_path / "a.wav")
+    assert len(mono) == RATE and kept.shape == (RATE, 2 if count == 2 else 1)
+    assert torch.allclose(kept.mean(1), mono, atol=1e-6)
+    level = float(mono[INSIDE].abs().max())
+    assert level == pytest.approx(np.mean([(k + 1) / 10 for k in range(count)]), rel=0.01)
+
+
+@pytest.mark.parametrize("ending", audio.FORMATS)
+def test_two_channels_are_written_at_any_rate(tmp_path: Path, ending: str) -> None:
+    audio.write(tmp_path / f"a{ending}", source(0.5), 48000)
+    found, rate = soundfile.read(str(tmp_path / f"a{ending}"))
+    assert rate == 48000 and found.shape == (48000, 2)
+    assert tilt(torch.from_numpy(found)) == pytest.approx(0.5, abs=0.02)
+
+
+def made(*overrides: str) -> MusicModel:
+    torch.manual_seed(0)
+    recipe = load_recipe("music", "toy", ["data.count=7", "model.dim=16", "model.depth=1", "codec.dim=8", *overrides])
+    net = MusicNet(recipe)
+    if isinstance(net.codec, MelCodec):
+        net.codec.fit([source(0.0).mean(1)])
+    else:
+        net.codec.fit(tunes.collection(0, 7))  # type: ignore[operator]
+    return MusicModel(net, recipe)
+
+
+def call(*words: str, code: int = 0) -> dict[str, object]:
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == code, done.output
+    return json.loads(done.output.splitlines()[-1]) if not code else {}
+
+
+def test_scores_are_written_in_stereo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verbs, "restore", lambda name: made())
+    write_midi(tunes.arrange("joy", 2), tmp_path / "joy.mid")
+    soundfile.write(str(tmp_path / "solo.wav"), source(-0.6).numpy(), 44100)
+    calls = {
+        "generate": ["m", "--seconds", "3"],
+        "sketch": ["m", str(tmp_path / "joy.mid")],
+        "continue": ["m", str(tmp_path / "joy.mid"), "--seconds", "2"],
+    }
+    for verb, words in calls.items():
+        out = tmp_path / f"{verb}.wav"
+        call(verb, *words, "--steps", "1", "--rate", "44100", "--stereo", "--out", str(out))
+        sound, rate = soundfile.read(str(out))
+        assert rate == 44100 and sound.shape[1] == 2
+    call("codec", "m", str(tmp_path / "joy.mid"), "--stereo", "--out", str(tmp_path / "codec.flac"))
+    sound = audio.channels(tmp_path / "codec.flac")
+    assert sound.shape[1] == 2 and float((sound[:, 0] - sound[:, 1]).abs().max()) > 0.01
+    found = call("jam", "m", str(tmp_path / "solo.wav"), "--steps", "1", "--out", str(tmp_path / "duet.wav"))
+    duet = audio.channels(tmp_path / "duet.wav")
+    assert found["channels"] == 2 and tilt(duet[:20000]) == pytest.approx(-0.6, abs=0.02)  # the musician alone
+
+
+def test_a_recordings_picture_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made("codec.kind=mel", "codec.width=8")
+    monkeypatch.setattr(verbs, "restore", lambda name: model)
+    soundfile.write(str(tmp_path / "a.wav"), source(0.5).repeat(4, 1).numpy(), RATE)
+    call("codec", "m", str(tmp_path / "a.wav"), "--out", str(tmp_path / "b.wav"))
+    call("continue", "m", str(tmp_path / "a.wav"), "--seconds", "2", "--steps", "1", "--out", str(tmp_path / "c.wav"))
+    for name in "bc":
+        sound = audio.channels(tmp_path / f"{name}.wav")
+        assert sound.shape[1] == 2 and tilt(sound[-RATE:]) == pytest.approx(0.5, abs=0.02)
+    with pytest.raises(UsageError):
+        verbs.sample("m", {}, n=1, seconds=1.0, seed=0, settings={}, out=None, form=verbs.Form(stereo=True))
