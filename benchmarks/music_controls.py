@@ -3,7 +3,8 @@
 `runs/music/groove` (drums: loudness, centroid, onsets, tempo) and `runs/music/chorales-free` (chroma), trained with
 `data.heard=true`; held-out part: test. What is asked is what the ear hears in the render, frame by frame; beside each
 figure stands the same with the control dropped (the others asked), by the same seeds, and without steering
-(`apps/music/follow.py`). The weights of guidance and of steering were chosen on twelve training performances.
+(`apps/music/follow.py`). The weights of guidance and of steering were chosen on twelve training performances, that of
+attacks in the search on four validation ones.
 """
 
 from __future__ import annotations

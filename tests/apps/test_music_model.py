@@ -164,6 +164,17 @@ def test_playing_along_is_one_block_late(model: MusicModel) -> None:
         assert abs(float(loud) - (20 * np.log10(0.5 / 2**0.5 * (0.5 if k == 4 else 1)) + 40) / 20) < 0.03
 
 
+def test_of_what_was_heard_the_newest_block_is_answered(model: MusicModel) -> None:
+    session = model.live(0, steps=1, bpm=133.0)
+    lasts = session.frames * session.hop
+    tones = [torch.sin(torch.arange(round(lasts)) * (2 * torch.pi * f / RATE)) * 0.5 for f in (330, 392, 440)]
+    session.push_audio(torch.cat([tones[0], tones[1], tones[2][: round(lasts / 2)]]))
+    assert int(session.block().controls["chroma"][-1].argmax()) == 7  # G: what came before is late, A is half heard
+    assert int(session.block().controls["chroma"][-1].argmax()) == 7
+    session.push_audio(tones[2][round(lasts / 2) :])
+    assert int(session.block().controls["chroma"][-1].argmax()) == 9
+
+
 def test_a_key_moves_with_its_notes() -> None:
     codec = RollCodec(dim=12)
     score = tunes.arrange("joy", 1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from apps import music
 from apps.music import controls, tunes
 from apps.music import steer as steer_module
-from apps.music.attack import BANDS, PARTS
+from apps.music.attack import BANDS, PARTS, attacks, hear
 from apps.music.corpus import Corpus, when
 from apps.music.follow import follow
 from apps.music.forcing import ArcTask
@@ -150,6 +150,23 @@ def test_attacks_tell_what_frames_do_not() -> None:
     assert misfit["attack", "plain"] / misfit["attack", "aim"] > 1.2 * misfit["onset", "plain"] / misfit["onset", "aim"]
     found = codec.score(pursue(codec, x, None, asked | {"attack": fine}, 90.0, 1.4, 2)[0], 90.0).hits[:, 0]
     assert np.abs(np.subtract.outer(aim.hits[:, 0], found)).min(1).mean() * 60 / 90 < 0.02
+
+
+def test_the_search_knows_where_in_a_row_the_block_begins() -> None:
+    codec, phase = codec_of(), 300
+    score = codec.score(codec.encode(piece(4.0)), 97.0)
+    table = codec.pca.inverse(codec.encode(score)).reshape(16, -1, 3)
+    edges = phase + torch.arange(17) * (60 / 97 / TICKS * RATE)
+    sound = torch.cat([torch.zeros(phase), torch.from_numpy(render(score, 4 * 60 / 97)).float()])
+    asked = {"attack": attacks(hear(sound)["rise"], edges)}
+
+    def misfit(at: float, before: Tensor) -> float:
+        search = Search(table, before, asked, 97.0, 1.0, at)
+        return float(search._misfit(search.energy[None].clamp(min=0), 0, search.first, search.first + 16)[0])
+
+    right, silent = misfit(phase, table[:0]), -torch.ones_like(table[:7])
+    assert misfit(phase, silent) == pytest.approx(right, rel=0.2)  # what was before does not move the rows
+    assert all(misfit((phase + k) % 512, table[:0]) > 1.5 * right for k in (128, 256, 384))
 
 
 def test_models_of_notes_are_steered_by_descent() -> None:
