@@ -194,7 +194,8 @@ def jam(
 ) -> dict[str, Any]:
     """Accompany a recording block by block; write both together, a stereo recording as it is, the answer in its centre.
 
-    When the recording ends within a block, silence follows: the last answer is to what was heard of it.
+    When the recording ends within a block, silence follows: the last answer is to what was heard of it. On a stage the
+    answer is later by `compute_ms`, the median time that a block takes to make.
     """
     model = load(name, steps)
     if out is not None:
@@ -206,17 +207,18 @@ def jam(
     blocks = max(1, -int(-len(heard) // lasts))
     cuts = [round(k * lasts) for k in range(blocks + 1)]
     given = torch.nn.functional.pad(heard, (0, 0, 0, max(0, cuts[-1] - len(heard))))
-    parts = []
+    made = []
     for a, b in zip(cuts[:-1], cuts[1:], strict=True):
         session.push_audio(given[a:b].mean(1))
-        parts.append(session.block().audio)
-    mine = torch.cat(parts)
+        made.append(session.block())
+    mine = torch.cat([block.audio for block in made])
     both = torch.zeros(max(len(given), len(mine) + cuts[1]), heard.shape[1])
     both[: len(given)] += given
     both[cuts[1] : cuts[1] + len(mine)] += mine[:, None]  # a block is heard after the one it answers
     if out is not None:
         audio.write(out, (both * 0.7).squeeze(1), rate)
-    return {"blocks": len(parts), "delay_s": round(lasts / RATE, 3), "late_blocks": session.late,
+    return {"blocks": len(made), "delay_s": round(lasts / RATE, 3), "late_blocks": session.late,
+            "compute_ms": round(float(np.median([block.compute_ms for block in made])), 1),
             "channels": heard.shape[1], "level_db": _level(mine)} | ({"out": str(out)} if out else {})  # fmt: skip
 
 
