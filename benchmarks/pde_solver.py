@@ -148,7 +148,8 @@ def featflow() -> dict[str, float]:
 def run(full: bool) -> Result:
     """Run the benchmark."""
     size, dt = FINE if full else COARSE
-    three, each = growing(channel(*size), dt), [shedding(channel(*s), step) for s, step in (COARSER, COARSE, FINE, FINEST)]
+    three = growing(channel(*size), dt)
+    each = [shedding(channel(*s), step) for s, step in (COARSER, COARSE, FINE, FINEST)]
     two, sizes = each[-1], [e["unknowns"] ** -0.5 for e in each]
     figures: dict[str, Any] = burgers() | {"spectral_exact_error": exact_burgers()}
     figures |= {f"dfg3_{k}": v for k, v in three.items()} | {f"dfg2_{k}": v for k, v in two.items()}
