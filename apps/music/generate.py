@@ -70,12 +70,13 @@ class Music:
         return torch.cat([player.push(self.frames[k]), player.flush()])
 
     def stereo(self, k: int) -> Tensor:
-        """Return the samples [m, 2] of piece k, whose notes and drums have their places (`stereo.py`).
+        """Return the samples [m, 2] of piece k, as many as of `sound`; notes and drums have their places (`stereo.py`).
 
         Raises:
             UsageError: the codec knows no notes.
         """
-        return panned(self.score(k))
+        score = self.score(k)
+        return panned(score, score.beats * 60 / score.bpm)
 
     def score(self, k: int) -> Score:
         """Return the score of piece k.

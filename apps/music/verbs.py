@@ -19,7 +19,7 @@ from apps.music.attack import attacks, hear
 from apps.music.codec import MelCodec
 from apps.music.controls import KEYS
 from apps.music.corpus import told
-from apps.music.generate import MusicModel, restore
+from apps.music.generate import Music, MusicModel, restore
 from apps.music.roll import RollCodec
 from apps.music.score import Score, read_midi, write_midi
 from apps.music.synth import RATE
@@ -262,8 +262,11 @@ def codec(name: str, file: Path, out: Path | None, form: Form = MONO) -> dict[st
         if out is not None and out.suffix.lower() in MIDI:
             write_midi(back, out)
             return figures | {"out": str(out)}
-    panned = form.stereo and isinstance(given, Score)
-    sound = stereo.panned(codec_.score(frames, given.bpm)) if panned else codec_.decode(frames)  # type: ignore[union-attr]
+    if isinstance(given, Score):
+        made = Music(frames[None], model, given.bpm)
+        sound = made.stereo(0) if form.stereo else made.sound(0)
+    else:
+        sound = codec_.decode(frames)
     if isinstance(codec_, MelCodec) and isinstance(given, Tensor):
         cut = sound[: len(given)]
         figures |= {"mel_db": mel_distance(given, cut), "log_spectral_db": log_spectral_distance(given, cut)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from apps.music.cli import app
 from apps.music.codec import MelCodec
 from apps.music.generate import MusicModel
 from apps.music.model import MusicNet
-from apps.music.score import DRUMS, Score, write_midi
+from apps.music.score import DRUMS, Score, read_midi, write_midi
 from apps.music.synth import RATE, render
 from core.errors import UsageError
 from core.run.config import load_recipe
@@ -109,7 +110,7 @@ def call(*words: str, code: int = 0) -> dict[str, object]:
 
 def test_scores_are_written_in_stereo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verbs, "restore", lambda name: made())
-    write_midi(tunes.arrange("joy", 2), tmp_path / "joy.mid")
+    write_midi(replace(tunes.arrange("joy", 2), bpm=80.0), tmp_path / "joy.mid")
     soundfile.write(str(tmp_path / "solo.wav"), source(-0.6).numpy(), 44100)
     calls = {
         "generate": ["m", "--seconds", "3"],
@@ -121,8 +122,15 @@ def test_scores_are_written_in_stereo(tmp_path: Path, monkeypatch: pytest.Monkey
         call(verb, *words, "--steps", "1", "--rate", "44100", "--stereo", "--out", str(out))
         sound, rate = soundfile.read(str(out))
         assert rate == 44100 and sound.shape[1] == 2
+        call(verb, *words, "--steps", "1", "--rate", "44100", "--out", str(out))
+        assert len(soundfile.read(str(out))[0]) == len(sound)
     call("codec", "m", str(tmp_path / "joy.mid"), "--stereo", "--out", str(tmp_path / "codec.flac"))
     sound = audio.channels(tmp_path / "codec.flac")
+    call("codec", "m", str(tmp_path / "joy.mid"), "--out", str(tmp_path / "mono.flac"))
+    score = read_midi(tmp_path / "joy.mid")
+    for name in ("codec", "mono"):  # at the tempo of the file
+        lasts = soundfile.info(str(tmp_path / f"{name}.flac")).duration
+        assert lasts == pytest.approx(score.beats * 60 / score.bpm, abs=0.1)
     assert sound.shape[1] == 2 and float((sound[:, 0] - sound[:, 1]).abs().max()) > 0.01
     found = call("jam", "m", str(tmp_path / "solo.wav"), "--steps", "1", "--out", str(tmp_path / "duet.wav"))
     duet = audio.channels(tmp_path / "duet.wav")
