@@ -58,6 +58,8 @@ def channels(path: Path | str) -> Tensor:
 def _loaded(path: Path | str, mono: bool = False) -> np.ndarray:
     import soundfile
 
+    if not Path(path).is_file():
+        raise DataError("no such file", field="audio", value=str(path))
     try:
         audio, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:

@@ -19,7 +19,7 @@ from apps.music.generate import MusicModel
 from apps.music.model import MusicNet
 from apps.music.score import DRUMS, Score, read_midi, write_midi
 from apps.music.synth import RATE, render
-from core.errors import UsageError
+from core.errors import DataError, UsageError
 from core.run.config import load_recipe
 
 INSIDE = slice(4096, -4096)
@@ -81,6 +81,11 @@ def test_any_rate_and_any_channels_are_read(tmp_path: Path, rate: int, count: in
     assert torch.allclose(kept.mean(1), mono, atol=1e-6)
     level = float(mono[INSIDE].abs().max())
     assert level == pytest.approx(np.mean([(k + 1) / 10 for k in range(count)]), rel=0.01)
+
+
+def test_a_missing_recording_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        audio.read(tmp_path / "nosuch.wav")
 
 
 @pytest.mark.parametrize("ending", audio.FORMATS)
