@@ -14,6 +14,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,9 +42,12 @@ def ddg(folder: str) -> Reward:
 
 BUILT_IN: dict[str, Callable[..., Reward]] = {
     "oracle": oracle, "pwm": pwm, "gc": Gc, "tm": MeltingTemperature, "cai": cai, "hairpin": Hairpin, "gravy": Gravy,
-    "table": table, "ddg": ddg, **{k: (lambda what=k, unit=u: ProtParam(what, what, unit)) for k, u in PROTEIN.items()},
+    "table": table, "ddg": ddg, **{k: partial(ProtParam, k, k, u) for k, u in PROTEIN.items()},
 }  # fmt: skip
 """Built-in rewards by name."""
+
+OWN = {"what", "name", "unit"}
+"""Fields that a reward sets itself."""
 
 WORD = re.compile(r"\s*(?:([()+*,])|([^\s()+*,]+))")
 
@@ -198,8 +202,11 @@ def made(word: str, arguments: list[Any], called: bool) -> Reward:
 
 def _called(word: str, way: Callable[..., Reward], arguments: list[Any]) -> Reward:
     try:
-        if inspect.isclass(way) and {"name", "unit"} & inspect.signature(way).bind(*arguments).arguments.keys():
+        if inspect.isclass(way) and OWN & inspect.signature(way).bind(*arguments).arguments.keys():
             raise TypeError("too many")
         return way(*arguments)
     except TypeError as error:
-        raise UsageError(f"takes other arguments ({error})", field="reward", value=word) from None
+        wanted = ", ".join(k for k in inspect.signature(way).parameters if k not in OWN)
+        raise UsageError(
+            f"takes other arguments ({error})", field="reward", value=word, hint=f"write {word}({wanted})"
+        ) from None

@@ -392,7 +392,8 @@ def test_the_command_line_prints_the_table_first(pdb: Path, tmp_path: Path, caps
     assert done is not None and done["designs"] == 2 and "13 designed, 4 fixed" in capsys.readouterr().err
     assert set(read_structure(tmp_path / "out/made_0001.pdb").sequence[11:]) <= set("DE")
     assert folder().design(rules={}, template=pdb, n=1, steps=2) is None and capsys.readouterr().out.startswith(">made")
-    for wrong, why in [({"gc": ["0.4-0.6"]}, "means nothing"), ({"fix": ["5"]}, "cannot be read")]:
+    words = {"means nothing": {"gc": ["0.4-0.6"]}, "fix: cannot be read": {"fix": ["5"]}, "keep: ": {"keep": ["1-2"]}}
+    for why, wrong in words.items():
         with pytest.raises(UsageError, match=why):
             folder().design(rules=wrong, template=pdb)
     with pytest.raises(UsageError, match="on a structure"):

@@ -131,7 +131,7 @@ def test_expressions(tmp_path: Path) -> None:
     ("wrong", "said"),
     [("gcc(0.4, 0.6)", "'gc'"), ("gc(1, 2, 3, 4, 5)", "takes other"), ("gc(0.4, 0.6, 3)", "takes other"),
      ("gc(", "closing"), ("gc() gc()", "read at"), ("", "read at"), ("nothing.here:Reward", "imported"),
-     ("tn", "'tm'")],
+     ("tn", "'tm'"), ("gravy(3)", "write gravy()"), ("charge(7)", "write charge()"), ("ddg", "write ddg.folder")],
 )  # fmt: skip
 def test_mistakes_are_named(wrong: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.bio.protein.data import AMINO
-from apps.bio.protein.sites import choose
+from apps.bio.protein.sites import choose, select
 from apps.bio.protein.structure import read_structure
 from apps.bio.records import put
 from core.errors import UsageError
@@ -71,6 +71,8 @@ def carried_out(
     if out is not None and out.suffix.lower() not in {".fasta", ".fa", ".json", ".tsv", ""}:
         raise UsageError("write .fasta, .tsv, .json, or a folder of PDB files", field="out", value=str(out))
     wish, structure = wishes(rules), read_structure(template)
+    for text in rules.get("keep") or ():
+        select(structure, text, "keep")  # a mistake is told by the word that was written
     print(choose(structure, **wish).table(), file=sys.stderr)
     found = model.sample(settings.pop("n"), structure, **wish, **settings)
     if broken := found.violations():
