@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ def test_what_ships_is_found_by_name_and_goes_before_a_folder(tmp_path: Path, mo
     assert "toy" in shipped("trajectory")
     assert find("toy", "trajectory").path == shipped("trajectory")["toy"]
     assert find(tmp_path / "toy", "trajectory").step == 1
+
+
+@pytest.mark.parametrize("domain", ["trajectory", "bio", "nas", "music", "pde"])
+def test_the_help_names_what_ships(domain: str) -> None:
+    text = importlib.import_module(f"apps.{domain}.cli").Model.__metadata__[0].help
+    assert f"({', '.join(shipped(domain))})" in text
 
 
 def test_a_name_that_nobody_has_names_the_nearest() -> None:

@@ -11,7 +11,7 @@ import typer
 
 from core.run.cli import Json, Out, build, emit
 
-Model = Annotated[str, typer.Argument(help="A model that ships (toy), or the folder of a run.")]
+Model = Annotated[str, typer.Argument(help="A model that ships (peptide, protein, toy), or the folder of a run.")]
 Number = Annotated[int, typer.Option("-n", help="Sequences.", min=1)]
 Length = Annotated[int | None, typer.Option("--length", help="Letters; by default those of the training.", min=1)]
 Seed = Annotated[int, typer.Option("--seed", help="All randomness.", min=0)]

@@ -7,7 +7,7 @@ import typer
 
 from core.run.cli import Json, Out, build, emit
 
-Model = Annotated[str, typer.Argument(help="The folder of a run or of a checkpoint, or a model that ships.")]
+Model = Annotated[str, typer.Argument(help="A model that ships (toy), or the folder of a run.")]
 Seed = Annotated[int, typer.Option("--seed", help="All randomness.", min=0)]
 Steps = Annotated[int, typer.Option("--steps", help="Steps of the model.", min=1)]
 Every = Annotated[int, typer.Option("--every", help="Keep every so many.", min=1)]

@@ -9,7 +9,7 @@ from core.run.cli import Json, Out, build, emit
 
 PLACE = '17, "u-v", node:ID, way:ID, "lon,lat" or zone:FILE.geojson'
 
-Model = Annotated[str, typer.Argument(help="A model that ships (toy, porto), or the folder of a run.")]
+Model = Annotated[str, typer.Argument(help="A model that ships (toy), or the folder of a run.")]
 Trips = Annotated[int, typer.Option("-n", help="Trips of each request.")]
 Origin = Annotated[str, typer.Option("--origin", help=f"Where trips start: {PLACE}.")]
 Destination = Annotated[str, typer.Option("--destination", help="Where they end, written alike.")]
