@@ -251,7 +251,9 @@ def _real(source: str, column: str, space: Space, folder: str) -> Table:
     rows = columns(source, folder)
     known = [c for c in next(iter(rows.values())) if c not in ("idx", "code")]
     if column not in known:
-        raise UsageError("no such column", field="reward", value=f"{source}:{column}", choices=known)
+        raise UsageError(
+            "no such column", field="reward", value=f"{source}:{column}", choices=[f"{source}:{k}" for k in known]
+        )
     if space.name != "nb201":
         raise UsageError("is about the space nb201", field="reward", value=f"{source}:{column}")
     found = {tuple(int(c) for c in code): float(r[column]) for code, r in rows.items() if r.get(column)}
@@ -270,7 +272,9 @@ def _digits(column: str, space: Space) -> Table:
     from apps.nas.table import COLUMNS, read
 
     if column not in COLUMNS[3:]:
-        raise UsageError("no such column", field="reward", value=f"digits:{column}", choices=COLUMNS[3:])
+        raise UsageError(
+            "no such column", field="reward", value=f"digits:{column}", choices=[f"digits:{k}" for k in COLUMNS[3:]]
+        )
     path = digits_table()
     parts = [path] if path.is_file() else sorted(path.glob("part-*.csv"))
     grouped: dict[str, list[float]] = defaultdict(list)
