@@ -130,7 +130,7 @@ def test_steered_pieces_follow_what_unsteered_ones_do_not(model: MusicModel) -> 
 
 
 def test_attacks_tell_what_frames_do_not() -> None:
-    """Hits late and early in turn, against the same on the grid: parts of frames tell them apart more than frames do."""
+    """Hits late and early in turn, against the same on the grid: parts of frames tell them apart better than frames."""
     codec, late = codec_of(), np.tile([0.0, 0.3, -0.3, 0.3], 4) / 4
     aim, plain = (
         Score(np.zeros((0, 4)), np.c_[1 + np.arange(16) / 2 + shift, np.zeros(16), np.full(16, 0.8)], 90.0, beats=10.0)
