@@ -109,6 +109,7 @@ def smooth(control: Tensor, rng: np.random.Generator, most: int = 3) -> Tensor:
 
 
 @lru_cache(maxsize=1)
+@torch.inference_mode(False)
 def _chroma() -> Tensor:
     """Return the weights [12, bins] of pitch classes; C first."""
     hertz = bins().double().clamp(min=1.0)

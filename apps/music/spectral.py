@@ -55,6 +55,7 @@ class Framer:
 
 
 @lru_cache(maxsize=4)
+@torch.inference_mode(False)
 def window(size: int = SIZE) -> Tensor:
     """Return the periodic Hann window, float32."""
     return torch.hann_window(size)
@@ -68,6 +69,7 @@ def magnitude(frames: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=2)
+@torch.inference_mode(False)
 def bins(size: int = SIZE) -> Tensor:
     """Return the frequency of each bin in Hz."""
     return torch.arange(size // 2 + 1) * (RATE / size)
@@ -78,6 +80,7 @@ def _mel(hertz: float) -> float:
 
 
 @lru_cache(maxsize=2)
+@torch.inference_mode(False)
 def mel_filters(count: int = MELS, size: int = SIZE) -> Tensor:
     """Return triangular filters [count, N / 2 + 1] between 30 Hz and half the rate, each of weight 1 in sum.
 

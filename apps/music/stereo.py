@@ -59,6 +59,7 @@ def panned(score: Score, seconds: float | None = None) -> Tensor:
 
 
 @lru_cache(maxsize=1)
+@torch.inference_mode(False)
 def _bands() -> Tensor:
     """Return the share [BANDS, bins] of each bin that belongs to each band; every bin's sum to 1."""
     weight = mel_filters().reshape(BANDS, -1, SIZE // 2 + 1).mean(1)

@@ -47,6 +47,7 @@ class Score:
 
 
 @lru_cache(maxsize=1)
+@torch.inference_mode(False)
 def images() -> tuple[Tensor, Tensor]:
     """Return the images [1797, 1, 8, 8] in [0, 1] and their classes, in the order of the split."""
     from sklearn.datasets import load_digits
@@ -57,6 +58,7 @@ def images() -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=2)
+@torch.inference_mode(False)
 def judges(part: int) -> tuple[Tensor, Tensor]:
     """Return the images and classes that judge, 0 validation and 1 test, under three draws of noise."""
     x, y = images()

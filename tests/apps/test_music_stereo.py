@@ -12,13 +12,14 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from apps.music import audio, stereo, tunes, verbs
+from apps.music import audio, spectral, stereo, tunes, verbs
 from apps.music.cli import app
 from apps.music.codec import MelCodec
 from apps.music.generate import MusicModel
 from apps.music.model import MusicNet
 from apps.music.score import DRUMS, Score, read_midi, write_midi
 from apps.music.synth import RATE, render
+from apps.music.vocoder import spectral_loss
 from core.errors import DataError, UsageError
 from core.run.config import load_recipe
 
@@ -81,6 +82,15 @@ def test_any_rate_and_any_channels_are_read(tmp_path: Path, rate: int, count: in
     assert torch.allclose(kept.mean(1), mono, atol=1e-6)
     level = float(mono[INSIDE].abs().max())
     assert level == pytest.approx(np.mean([(k + 1) / 10 for k in range(count)]), rel=0.01)
+
+
+def test_what_is_kept_while_sampling_serves_training_too() -> None:
+    spectral.window.cache_clear()
+    with torch.inference_mode():
+        spectral.window(512)
+    made = torch.zeros(1, 8192, requires_grad=True)
+    spectral_loss(made, torch.randn(1, 8192)).backward()
+    assert made.grad is not None
 
 
 def test_a_missing_recording_is_said_to_be_missing(tmp_path: Path) -> None:

@@ -163,6 +163,7 @@ class FoldingTask:
 
 
 @cache
+@torch.inference_mode(False)
 def similar() -> Tensor:
     """Return the law of the letter that replaces each letter in evolution, [20, 20]: q(b | a) ∝ p_b 2^(S_ab / 2).
 
