@@ -26,8 +26,9 @@ from core.errors import UsageError
 
 if TYPE_CHECKING:
     from apps.trajectory.generate import TripModel
+    from apps.trajectory.mixture import Mixture
 
-__all__ = ["choice_set", "cover", "overlap"]
+__all__ = ["choice_set", "cover", "likeliest", "overlap"]
 
 
 def overlap(walks: list[np.ndarray]) -> np.ndarray:
@@ -61,7 +62,7 @@ def cover(similarity: np.ndarray, n: int) -> list[int]:
 
 
 def choice_set(
-    model: TripModel,
+    model: TripModel | Mixture,
     origin: Sequence[int] | np.ndarray,
     destination: Sequence[int] | np.ndarray,
     depart: np.ndarray | None = None,
@@ -95,3 +96,23 @@ def choice_set(
             chosen[k].append(walks[c])
     when = np.full(len(rows), np.nan) if depart is None else np.asarray(depart, float)
     return [model.time(Trips.from_lists(model.network, c, when), seed, rows * n + k) for k, c in enumerate(chosen)]
+
+
+def likeliest(model: TripModel | Mixture, candidates: list[Trips]) -> Trips:
+    """Return for each request the candidate of the largest exact likelihood, with median times; ties take the first.
+
+    Args:
+        model: judges; each different walk of a request once.
+        candidates: sets of trips; the i-th trips of all sets answer request i.
+    """
+    n, depart = len(candidates[0]), candidates[0].depart
+    sets = [t.lists() for t in candidates]
+    owner, walks = [], []
+    for i in range(n):
+        own = {walk[i].tobytes(): walk[i] for walk in sets}
+        owner += [i] * len(own)
+        walks += own.values()
+    nats = model.nll(Trips.from_lists(model.network, walks, depart[owner]))
+    order = np.lexsort((np.arange(len(walks)), nats, owner))
+    first = order[np.searchsorted(np.array(owner)[order], np.arange(n))]
+    return model.time(Trips.from_lists(model.network, [walks[k] for k in first], depart), greedy=True)

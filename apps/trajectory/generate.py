@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from apps.trajectory.batch import Batch, Collator
+from apps.trajectory.choice import likeliest
 from apps.trajectory.constraints import Rules, TripLaw, trip_law
 from apps.trajectory.context import Opener
 from apps.trajectory.data import Trips
@@ -220,6 +221,22 @@ class TripModel:
         """
         return nll(self, trips, block, draws, seed, order)
 
+    def candidates(
+        self,
+        origin: np.ndarray,
+        destination: np.ndarray,
+        depart: np.ndarray | None = None,
+        seed: int = 0,
+        draws: int = 16,
+    ) -> list[Trips]:
+        """Return two greedy decodes (at the sampling block, and at block 1) and `draws` samples of every request."""
+        found = [self.sample(origin, destination, depart, seed, greedy=True, timed=False)]
+        found.append(self.set(block=1, steps=1).sample(origin, destination, depart, seed, greedy=True, timed=False))
+        rows, spread = np.arange(len(found[0])), self.set(strata=draws)
+        for k in range(draws):
+            found.append(spread.sample(origin, destination, depart, seed, rows * draws + k, timed=False))
+        return found
+
     def most_likely(
         self,
         origin: np.ndarray,
@@ -229,17 +246,7 @@ class TripModel:
         draws: int = 16,
     ) -> Trips:
         """Return for each request the likeliest trip found among greedy decodes and `draws` samples (exact `nll`)."""
-        found = [self.sample(origin, destination, depart, seed, greedy=True, timed=False)]
-        found.append(self.set(block=1, steps=1).sample(origin, destination, depart, seed, greedy=True, timed=False))
-        n = len(found[0])
-        spread = self.set(strata=draws)
-        for k in range(draws):
-            streams = np.arange(n) * draws + k
-            found.append(spread.sample(origin, destination, depart, seed, streams, timed=False))
-        score = np.stack([self.nll(t) for t in found])
-        lists = [t.lists() for t in found]
-        best = [lists[k][i] for i, k in enumerate(score.argmin(0))]
-        return self.time(Trips.from_lists(self.network, best, found[0].depart), seed, greedy=True)
+        return likeliest(self, self.candidates(origin, destination, depart, seed, draws))
 
 
 def _arrived(row: np.ndarray) -> np.ndarray:

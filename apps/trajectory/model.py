@@ -69,6 +69,8 @@ class DataConfig:
     `fit` calibrates the logit on the training split. From step `real_from` on, a batch is real with probability `real`.
     `turn` turns the split of the real trips (`data.split`): 0, 0.25, 0.5, 0.75 hold out each quarter of them once.
     A share `strange` of the simulated batches is read without experience, as in a city where nobody drove before.
+    With `whole` the trips that validate train too, for when nothing is left to choose; held-out simulated trips then
+    validate.
     """
 
     network: str = setting("city")
@@ -83,6 +85,7 @@ class DataConfig:
     batch: int = setting(32, low=1)
     max_hops: int = setting(320, low=2)
     turn: float = setting(0.0, low=0, high=1)
+    whole: bool = setting(False)
 
 
 @dataclass

@@ -31,6 +31,7 @@ from core.errors import DataError, InfeasibleError, UsageError
 
 if TYPE_CHECKING:
     from apps.trajectory.generate import TripModel
+    from apps.trajectory.mixture import Mixture
 
 __all__ = ["Ends", "Request", "Wishes", "departure", "read_requests", "sample_all"]
 
@@ -151,7 +152,9 @@ class Request:
         trip_law(fields, origin[np.argsort(need, kind="stable")[:1]], [target], rules, budget=budget)
         raise InfeasibleError(f"no trip from it within {most} segments", field="origin", value=int(origin[0]))
 
-    def sample(self, model: TripModel, n: int, seed: int = 0, *, greedy: bool = False, timed: bool = True) -> Trips:
+    def sample(
+        self, model: TripModel | Mixture, n: int, seed: int = 0, *, greedy: bool = False, timed: bool = True
+    ) -> Trips:
         """Draw n trips.
 
         Raises:
@@ -161,7 +164,13 @@ class Request:
 
 
 def sample_all(
-    model: TripModel, requests: Sequence[Request], n: int, seed: int = 0, *, greedy: bool = False, timed: bool = True
+    model: TripModel | Mixture,
+    requests: Sequence[Request],
+    n: int,
+    seed: int = 0,
+    *,
+    greedy: bool = False,
+    timed: bool = True,
 ) -> Trips:
     """Draw n trips of each request; all share the rules (via, closures, limits) of the first.
 

@@ -60,6 +60,8 @@ def corpus(config: DataConfig, seed: int) -> Corpus:
     empty = Trips.from_lists(network, [])
     parts = (config.trips, network, SPLIT, config.cache, config.turn)
     real = read_splits(*parts) if config.trips else (empty, empty, empty)
+    if config.whole:
+        real = (Trips.concat([real[0], real[1]]), empty, real[2])
     parameters = Parameters()
     if config.fit and config.trips:
         parameters = fit(real[0]).parameters
