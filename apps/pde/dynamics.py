@@ -16,7 +16,7 @@ from apps.pde.model import ModelConfig
 from apps.pde.network import CorrectedOperators, Derivatives, Known, LearnedOperators, Phympgn, Plus, node_types
 from apps.pde.operators import Correction, Operators, SparseMap
 from apps.pde.refine import Refiner
-from apps.pde.stepping import Imex, explicit
+from apps.pde.stepping import Imex, chebyshev, explicit
 from apps.pde.submesh import interpolation, refined
 from apps.pde.systems import System
 from core.errors import UsageError
@@ -67,6 +67,8 @@ class Dynamics(nn.Module):
                 self.operators = CorrectedOperators(plain, own)
             c = config
             self.net = Plus(mesh, len(fields), c.width, c.rounds, c.inputs, c.still, c.nonlinear, c.lift)
+        blind = not isinstance(self.net, Plus) or self.net.blind
+        self.alone = plain.lap if self.operators is plain and self.known.curved and blind else None
         self.refiner = Refiner(mesh, len(fields), config.refine) if config.refine else None
         self.register_buffer("points", torch.from_numpy(mesh.points), persistent=False)
         self.imex = self._implicit(plain) if config.integrator == "imex" else None
@@ -117,10 +119,10 @@ class Dynamics(nn.Module):
     def parts(self, u: Tensor, t: Any, parameters: Mapping[str, Any] | None = None) -> tuple[Tensor, Tensor]:
         """Return the known and the learned part of du/dt, [B, N, C] each."""
         given = {**self.system.parameters, **(parameters or {})}
-        known, scene = self.known(u, t, self.points, given, self.operators)
+        known, scene = self.known(u, t, self.points, given, self.operators, self.alone)
         if self.net is None:
             return known, torch.zeros_like(u)
-        if isinstance(self.net, Phympgn):
+        if isinstance(self.net, Phympgn) or (isinstance(self.net, Plus) and self.net.blind):
             return known, self.net(u)
         each = [scene.derivatives(f, u[..., k], u.shape[:2]) for k, f in enumerate(self.system.fields)]
         dx, dy, lap = (torch.stack(part, -1) for part in zip(*each, strict=True))
@@ -148,10 +150,12 @@ class Dynamics(nn.Module):
         dt = self.dt * stride
         for k in range(self.substeps):
             s = t + k * dt
-            if self.imex is None:
-                u = explicit(lambda v, r: self.rate(v, r, parameters), pad, u, s, dt, self.config.integrator)
-            else:
+            if self.imex is not None:
                 u = self.imex(lambda v, r: self.rate(v, r, parameters) - self._stiff(v), pad, u, s)
+            elif self.config.integrator == "chebyshev":
+                u = chebyshev(lambda v, r: self.rate(v, r, parameters), pad, u, s, dt, self.config.stages)
+            else:
+                u = explicit(lambda v, r: self.rate(v, r, parameters), pad, u, s, dt, self.config.integrator)
         return u
 
     def _stiff(self, u: Tensor) -> Tensor:
@@ -224,42 +228,49 @@ class Dynamics(nn.Module):
         for sweep in range(1 + self.config.sweeps * bool(self.between)):
             begins = torch.arange(int(FORGET * last) if sweep else 0, last, stride)
             wanted, place = torch.unique(begins + torch.arange(3)[:, None], return_inverse=True)
+            given = {k: v[:, None] for k, v in (parameters or {}).items()}
+            followed = self.analysed(u, wanted.tolist(), given) if sweep else None
             seen = []
             for row, path in enumerate(u):
-                own = {k: v[row : row + 1, None] for k, v in (parameters or {}).items()}
-                kept = self.analysed(path, wanted.tolist(), own) if sweep else self.inside(path[wanted])
+                kept = self.inside(path[wanted]) if followed is None else followed[row]
                 if not finite(kept):
                     return
+                own = {k: v[row : row + 1] for k, v in given.items()}
                 seen.append(self._regressors(kept[place], own, at))
             self.net.fit(seen, at, area / area.mean(), self.config.totals, self.config.relative)
 
-    def _regressors(self, now: Tensor, own: Mapping[str, Tensor], at: Tensor) -> tuple[Tensor, Derivatives, Tensor]:
+    def _regressors(
+        self, now: Tensor, own: Mapping[str, Tensor], at: Tensor
+    ) -> tuple[Tensor, Derivatives | None, Tensor]:
         """Return states, derivatives and the unknown rate at some nodes, from successive states [3, T, M, C]."""
+        assert isinstance(self.net, Plus)
         flat, span = now.flatten(0, 1), self.dt * self.substeps
-        given = {k: v.expand(len(flat), 1) for k, v in own.items()}
-        known = self.known(flat, 0.0, self.points, {**self.system.parameters, **given}, self.operators)[0]
+        given = {**self.system.parameters, **{k: v.expand(len(flat), 1) for k, v in own.items()}}
+        known = self.known(flat, 0.0, self.points, given, self.operators, self.alone)[0]
         rest = (now[2] - now[0]) / (2 * span) - simpson(known.reshape(now.shape))
+        if self.net.blind:
+            return flat[:, at], None, rest[:, at]
         dx, dy, lap = (d[:, at] for d in self._lifted(flat, self.operators(flat)))
         return flat[:, at], (dx, dy, lap), rest[:, at]
 
     @torch.no_grad()
     def analysed(self, u: Tensor, keep: Sequence[int], parameters: Mapping[str, Any] | None = None) -> Tensor:
-        """Return states inside [len(keep), M, C] that follow a trajectory u [T, N, C] (`submesh.py`).
+        """Return states inside [n, len(keep), M, C] that follow trajectories u [n, T, N, C] (`submesh.py`).
 
         Args:
-            u: the trajectory.
-            keep: which of its states, ascending.
-            parameters: name -> value [1, 1].
+            u: the trajectories.
+            keep: which of their states, ascending.
+            parameters: name -> values [n, 1].
         """
-        w, out, span = self.enter(u[:1], 0.0, parameters), [], self.dt * self.substeps
+        w, out, span = self.enter(u[:, 0], 0.0, parameters), [], self.dt * self.substeps
         kept = set(keep)
         for k in range(max(keep) + 1):
             if k:
                 w = self.step(w, (k - 1) * span, parameters)
-                w = self.pad(w + self.inside(u[k : k + 1] - self.leave(w)), k * span, parameters)
+                w = self.pad(w + self.inside(u[:, k] - self.leave(w)), k * span, parameters)
             if k in kept:
-                out.append(w[0])
-        return torch.stack(out)
+                out.append(w)
+        return torch.stack(out, 1)
 
 
 def _finer(mesh: Mesh, config: ModelConfig) -> tuple[Mesh, nn.ModuleList]:

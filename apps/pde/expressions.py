@@ -35,26 +35,29 @@ Derive = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 class Scene:
     """What an expression is evaluated on: named values that broadcast to [B, N], and the operators.
 
-    Derivatives of the fields themselves are computed together, once.
+    Derivatives of the fields themselves are computed together, once; where Laplacians are all that anyone asks for, by
+    `alone`, a third of the work.
     """
 
     values: dict[str, Tensor]
     operators: Derive | None = None
     fields: tuple[str, ...] = ()
     known: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    alone: Callable[[Tensor], Tensor] | None = None
+    curved: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls, fields: Sequence[str], u: Tensor, points: Tensor, t: float | Tensor,
         parameters: Mapping[str, Tensor | float],
-        operators: Derive | None = None,
+        operators: Derive | None = None, alone: Callable[[Tensor], Tensor] | None = None,
     ) -> Scene:  # fmt: skip
         """Return the scene of a state u [B, N, C] at time t, (), or [B, 1]; parameters are (), or [B, 1]."""
         values = {name: u[..., k] for k, name in enumerate(fields)}
         values |= {"x": points[:, 0], "y": points[:, 1], "t": torch.as_tensor(t, dtype=u.dtype, device=u.device)}
         values |= {k: torch.as_tensor(v, dtype=u.dtype, device=u.device) for k, v in parameters.items()}
         values["pi"] = torch.tensor(math.pi, dtype=u.dtype, device=u.device)
-        scene = cls(values, operators, tuple(fields))
+        scene = cls(values, operators, tuple(fields), alone=alone)
         scene.state = u
         return scene
 
@@ -72,6 +75,17 @@ class Scene:
             a, b, c = self.operators(value.expand(shape)[..., None])
             self.known[key] = (a[..., 0], b[..., 0], c[..., 0])
         return self.known[key]
+
+    def laplacian(self, key: str, value: Tensor, shape: torch.Size) -> Tensor:
+        """Return the Laplacian of an expression, remembered under its text."""
+        if self.alone is None:
+            return self.derivatives(key, value, shape)[2]
+        if key in self.fields and self.state is not None and key not in self.curved:
+            both = self.alone(self.state)
+            self.curved |= {name: both[..., k] for k, name in enumerate(self.fields)}
+        if key not in self.curved:
+            self.curved[key] = self.alone(value.expand(shape)[..., None])[..., 0]
+        return self.curved[key]
 
 
 class Expression:
@@ -96,6 +110,7 @@ class Expression:
             raise UsageError(f"is not an expression ({reason})", field="expression", value=self.text) from None
         self.spatial = spatial
         self.used: set[str] = set()
+        self.asked: set[str] = set()  # of dx, dy, lap, div
         self._value = self._read(tree)
 
     def __call__(self, scene: Scene) -> Tensor:
@@ -143,10 +158,13 @@ class Expression:
             return lambda scene: PAIRS[name](arguments[0](scene), arguments[1](scene))
         if not self.spatial:
             raise self._wrong(node, "derivatives cannot stand here")
+        self.asked.add(name)
         keys = [ast.unparse(a) for a in node.args]
         if name == "div":
             return lambda scene: _flux(scene, keys, [a(scene) for a in arguments])
-        part = ("dx", "dy", "lap").index(name)
+        if name == "lap":
+            return lambda scene: scene.laplacian(keys[0], arguments[0](scene), _shape(scene))
+        part = ("dx", "dy").index(name)
         return lambda scene: scene.derivatives(keys[0], arguments[0](scene), _shape(scene))[part]
 
     def _part(self, node: ast.Call) -> Callable[[Scene], Tensor]:

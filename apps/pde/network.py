@@ -21,7 +21,7 @@ moved to another mesh.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -52,11 +52,20 @@ class Known:
         self.terms = [terms[f] if callable(terms.get(f)) else Expression(terms[f], names) if f in terms else None
                       for f in fields]  # fmt: skip
 
+    @property
+    def curved(self) -> bool:
+        """Whether the terms ask for Laplacians at most (a function may ask for anything)."""
+        return all(t is None or (isinstance(t, Expression) and t.asked <= {"lap"}) for t in self.terms)
+
     def __call__(
-        self, u: Tensor, t: Tensor | float, points: Tensor, parameters: Mapping[str, Any], operators: Any
-    ) -> tuple[Tensor, Scene]:
-        """Return the known rate [B, N, C] and the scene, whose derivatives the network reads again."""
-        scene = Scene.of(self.fields, u, points.to(u), t, parameters, operators)
+        self, u: Tensor, t: Tensor | float, points: Tensor, parameters: Mapping[str, Any], operators: Any,
+        alone: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Scene]:  # fmt: skip
+        """Return the known rate [B, N, C] and the scene, whose derivatives the network reads again.
+
+        `alone` gives Laplacians, where nothing else is asked for.
+        """
+        scene = Scene.of(self.fields, u, points.to(u), t, parameters, operators, alone)
         zero = u.new_zeros(u.shape[:2])
         parts = [zero if term is None else zero + term(scene).to(u) for term in self.terms]
         return torch.stack(parts, -1), scene
@@ -206,21 +215,29 @@ class Plus(nn.Module):
         self.register_buffer("geometry", torch.from_numpy(edge_geometry(mesh)).float(), persistent=False)
         self.register_buffer("graph", torch.from_numpy(mesh.graph()), persistent=False)
         self.register_buffer("near", torch.from_numpy(nearness(mesh)).float(), persistent=False)
+        self.edged = len(mesh.boundary) > 0
 
-    def see(self, u: Tensor, derivatives: Derivatives) -> Tensor:
+    @property
+    def blind(self) -> bool:
+        """Whether it sees the state alone and asks for no derivatives."""
+        return not self.inputs and self.lift is None
+
+    def see(self, u: Tensor, derivatives: Derivatives | None) -> Tensor:
         """Return z [B, N, S] of u and (dx u, dy u, lap u)."""
-        dx, dy, lap = (d[..., : self.fields] for d in derivatives)
         s = self.scale.to(u)
+        if derivatives is None:
+            return u / s[0]
+        dx, dy, lap = (d[..., : self.fields] for d in derivatives)
         return torch.cat([u / s[0], dx / s[1], dy / s[1], lap / s[2]][: (1, 3, 4)[self.inputs]], -1)
 
-    def powers(self, u: Tensor, derivatives: Derivatives, at: Tensor | None = None) -> Tensor:
+    def powers(self, u: Tensor, derivatives: Derivatives | None, at: Tensor | None = None) -> Tensor:
         """Return p [B, N, P] at all nodes, or at some (bool [N]); if `still`, less what it is of u alone.
 
         The derivatives are those of u and, where there is a lift, of phi(u), [B, N, C + m].
         """
         z = self.see(u, derivatives)
         own = self._powers(z, at) - self._powers(self.uniform(z), at) if self.still else self._powers(z, at)
-        if self.lift is None:
+        if self.lift is None or derivatives is None:
             return own
         more = tuple(d[..., self.fields :] for d in derivatives)
         return torch.cat([own, self.lift.values(u, self.lift(u), more)], -1)  # type: ignore[arg-type]
@@ -237,8 +254,24 @@ class Plus(nn.Module):
             more = [torch.zeros_like(v) for v in more]
         return torch.cat([more[0], z[..., a] * z[..., b], z[..., i] * z[..., j] * z[..., k], *more[1:]], -1)
 
-    def forward(self, u: Tensor, derivatives: Derivatives) -> Tensor:
-        """Return the unknown rate [B, N, C] from u and the derivatives of `powers`."""
+    def reaction(self, u: Tensor) -> Tensor:
+        """Return W p(z) [B, N, C] of the state alone: what `powers` gives, by columns, several times faster."""
+        z = [column.contiguous() for column in self.see(u, None).unbind(-1)]
+        terms = [] if self.nonlinear else [*z]
+        terms += [a * b for a, b in combinations_with_replacement(z, 2)]
+        terms += [a * b * c for a, b, c in combinations_with_replacement(z, 3)]
+        if self.edged and not self.nonlinear:
+            terms += [column * near for near in self.near.to(u).unbind(-1) for column in z]
+        first = self.fields if self.nonlinear else 0
+        W = self.polynomial.weight[:, first : first + len(terms)]
+        x = torch.stack(terms).flatten(1)
+        rate = W @ x if self.nonlinear else torch.addmm(self.polynomial.bias[:, None], W, x)
+        return rate.unflatten(1, u.shape[:2]).permute(1, 2, 0).contiguous()
+
+    def forward(self, u: Tensor, derivatives: Derivatives | None = None) -> Tensor:
+        """Return the unknown rate [B, N, C] from u and the derivatives of `powers` (none where it is `blind`)."""
+        if self.blind and not self.width and not self.still:
+            return self.out.to(u) * self.reaction(u)
         bias = None if self.still or self.nonlinear else self.polynomial.bias
         rate = nn.functional.linear(self.powers(u, derivatives), self.polynomial.weight, bias)
         if not self.width:
@@ -264,7 +297,7 @@ class Plus(nn.Module):
 
     @torch.no_grad()
     def fit(
-        self, seen: Sequence[tuple[Tensor, Derivatives, Tensor]], at: Tensor, area: Tensor, totals: float = 0.0,
+        self, seen: Sequence[tuple[Tensor, Derivatives | None, Tensor]], at: Tensor, area: Tensor, totals: float = 0.0,
         relative: bool = False, ridge: float = 1e-6,
     ) -> None:  # fmt: skip
         """Set the units and the polynomial from (u, derivatives, unknown rate) of some trajectories.
@@ -298,15 +331,15 @@ class Plus(nn.Module):
         self.polynomial.weight.copy_(w[:-1].T)
         self.polynomial.bias.copy_(w[-1])
 
-    def _measure(self, seen: Sequence[tuple[Tensor, Derivatives, Tensor]]) -> None:
+    def _measure(self, seen: Sequence[tuple[Tensor, Derivatives | None, Tensor]]) -> None:
         """Set the units of all that the network sees and returns."""
         C = self.fields
         spread = [torch.stack([(u - u.mean((0, 1))).square().mean((0, 1)),
-                               (d[0] ** 2 + d[1] ** 2).mean((0, 1))[:C],
-                               d[2].square().mean((0, 1))[:C]]) for u, d, _ in seen]  # fmt: skip
+                               *([(d[0] ** 2 + d[1] ** 2).mean((0, 1))[:C], d[2].square().mean((0, 1))[:C]] if d else
+                                 [torch.ones(C)] * 2)]) for u, d, _ in seen]  # fmt: skip
         self.scale.copy_(torch.stack(spread).mean(0).sqrt().clamp_min(1e-6))
         self.out.copy_(torch.stack([r.square().mean((0, 1)) for _, _, r in seen]).mean(0).sqrt().clamp_min(1e-6))
         if self.lift is not None:
-            raw = [self.lift.raw(tuple(v[..., C:] for v in d)) for _, d, _ in seen]  # type: ignore[arg-type]
+            raw = [self.lift.raw(tuple(v[..., C:] for v in d)) for _, d, _ in seen if d]  # type: ignore[arg-type]
             size = torch.stack([torch.stack([v.square().mean((0, 1)) for v in pair]) for pair in raw]).mean(0)
             self.lift.unit.copy_(size.sqrt().clamp_min(1e-6))

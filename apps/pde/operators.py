@@ -57,8 +57,8 @@ class SparseMap(nn.Module):
         super().__init__()
         for name, own in (("a", csr_matrix(matrix)), ("t", csr_matrix(csr_matrix(matrix).T))):
             own.sort_indices()
-            self.register_buffer(f"{name}_row", torch.from_numpy(own.indptr.astype(np.int64)), persistent=False)
-            self.register_buffer(f"{name}_col", torch.from_numpy(own.indices.astype(np.int64)), persistent=False)
+            self.register_buffer(f"{name}_row", torch.from_numpy(own.indptr.astype(np.int32)), persistent=False)
+            self.register_buffer(f"{name}_col", torch.from_numpy(own.indices.astype(np.int32)), persistent=False)
             self.register_buffer(f"{name}_val", torch.from_numpy(own.data).to(dtype), persistent=False)
         self.shape: tuple[int, int] = matrix.shape  # type: ignore[assignment]
         self.ready: dict[torch.dtype, tuple[Tensor, Tensor]] = {}

@@ -5,6 +5,13 @@ obey its boundary conditions,
 
     y_j = pad(u + dt sum_l A_jl k_l),    k_j = F(y_j, t + c_j dt),    u' = pad(u + dt sum b_j k_j).
 
+**Chebyshev** (RKC of order two; Sommeijer, Shampine and Verwer, 1997, J. Comput. Appl. Math. 88): s stages whose
+stability polynomial is a shifted Chebyshev polynomial, so that diffusion is stable while dt |lambda| < 0.65 (s^2 - 1),
+where s / 2 steps of Heun's method, of the same work, reach s:
+
+    y_1 = pad(u + m~_1 dt k_0),
+    y_j = pad((1 - m_j - n_j) u + m_j y_{j-1} + n_j y_{j-2} + m~_j dt k_{j-1} + g~_j dt k_0),        u' = y_s.
+
 **IMEX** (ARS 2,2,2; Ascher, Ruuth and Spiteri, 1997), for stiff linear diffusion L: with g = 1 - 1/sqrt 2,
 d = 1 - 1/(2 g),
 
@@ -18,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,9 +37,9 @@ from torch import Tensor
 from core.errors import UsageError
 from core.solvers.runge_kutta import TABLEAUX
 
-__all__ = ["INTEGRATORS", "Imex", "explicit"]
+__all__ = ["INTEGRATORS", "Imex", "chebyshev", "explicit"]
 
-INTEGRATORS = (*TABLEAUX, "imex")
+INTEGRATORS = (*TABLEAUX, "chebyshev", "imex")
 Rate = Callable[[Tensor, Any], Tensor]
 Pad = Callable[[Tensor, Any], Tensor]
 
@@ -60,6 +68,41 @@ def _ahead(u: Tensor, dt: float, row: tuple[float, ...], slopes: list[Tensor]) -
     out = u
     for weight, slope in zip(row, slopes, strict=True):
         out = out + dt * weight * slope if weight else out
+    return out
+
+
+def chebyshev(rate: Rate, pad: Pad, u: Tensor, t: Tensor | float, dt: float, stages: int) -> Tensor:
+    """Return the state one step later, by `stages` evaluations of the rate (at least 2); otherwise as `explicit`."""
+    first, *more = _recursion(stages)
+    start = rate(u, t)
+    before, now = u, pad(torch.add(u, start, alpha=first[2] * dt), t + first[4] * dt)
+    clock = t + first[4] * dt
+    for m, n, slope, begin, c in more:
+        ahead = torch.add((1 - m - n) * u, now, alpha=m).add(before, alpha=n)
+        ahead = ahead.add(rate(now, clock), alpha=slope * dt).add(start, alpha=begin * dt)
+        clock = t + c * dt
+        before, now = now, pad(ahead, clock)
+    return now
+
+
+@cache
+def _recursion(s: int) -> list[tuple[float, float, float, float, float]]:
+    """Return (m_j, n_j, m~_j, g~_j, c_j) of the stages j = 1 ... s."""
+    if s < 2:
+        raise UsageError("needs two at least", field="stages", value=s)
+    w0 = 1 + 2 / 13 / s**2  # damped a little, so that no mode stays as it is
+    T, dT, ddT = [1.0, w0], [0.0, 1.0], [0.0, 0.0]
+    for _ in range(2, s + 1):
+        ddT.append(4 * dT[-1] + 2 * w0 * ddT[-1] - ddT[-2])
+        dT.append(2 * T[-1] + 2 * w0 * dT[-1] - dT[-2])
+        T.append(2 * w0 * T[-1] - T[-2])
+    w1 = dT[s] / ddT[s]
+    b = [ddT[max(j, 2)] / dT[max(j, 2)] ** 2 for j in range(s + 1)]
+    out = [(0.0, 0.0, b[1] * w1, 0.0, b[1] * w1)]
+    for j in range(2, s + 1):
+        slope = 2 * b[j] * w1 / b[j - 1]
+        begin = -(1 - b[j - 1] * T[j - 1]) * slope
+        out.append((2 * b[j] * w0 / b[j - 1], -b[j] / b[j - 2], slope, begin, w1 * ddT[j] / dT[j]))
     return out
 
 

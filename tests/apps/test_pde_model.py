@@ -13,7 +13,8 @@ from apps.pde.ensemble import Spread
 from apps.pde.flow import Flow
 from apps.pde.generate import FieldModel
 from apps.pde.model import DataConfig, ModelConfig, Recipe
-from apps.pde.stepping import Imex, explicit
+from apps.pde.network import Plus
+from apps.pde.stepping import Imex, chebyshev, explicit
 from apps.pde.systems import system
 from apps.pde.task import FieldTask
 from core.errors import DataError, UsageError
@@ -57,7 +58,7 @@ def test_what_is_padded_in_the_latent_state_does_not_move() -> None:
     assert bool(net.net.fixed[mesh.nodes("hole")].all()) and int(net.net.fixed.sum()) == len(mesh.nodes("hole"))  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("rk4", 4), ("imex", 2)])
+@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("rk4", 4), ("chebyshev", 2), ("imex", 2)])
 def test_steps_have_their_order(name: str, order: int) -> None:
     from scipy.sparse import csr_matrix
 
@@ -74,12 +75,51 @@ def test_steps_have_their_order(name: str, order: int) -> None:
         u, dt = u0, 1.0 / n
         imex = Imex(A, [1.0], dt) if method == "imex" else None
         for k in range(n):
-            u = imex(rest, lambda v, s: v, u, k * dt) if imex else explicit(full, lambda v, s: v, u, k * dt, dt, method)
+            if imex:
+                u = imex(rest, lambda v, s: v, u, k * dt)
+            elif method == "chebyshev":
+                u = chebyshev(full, lambda v, s: v, u, k * dt, dt, 5)
+            else:
+                u = explicit(full, lambda v, s: v, u, k * dt, dt, method)
         return u
 
     truth = solve(400, "rk4")
     errors = [float((solve(n, name) - truth).abs().max()) for n in (10, 20)]
     assert np.log2(errors[0] / errors[1]) > order - 0.25
+
+
+def test_chebyshev_steps_are_stable_as_far_as_the_square_of_their_stages() -> None:
+    for stages in (2, 4, 7):
+        rates = torch.linspace(0, -0.65 * (stages**2 - 1), 400)[None, :, None]
+        one = torch.ones(1, 400, 1)
+        after = chebyshev(lambda v, t, own=rates: own * v, lambda v, t: v, one, 0.0, 1.0, stages)
+        assert after.abs().max() <= 1 + 1e-6 and after[0, 60:].abs().max() < 0.97
+        beyond = chebyshev(lambda v, t, s=stages: -0.75 * (s**2 - 1) * v, lambda v, t: v, one, 0.0, 1.0, stages)
+        assert beyond.abs().max() > 1
+        line = chebyshev(lambda v, t: torch.full_like(v, 2 * t), lambda v, t: v, one, 0.0, 1.0, stages)
+        assert torch.allclose(line, torch.tensor(2.0))  # the stages' own times
+    with pytest.raises(UsageError, match="two"):
+        chebyshev(lambda v, t: v, lambda v, t: v, one, 0.0, 1.0, 1)
+
+
+@pytest.mark.parametrize("shape", ["square", "hole"])
+def test_a_polynomial_of_the_state_alone_asks_for_laplacians_alone(shape: str) -> None:
+    own = BURGERS.on(shape)
+    mesh, rng = shapes.make(shape, 150), torch.Generator().manual_seed(0)
+    for nonlinear in (False, True):
+        config = ModelConfig(width=0, inputs=0, nonlinear=nonlinear, k=25, degree=3)
+        net = Dynamics(config, own, mesh, 0.01)
+        plus, u = net.net, torch.randn(2, len(mesh), 2, generator=rng)
+        assert isinstance(plus, Plus) and net.alone is not None
+        net.calibrate(torch.randn(1, 40, len(mesh), 2, generator=rng))
+        torch.nn.init.normal_(plus.polynomial.weight, generator=rng)
+        powers = torch.nn.functional.linear(plus.powers(u, net.operators(u)), plus.polynomial.weight)
+        whole = plus.out * (powers if nonlinear else powers + plus.polynomial.bias)
+        assert torch.allclose(plus(u), whole, rtol=1e-4, atol=1e-4 * float(whole.detach().abs().max()))
+        fast, net.alone = net.rate(u, 0.0), None
+        assert torch.allclose(fast, net.rate(u, 0.0), rtol=1e-5, atol=1e-4)
+    assert Dynamics(ModelConfig(width=0, inputs=1), own, mesh, 0.01).alone is None
+    assert Dynamics(ModelConfig(kind="operators", knowledge="full"), own, mesh, 0.01).alone is None
 
 
 def test_operators_alone_solve_burgers() -> None:
