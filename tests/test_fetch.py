@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import socket
 import tarfile
 import threading
@@ -124,11 +125,15 @@ def test_a_data_set_of_the_registry(
 
 
 def test_the_shipped_registry_is_complete() -> None:
+    """Every application lists sets of its field; names stay inside the folder; checksums are checksums."""
+    assert {entry["domain"] for entry in fetch.registry().values()} == {"trajectory", "bio", "nas", "music", "pde"}
     for name, entry in fetch.registry().items():
         assert {"domain", "title", "page", "licence", "files"} <= set(entry), name
         assert entry["files"] or entry["how"], name
         for file in entry["files"]:
             assert file["url"].startswith("https://") and {"sha256", "bytes", "name"} <= set(file), name
+            assert ".." not in Path(file["name"]).parts and not Path(file["name"]).is_absolute(), name
+            assert file["sha256"] is None or re.fullmatch("[0-9a-f]{64}", file["sha256"]), name
 
 
 def tar(path: Path, *entries: tuple[tarfile.TarInfo, bytes]) -> Path:
