@@ -56,7 +56,7 @@ def gradient_errors(
     """
 
     def value(run) -> Tensor:  # noqa: ANN001
-        x_0, kl = run(truncate)
+        x_0, kl = run(truncate)[:2]
         return alpha * kl.mean() - reward.soft(x_0).mean()
 
     surrogate = Surrogate(walk)

@@ -42,8 +42,8 @@ def sampler(network: nn.Module, solver=None, steps: int = L, length: int = L) ->
     return Base(network, Categorical.absorbing(K), uniform_plan(steps), length, solver=solver or FirstHitting())
 
 
-def enumerated(policy: nn.Module, base_net: nn.Module, steps: int) -> float:
-    """Return the path KL of the ancestral sampler by enumeration over all states at every time."""
+def enumerated(policy: nn.Module, base_net: nn.Module, steps: int, of=drakes.divergence) -> float:  # noqa: ANN001
+    """Return the path KL of the ancestral sampler, or what `of` sums, over all states at every time."""
     process, states, total = Categorical.absorbing(K), sequences(K + 1, L), 0.0
     grid = uniform_plan(steps).times.tolist()
 
@@ -57,7 +57,7 @@ def enumerated(policy: nn.Module, base_net: nn.Module, steps: int) -> float:
         for k in range(steps):
             t, s = grid[k], grid[k + 1]
             at = propagate(process, L, grid[: k + 1], kernel) if k else (states == K).all(-1).double()
-            step = drakes.divergence(logs(policy), logs(base_net)).sum(-1)
+            step = of(logs(policy), logs(base_net)).sum(-1)
             total += float(at @ step) * (t - s) / t
     return total
 
@@ -111,10 +111,40 @@ def test_gradients_are_those_of_the_surrogate(truncate: int, kl_steps: int | Non
     base = sampler(policy, Ancestral(), 4)
     found = drakes.walk(policy, prior_net, base, torch.arange(16), Stream.of(0, 1), 0.8, kl_steps, draws)
     reward = Table(torch.randn(K**L, generator=torch.Generator().manual_seed(3), dtype=torch.float64), K)
-    x_0, _ = found.run(truncate)
+    x_0, _, _ = found.run(truncate)
     assert torch.equal(x_0.detach(), one_hot(found.path.x_0, K).double())
     mine, numeric = gradient_errors(found, reward, 0.3, truncate, policy.inner[2].weight)
     assert mine < 1e-9 and numeric < 1e-3
+
+
+def test_nats_of_paths_are_the_enumerated_ones_and_kl_is_what_entropy_leaves_of_them() -> None:
+    policy, prior_net = networks()
+    base, stream = sampler(policy, Ancestral(), 4), Stream.of(0, 2000)
+    want = [enumerated(policy, net, 4, drakes.cross_entropy) for net in (prior_net, policy)]
+    found = drakes.walk(policy, prior_net, base, torch.arange(2000), stream)
+    with torch.no_grad():
+        _, kl, nats = found.run(4)
+    error = drakes.PathKL.of(nats).error
+    assert abs(float(nats.mean()) - want[0]) < 3 * error < 0.1 * want[0]
+    assert drakes.path_entropy(policy, base, 2000, stream) == pytest.approx(want[1], abs=3 * error)
+    assert float((nats - kl).mean()) == pytest.approx(drakes.path_entropy(policy, base, 2000, stream), abs=1e-9)
+    assert enumerated(policy, prior_net, 4) == pytest.approx(want[0] - want[1], abs=1e-9)
+
+
+def test_only_nats_below_the_level_are_paid_for() -> None:
+    policy, prior_net = networks()
+    base, reward = sampler(policy, Ancestral(), 4), Table(torch.randn(K**L).double(), K)
+
+    def call(**more: float) -> tuple[float, Tensor, float]:
+        value, metrics = drakes.loss(policy, prior_net, base, reward, 0.3, 4, 1.0, 16, Stream.of(0, 16), **more)  # type: ignore[arg-type]
+        (slope,) = torch.autograd.grad(value, policy.inner[2].weight)  # type: ignore[union-attr, arg-type]
+        return float(value.detach()), slope, metrics["nats"]
+
+    plain, slope, nats = call()
+    for more in ({"hold": 0.0, "level": 99.0}, {"hold": 5.0, "level": nats - 0.1}):
+        assert call(**more)[0] == plain and torch.equal(call(**more)[1], slope)
+    held = call(hold=5.0, level=nats + 0.2)
+    assert held[0] - plain == pytest.approx(2.5 * 0.04) and not torch.allclose(held[1], slope)
 
 
 def forbidden(rows: int) -> Window:
@@ -157,3 +187,26 @@ def test_tuning_moves_towards_the_tilted_law() -> None:
     before, after = chain.law(), enumerate_sampler(policy, chain, K, L)[0]
     assert total_variation(after, target) < 0.7 * total_variation(before, target)
     assert index(record(base, Stream.of(0, 4)).x_0, K).max() < K**L
+
+
+def test_held_nats_lead_to_the_law_with_less_of_the_prior() -> None:
+    torch.manual_seed(0)
+    chain = random_chain(K, L, 0)
+    base, law = prior(Tuned(chain, L, K, 32, torch.float64), K, L), chain.law()
+    r = 0.7 * law.log() + 0.3 * torch.randn(K**L, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    level, after = drakes.path_entropy(chain, base, 2000, Stream.of(5, 1)), {}
+    for hold in (0.0, 20.0):
+        policy = Tuned(chain, L, K, 32, torch.float64)
+        optimiser = torch.optim.Adam(policy.inner.parameters(), lr=1e-2)
+        for n in range(80):
+            more = {"hold": hold, "level": level}
+            value, _ = drakes.loss(policy, chain, base, Table(r, K), 0.5, L, 0.5, 64, Stream.of(n, 1), **more)
+            optimiser.zero_grad()
+            value.backward()
+            optimiser.step()
+        after[hold] = enumerate_sampler(policy, chain, K, L)[0]
+    nats = {hold: float(-(p * law.log()).sum()) for hold, p in after.items()}
+    assert nats[0.0] < level - 0.3 and level - 0.1 < nats[20.0] < level + 0.1
+    tilted = [(law.log() * (1 - mu) + r / 0.5).softmax(0) for mu in torch.linspace(0, 4, 81)]
+    wanted = min(tilted, key=lambda p: abs(float(-(p * law.log()).sum()) - nats[20.0]))  # the law of this C
+    assert total_variation(after[20.0], wanted) < 0.5 * total_variation(after[0.0], wanted)

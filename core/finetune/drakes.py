@@ -24,6 +24,19 @@ u the probability of being uncovered in that step: a finite sum of categorical K
 (With a constraint that draws several sites of one step jointly it is the KL of the independent draws.) Taking m of the
 T steps of each path at random, weight T / m, keeps it unbiased; paths stay independent, so their standard error holds.
 
+**Nats that are held.** The same sum with cross-entropies in place of the KLs is what the path costs under the prior,
+
+    C = E_path sum_k sum_{masked i} u_k^i (-sum_v p_theta(v | x_k)_i log p_pre(v | x_k)_i),     KL = C - entropy,
+
+and p* is free to lower it: where reward and likelihood agree, it draws what the prior finds likelier than nearly all
+that the prior draws (by equipartition those have C near its own entropy H, `path_entropy`). With `hold` = c > 0 a
+batch whose mean C is below H pays c (H - C)^2 / 2, and the optimum becomes
+
+    p*(x_0) ∝ p_pre(x_0)^(1 - mu) exp(r(x_0) / alpha),       mu = c (H - C) / alpha,
+
+the law of least KL among those of its mean reward and C: the prior's weight shrinks until C is held. It asks the
+reward nothing. The released method has no such term; with c = 0 the loss has none of it.
+
 **Memory.** Each step is checkpointed: what it needs is computed again on the way back, and only its input, a one-hot
 state, is kept.
 
@@ -50,7 +63,7 @@ from core.finetune.base import Base, Path, address, precision, record, uncoverin
 from core.finetune.reward import SoftReward
 from core.noise import Stream
 
-__all__ = ["PathKL", "frozen", "gumbel_given", "loss", "path_kl", "walk"]
+__all__ = ["PathKL", "cross_entropy", "divergence", "frozen", "gumbel_given", "loss", "path_entropy", "path_kl", "walk"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +113,12 @@ def divergence(log_p: Float[Tensor, "*x k"], log_q: Float[Tensor, "*x k"]) -> Fl
     return (torch.where(live, log_p.exp(), 0.0) * (log_p - torch.where(live, log_q, 0.0))).sum(-1)
 
 
+def cross_entropy(log_p: Float[Tensor, "*x k"], log_q: Float[Tensor, "*x k"]) -> Float[Tensor, "*x"]:
+    """Return -E_p log q over the last axis in nats; inf where q forbids what p allows."""
+    live = log_p > -torch.inf
+    return -(torch.where(live, log_p.exp(), 0.0) * torch.where(live, log_q, 0.0)).sum(-1)
+
+
 @dataclass(eq=False)
 class Walk:
     """A hard path walked again, with gradients.
@@ -141,13 +160,13 @@ class Walk:
         log_p = network(z, t)[..., : self.base.mask].double().log_softmax(-1)
         return self.window(len(rows)).restrict(log_p, torch.where(x_t == self.base.mask, -1, x_t))
 
-    def kl(self, z: Float[Tensor, "b s states"], k: int) -> Float[Tensor, " b"]:
-        """Return the KL of step k alone at the rows that chose it [B], 0 elsewhere."""
+    def gap(self, z: Float[Tensor, "b s states"], k: int) -> Float[Tensor, "b 2"]:
+        """Return KL and cross-entropy of step k alone at the rows that chose it [B, 2], 0 elsewhere."""
         rows = self.chosen[:, k].nonzero()[:, 0]
         return self._gap(self.laws(self.policy, z[rows], k, rows), z, k, rows)
 
-    def move(self, z: Float[Tensor, "b s states"], k: int) -> tuple[Float[Tensor, "b s states"], Float[Tensor, " b"]]:
-        """Return the state after step k [B, S, K + 1] and its KL [B]."""
+    def move(self, z: Float[Tensor, "b s states"], k: int) -> tuple[Float[Tensor, "b s states"], Float[Tensor, "b 2"]]:
+        """Return the state after step k [B, S, K + 1], its KL and cross-entropy [B, 2]."""
         everyone = torch.arange(len(z), device=z.device)
         log_p = self.laws(self.policy, z, k, everyone)
         sites = self.path.uncovered(k)
@@ -162,25 +181,27 @@ class Walk:
         return z_s, self._gap(log_p[rows], z, k, rows)
 
     def _gap(self, log_p: Tensor, z: Tensor, k: int, rows: Tensor) -> Tensor:
-        none = torch.zeros(len(z), dtype=torch.float64, device=z.device)
+        none = torch.zeros(len(z), 2, dtype=torch.float64, device=z.device)
         if not len(rows):
             return none
         log_q = self.laws(self.prior, z[rows], k, rows)
         weight = uncovering(self.base, self.path, torch.full((len(z),), k, device=z.device))[rows]
-        return none.index_add(0, rows, (weight * torch.where(weight > 0, divergence(log_p, log_q), 0.0)).sum(-1))
+        sites = divergence(log_p, log_q), cross_entropy(log_p, log_q)
+        return none.index_add(0, rows, torch.stack([_expected(weight, v) for v in sites], -1))
 
-    def run(self, truncate: int) -> tuple[Float[Tensor, "b s k"], Float[Tensor, " b"]]:
-        """Return the final state [B, S, K] with the gradient of the last `truncate` steps, and the path KL [B]."""
+    def run(self, truncate: int) -> tuple[Float[Tensor, "b s k"], Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """Return the final state [B, S, K] with the gradient of the last `truncate` steps, path KL and C, [B] each."""
         steps = self.base.plan.steps
-        total = torch.zeros(len(self.path.x_0), dtype=torch.float64, device=self.path.x_0.device)
+        total = torch.zeros(len(self.path.x_0), 2, dtype=torch.float64, device=self.path.x_0.device)
         for k in range(steps - truncate):
             if bool(self.chosen[:, k].any()):
-                total = total + _again(self.kl, self.hard(k), k)
+                total = total + _again(self.gap, self.hard(k), k)
         z = self.hard(steps - truncate)
         for k in range(steps - truncate, steps):
-            z, kl = _again(self.move, z, k)
-            total = total + kl
-        return z[..., : self.base.mask], total * (steps / self.chosen.sum(-1).double())
+            z, gap = _again(self.move, z, k)
+            total = total + gap
+        kl, nats = (total * (steps / self.chosen.sum(-1, keepdim=True).double())).unbind(-1)
+        return z[..., : self.base.mask], kl, nats
 
 
 def walk(
@@ -208,7 +229,8 @@ def walk(
 
 def loss(
     policy: nn.Module, prior: nn.Module, base: Base, reward: SoftReward, alpha: float, truncate: int,
-    temperature: float, batch: int, stream: Stream, kl_steps: int | None = None, draws: int = 1,
+    temperature: float, batch: int, stream: Stream, kl_steps: int | None = None, draws: int = 1, hold: float = 0.0,
+    level: float = 0.0,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:  # fmt: skip
     """Return `-mean r + alpha KL` of a batch of fresh paths, with its straight-through gradient, and metrics.
 
@@ -224,6 +246,8 @@ def loss(
         stream: of all noise; fold in the number of the update.
         kl_steps: at how many steps of each path the KL is taken; None: all.
         draws: noises that the Gumbel-softmax is averaged over.
+        hold: reward units per squared nat that a batch pays for mean nats C below `level`; 0: none.
+        level: nats of a sequence, the prior's own (`path_entropy`).
 
     Raises:
         UsageError: `truncate` or `kl_steps` is not within the plan.
@@ -231,11 +255,15 @@ def loss(
     if not 0 < truncate <= base.plan.steps:
         raise UsageError(f"must lie in 1..{base.plan.steps}", field="truncate", value=truncate)
     found = walk(policy, prior, base, address(stream, batch).samples, stream, temperature, kl_steps, draws)
-    x_0, kl = found.run(truncate)
+    x_0, kl, nats = found.run(truncate)
     value = reward.soft(x_0).double()
     estimate = PathKL.of(kl)
-    metrics = {"reward": float(value.detach().mean()), "kl": estimate.value, "kl_error": estimate.error}
-    return alpha * kl.mean() - value.mean(), metrics
+    metrics = {"reward": float(value.detach().mean()), "kl": estimate.value, "kl_error": estimate.error,
+               "nats": float(nats.detach().mean())}  # fmt: skip
+    total = alpha * kl.mean() - value.mean()
+    if hold:
+        total = total + hold / 2 * (level - nats.mean()).clamp_min(0.0) ** 2
+    return total, metrics
 
 
 @torch.no_grad()
@@ -245,8 +273,19 @@ def path_kl(
     """Estimate KL(path || path_pre) from `n` hard paths of the policy, unbiased, with its standard error."""
     found = walk(policy, prior, base, torch.arange(n), stream, kl_steps=kl_steps)
     steps = base.plan.steps
-    total = sum((found.kl(found.hard(k), k) for k in range(steps)), torch.zeros(n, dtype=torch.float64))
+    total = sum((found.gap(found.hard(k), k)[:, 0] for k in range(steps)), torch.zeros(n, dtype=torch.float64))
     return PathKL.of(total * (steps / found.chosen.sum(-1).double()))
+
+
+@torch.no_grad()
+def path_entropy(network: nn.Module, base: Base, n: int, stream: Stream) -> float:
+    """Estimate the entropy of a network's own paths from `n` of them, in nats of a sequence, unbiased."""
+    found = walk(network, network, base, torch.arange(n), stream)
+    return float(sum(found.gap(found.hard(k), k)[:, 1].mean() for k in range(base.plan.steps)))
+
+
+def _expected(weight: Tensor, sites: Tensor) -> Tensor:
+    return (weight * torch.where(weight > 0, sites, 0.0)).sum(-1)
 
 
 def _again(step, z: Tensor, k: int):  # noqa: ANN001, ANN202
