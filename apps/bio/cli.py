@@ -125,13 +125,16 @@ def finetune(
     lr: Annotated[float, typer.Option("--lr", help="Learning rate.", min=0)] = 1e-3,
     steps: Annotated[int, typer.Option("--steps", help="Sampling steps of a path.", min=1)] = 16,
     truncate: Annotated[int, typer.Option("--truncate", help="Last steps that DRAKES differentiates.", min=1)] = 4,
+    warm: Annotated[int, typer.Option("--warm", help="Reward gradients of a warm start of DRAKES.", min=0)] = 0,
+    hold: Annotated[float, typer.Option("--hold", help="DRAKES: reward units per squared nat lost.", min=0)] = 0.0,
     template: Template = None, keep: Keep = None, seed: Seed = 0, out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Tune a model to a reward and write the tuned checkpoint to --out."""
     from apps.bio.tune import finetune as work
 
     show(work(model, reward=reward, method=method, alpha=alpha, updates=updates, batch=batch, lr=lr, steps=steps,
-              truncate=truncate, seed=seed, out=out, template=template, keep=keep), json)  # fmt: skip
+              truncate=truncate, warm=warm, hold=hold, seed=seed, out=out, template=template,
+              keep=keep), json)  # fmt: skip
 
 
 @app.command()

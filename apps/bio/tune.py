@@ -11,6 +11,11 @@ alpha has the unit of the reward per nat: the optimum of all but `distill`, whic
 p_pre exp(r / alpha). The pool of all but the first has updates x batch sequences (of `distill`: states) unless told
 otherwise, so that all ask the reward equally often.
 
+DRAKES may **start warm**: its first `fits` updates fit the network to the predictions along guided paths that `warm`
+gradients of the reward pay for, as `distill` does (few of its own would bring it as far), and back-propagation goes
+on from there; the prior and the path KL stay those of the parent. With `hold` it keeps the nats of its paths under the
+parent at the parent's own (`core.finetune.drakes`).
+
 The loop is `core.run.train`: a run that was stopped goes on where it was, and its folder holds checkpoints, curves and
 `model`, whose manifest names the parent, its checksum and what was done. Dropout is off. In a DNA model the reference
 chain is read at the hard letters and carries no gradient (`straight`): its values, and the path KL, stay exact.
@@ -47,6 +52,9 @@ __all__ = ["METHODS", "TuneTask", "Tuning", "finetune", "straight"]
 COMPLETIONS = 8
 """Completions of a noisy state that SDPO compares."""
 
+FITTED, LEVEL = 48, 64
+"""States of an update that fits a warm start, and the parent's paths whose entropy says what is held."""
+
 KEPT = 128
 """Answers of a reference chain that are kept."""
 
@@ -67,6 +75,10 @@ class Tuning:
         temperature: of the Gumbel-softmax.
         draws: noises that it is averaged over.
         pool: sequences scored, or states differentiated, by an offline method; 0: updates x batch.
+        warm: gradients of the reward along guided paths that drakes starts from; 0: from the parent.
+        fits: updates of that start, beside `updates`.
+        guide: strength of that guidance; 0: alpha / 4.
+        hold: reward units per squared nat of mean nats that the paths of drakes lose under the parent; 0: none.
         seed: all randomness.
     """
 
@@ -81,7 +93,16 @@ class Tuning:
     temperature: float = 1.0
     draws: int = 8
     pool: int = 0
+    warm: int = 0
+    fits: int = 120
+    guide: float = 0.0
+    hold: float = 0.0
     seed: int = 0
+
+    @property
+    def fitting(self) -> int:
+        """Return the updates before the first of `updates`: those that fit a warm start."""
+        return self.fits if self.warm else 0
 
 
 def straight(net: nn.Module) -> nn.Module:
@@ -140,6 +161,12 @@ class TuneTask:
         """Fix the prior."""
         if self.tuning.method not in METHODS:
             raise UsageError("no such method", field="method", value=self.tuning.method, choices=METHODS)
+        for name in ("warm", "hold"):
+            if getattr(self.tuning, name) and self.tuning.method != "drakes":
+                raise UsageError("is an option of drakes", field=name, value=getattr(self.tuning, name))
+        if 0 < self.tuning.warm < self.base.plan.steps:
+            hint = f"a guided path asks {self.base.plan.steps} times"
+            raise UsageError("pays for no path", field="warm", value=self.tuning.warm, hint=hint)
         self.start = straight(self.base.network)  # type: ignore[arg-type]
         self.prior = drakes.frozen(self.start)
 
@@ -155,7 +182,8 @@ class TuneTask:
         """Return the loss of the method and its figures."""
         module.eval()
         stream = Stream.of(self.tuning.seed, self.tuning.batch).fold(*batch.tolist())
-        return METHODS[self.tuning.method](self, module, stream)
+        way = by_distillation if step < self.tuning.fitting else METHODS[self.tuning.method]
+        return way(self, module, stream)
 
     def validate(self, module: nn.Module, step: int) -> dict[str, float]:
         """Return nothing: what judges a tuned model is no part of its training."""
@@ -174,15 +202,25 @@ class TuneTask:
         x = self.drawn(max(size, 1))
         return offline.complete(self.base, self.reward, x, COMPLETIONS, Stream.of(self.tuning.seed, 1).fold(9, 8))
 
+    @property
+    def strength(self) -> float:
+        """The strength of the guidance that is distilled."""
+        return (self.tuning.guide or self.tuning.alpha / 4) if self.tuning.warm else self.tuning.alpha
+
     @cached_property
     def guided(self) -> list[distill.Guided]:
         """States of guided paths, in batches that stay together: the chain answers each of them once."""
-        size = self.tuning.pool or self.tuning.updates * self.tuning.batch
+        size = self.tuning.warm or self.tuning.pool or self.tuning.updates * self.tuning.batch
         stream = Stream.of(self.tuning.seed, 1).fold(9, 7)
         paths = max(size // self.base.plan.steps, 1)
-        found = distill.guided(self.base, self.reward, self.tuning.alpha, paths, stream)
+        found = distill.guided(self.base, self.reward, self.strength, paths, stream)
         order = stream.fold(1).permutation(len(found.t))[0]
-        return [found.select(rows) for rows in order.split(self.tuning.batch)]
+        return [found.select(rows) for rows in order.split(FITTED if self.tuning.warm else self.tuning.batch)]
+
+    @cached_property
+    def level(self) -> float:
+        """The nats of the parent's own paths, for `hold`."""
+        return drakes.path_entropy(self.prior, self.base, LEVEL, Stream.of(self.tuning.seed, 1).fold(9, 6))
 
     def drawn(self, size: int) -> Tensor:
         """Return draws of the parent, 64 at a time: tokens [size, S]."""
@@ -201,6 +239,7 @@ def by_drakes(task: TuneTask, module: nn.Module, stream: Stream) -> tuple[Tensor
     return drakes.loss(
         module, task.prior, task.base, soft(task.reward), t.alpha, min(t.truncate, task.base.plan.steps),
         t.temperature, t.batch, stream, min(t.kl_steps, task.base.plan.steps), t.draws,
+        t.hold, task.level if t.hold else 0.0,
     )  # fmt: skip
 
 
@@ -221,7 +260,7 @@ def by_distillation(task: TuneTask, module: nn.Module, stream: Stream) -> tuple[
     """Return how far a batch of predictions is from the guided ones."""
     one = stream.fold(2).select(torch.zeros(1, dtype=torch.long))
     states = task.guided[int(one.permutation(len(task.guided))[0, 0])]
-    return distill.distill(module, task.base, states, task.tuning.alpha)
+    return distill.distill(module, task.base, states, task.strength)
 
 
 METHODS: dict[str, Callable[[TuneTask, nn.Module, Stream], tuple[Tensor, dict[str, Any]]]] = {
@@ -265,7 +304,7 @@ def finetune(
     settings |= dataclasses.asdict(tuning) | ({"template": str(template), "keep": list(keep or ())} if template else {})
     done = train(
         task, app="bio-tuning", config={"tuning": settings}, out=out, logger=LoggerConfig(),
-        trainer=TrainerConfig(steps=updates, seed=seed, ema=0.9, validate_every=0, checkpoint_every=20,
+        trainer=TrainerConfig(steps=tuning.fitting + updates, seed=seed, ema=0.9, validate_every=0, checkpoint_every=20,
                               threads=torch.get_num_threads(), accelerator="cpu", log_every=5),
         optim=OptimConfig(lr=tuning.lr, weight_decay=0.0, warmup=5, schedule="constant"),
     )  # fmt: skip

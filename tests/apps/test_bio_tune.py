@@ -18,6 +18,8 @@ from apps.bio.model import DataConfig, ModelConfig, Recipe, SampleConfig
 from apps.bio.rewards import Gc
 from apps.bio.score import score
 from core.errors import UsageError
+from core.finetune import drakes
+from core.finetune.reward import Counted
 from core.finetune.steer import STEERINGS
 from core.noise import Stream
 from core.run import checkpoint
@@ -93,6 +95,56 @@ def test_the_straight_network_has_the_same_values() -> None:
     assert set(copy.state_dict()) == set(net.state_dict())
 
 
+def run(settings: tune.Tuning, updates: int) -> tuple[torch.nn.Module, Counted, list[dict[str, float]]]:
+    counted, model = Counted(Gc(0.9, 1.0)), tiny()
+    task = tune.TuneTask(model.base(steps=4), counted, settings)
+    module, told = task.module(), []
+    optimizer = torch.optim.Adam(module.parameters(), 0.01)
+    for step in range(updates):
+        loss, figures = task.loss(module, task.batch(step, 0, 1), step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        told.append({k: float(v) for k, v in figures.items()})
+    return module, counted, told
+
+
+def test_a_warm_start_of_nothing_is_plain_drakes_bit_for_bit() -> None:
+    plain = {"updates": 4, "batch": 4, "steps": 4, "kl_steps": 2}
+    a, counted, said = run(tune.Tuning(**plain), 4)  # type: ignore[arg-type]
+    b, again, told = run(tune.Tuning(warm=0, fits=9, guide=0.1, hold=0.0, **plain), 4)  # type: ignore[arg-type]
+    assert said == told and counted.gradients == again.gradients == 16
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    task = tune.TuneTask(tiny().base(steps=4), Gc(0.9, 1.0), tune.Tuning(**plain))  # type: ignore[arg-type]
+    module = task.module()
+    mine, _ = task.loss(module, task.batch(3, 0, 1), 3)
+    stream = Stream.of(0, 4).fold(3, 0)
+    want, _ = drakes.loss(module, task.prior, task.base, Gc(0.9, 1.0), 0.05, 4, 1.0, 4, stream, 2, 8)
+    assert torch.equal(mine, want)
+
+
+def test_a_warm_start_asks_what_it_says_and_leads() -> None:
+    shape = {"updates": 3, "batch": 4, "steps": 4, "kl_steps": 4, "alpha": 0.05}
+    module, counted, told = run(tune.Tuning(warm=42, fits=20, **shape), 23)  # type: ignore[arg-type]
+    assert (counted.calls, counted.gradients) == (0, 40 + 12)  # ten guided paths of four steps, three updates of four
+    assert told[19].keys() == {"kl"} and told[20]["reward"] > run(tune.Tuning(**shape), 1)[2][0]["reward"] + 0.02  # type: ignore[arg-type]
+    base = tiny().base(steps=4)
+    assert told[20]["kl"] == pytest.approx(  # of the first update: still to the parent, and exact
+        drakes.path_kl(run(tune.Tuning(warm=42, fits=20, **shape), 20)[0], tune.straight(tiny().net), base, 400,  # type: ignore[arg-type]
+                       Stream.of(3, 1)).value, rel=0.25)  # fmt: skip
+    assert tune.TuneTask(base, Gc(), tune.Tuning(warm=8, alpha=0.2)).strength == 0.05
+
+
+def test_nats_are_held_at_the_parents_own() -> None:
+    task = tune.TuneTask(tiny().base(steps=4), Gc(0.9, 1.0), tune.Tuning(batch=4, steps=4, hold=3.0))
+    assert 0.9 < task.level / (20 * np.log(4)) < 1.01  # a mean of 64 paths
+    module = task.module()
+    mine, _ = task.loss(module, task.batch(0, 0, 1), 0)
+    reward, stream = Gc(0.9, 1.0), Stream.of(0, 4).fold(0, 0)
+    want, _ = drakes.loss(module, task.prior, task.base, reward, 0.05, 4, 1.0, 4, stream, 4, 8, 3.0, task.level)
+    assert torch.equal(mine, want)
+
+
 def test_scores_of_files(parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "s.fasta").write_text(">a\nACGTACGTACGGACGTACGT\n>b\nTTTT\n")
     out = tmp_path / "s.tsv"
@@ -111,6 +163,9 @@ def test_mistakes(parent: Path, tmp_path: Path) -> None:
         tune.finetune(str(parent), reward=["gc()"])
     with pytest.raises(UsageError, match="drakes"):
         tune.finetune(str(parent), reward=["gc()"], method="drake", out=tmp_path / "x")
+    for wrong, says in (({"method": "sdpo", "warm": 64}, "option of drakes"), ({"warm": 3, "steps": 4}, "no path")):
+        with pytest.raises(UsageError, match=says):
+            tune.finetune(str(parent), reward=["gc()"], out=tmp_path / "x", **wrong)  # type: ignore[arg-type]
     (tmp_path / "t.tsv").write_text("ACGTACGTACGTACGTACGT\t1\n")
     with pytest.raises(UsageError, match="no gradients"):
         tune.finetune(str(parent), reward=[f"table({tmp_path / 't.tsv'}, 0)"], out=tmp_path / "x")
@@ -120,8 +175,6 @@ def test_mistakes(parent: Path, tmp_path: Path) -> None:
 
 
 def test_the_reward_is_not_asked_more_often_than_said() -> None:
-    from core.finetune.reward import Counted
-
     for method, calls, gradients in (("drakes", 0, 12), ("sdpo", 24, 0), ("reward-weighted", 24, 0)):
         counted = Counted(Gc(0.9, 1.0))
         task = tune.TuneTask(
