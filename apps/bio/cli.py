@@ -51,6 +51,7 @@ EXAMPLES = {
     "finetune": 'finetune toy --reward "gc()" --updates 50 --out runs/tuned',
     "score": 'score designs.fasta --reward "tm()" --model toy --out scores.tsv',
     "oracle": "oracle tuning --out runs/bio/oracle-tuning",
+    "backbones": "backbones structures/*.pdb --out backbones",
     "audit": "audit designs.fasta --forbid BsaI --out audit.json",
     "report": "report designs.fasta --out report.html",
 }
@@ -160,6 +161,22 @@ def oracle(
     from apps.bio.oracle import train_verb as work
 
     show(work(role, path=path, motifs=motifs, seed=seed, out=out), json)
+
+
+@app.command()
+def backbones(
+    files: Annotated[list[Path], typer.Argument(help="PDB or mmCIF files, plain or .gz.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder that is written.")],
+    beside: Annotated[Path | None, typer.Option("--beside", help="A set whose clusters the chains may join.")] = None,
+    shortest: Annotated[int, typer.Option("--shortest", help="Least residues of a chain.", min=1)] = 30,
+    longest: Annotated[int, typer.Option("--longest", help="Most residues of a chain.", min=1)] = 500,
+    expect: Annotated[float, typer.Option("--expect", help="Chance matches of a relative (E-value).", min=0)] = 0.01,
+    json: Json = False,
+) -> None:
+    """Make a set of backbones from PDB and mmCIF files, clustered by sequence, for training inverse folding."""
+    from apps.bio.protein.collect import backbones as work
+
+    show(work(files, beside=beside, shortest=shortest, longest=longest, expect=expect, out=out), json)
 
 
 @app.command()

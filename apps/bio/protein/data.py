@@ -18,7 +18,7 @@ import numpy as np
 
 from core.errors import DataError
 
-__all__ = ["AMINO", "Backbones", "distinct", "folds", "joined", "places", "read_backbones"]
+__all__ = ["AMINO", "Backbones", "distinct", "folds", "joined", "places", "read_backbones", "together"]
 
 AMINO = "ACDEFGHIKLMNPQRSTVWY"
 """The alphabet: token k is letter k, the mask is token 20."""
@@ -51,6 +51,11 @@ class Backbones:
         """Number of chains."""
         return len(self.names)
 
+    def first(self, n: int) -> Backbones:
+        """Return the first n chains."""
+        return Backbones(self.names[:n], self.coords[:n], self.number[:n], self.tokens[:n], self.cluster[:n],
+                         self.resolution[:n])  # fmt: skip
+
     @cached_property
     def by_sequence(self) -> dict[str, int]:
         """The first chain of each sequence."""
@@ -61,12 +66,14 @@ class Backbones:
 
 
 def read_backbones(folder: str | Path) -> Backbones:
-    """Read `backbones_30_300aa.npz` and `.csv` of a folder.
+    """Read `backbones.npz` and `.csv` of a folder (`collect`), or `backbones_30_300aa` of the measured set.
 
     Raises:
         DataError: a file is missing, or the two do not fit.
     """
-    stem = Path(folder) / "backbones_30_300aa"
+    stem = Path(folder) / "backbones"
+    if not stem.with_suffix(".npz").is_file():
+        stem = Path(folder) / "backbones_30_300aa"
     try:
         with np.load(stem.with_suffix(".npz")) as held:
             offsets, coords, number = held["offsets"], held["coords"], held["resnum"]
@@ -83,6 +90,14 @@ def read_backbones(folder: str | Path) -> Backbones:
     return Backbones(
         [row["pdb"] + row["chain"] for row in rows], [coords[p] for p in parts], [number[p] for p in parts], tokens,
         np.array([int(row["cluster"]) for row in rows]), np.array([float(row["resolution"] or "nan") for row in rows]),
+    )  # fmt: skip
+
+
+def together(data: Backbones, more: Backbones) -> Backbones:
+    """Return two sets as one, the first in front; equal numbers of clusters mean one cluster (`collect`, beside)."""
+    return Backbones(
+        data.names + more.names, data.coords + more.coords, data.number + more.number, data.tokens + more.tokens,
+        np.concatenate([data.cluster, more.cluster]), np.concatenate([data.resolution, more.resolution]),
     )  # fmt: skip
 
 

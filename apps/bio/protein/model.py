@@ -13,15 +13,18 @@ __all__ = ["ProteinConfig"]
 class ProteinConfig:
     """Inverse folding: data, network and sampling.
 
-    `data` is the folder of the backbones. `members` networks are trained, each without one fold of clusters; a
-    further fold is the test part that none sees; `whole` more see all but that part. `dim` is the width of messages
-    and half that of the network at a residue, `encoder` the layers of the latter, `decoder` the rounds of messages
-    from known letters, `neighbours` the edges of a residue. `noise` moves the coordinates of each training chain once
-    (angstrom, standard deviation), `smoothing` is the share of the target that is spread over similar letters,
-    `residues` the size of a batch. `temperature`, `steps` and `solver` are defaults of sampling.
+    `data` is the folder of the backbones, `more` one of further backbones, made beside them (`quintet bio backbones
+    --beside`), that train where their cluster is not held back and never judge. `members` networks are trained, each
+    without one fold of clusters; a further fold is the test part that none sees; `whole` more see all but that part.
+    `dim` is the width of messages and half that of the network at a residue, `encoder` the layers of the latter,
+    `decoder` the rounds of messages from known letters, `neighbours` the edges of a residue. `noise` moves the
+    coordinates of each training chain once (angstrom, standard deviation), `smoothing` is the share of the target that
+    is spread over similar letters, `residues` the size of a batch. `temperature`, `steps` and `solver` are defaults of
+    sampling.
     """
 
     data: str = setting("../shared/data/bio/protein")
+    more: str = setting("")
     members: int = setting(5, low=1)
     whole: int = setting(0, low=0)
     dim: int = setting(64, low=8)

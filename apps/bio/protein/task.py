@@ -21,11 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apps.bio.protein.data import AMINO, Backbones, distinct, folds, joined, places, read_backbones
+from apps.bio.protein.data import AMINO, Backbones, distinct, folds, joined, places, read_backbones, together
 from apps.bio.protein.model import ProteinConfig
 from apps.bio.protein.network import LETTERS, Graph, Member, ProteinNet, graph, join
 
 __all__ = ["DRAWS", "FoldingTask", "Noised", "chain_graph", "make"]
+
+NOWHERE = -1
+"""The fold of clusters that only train."""
 
 DRAWS = 2
 """Noisy sequences read with one encoding of a structure."""
@@ -71,16 +74,21 @@ class FoldingTask:
         config: the recipe's part.
         seed: the recipe's.
         data: all backbones.
+        own: how many of them, the first, are dealt to folds; the others have the fold of their cluster, or none.
     """
 
     config: ProteinConfig
     seed: int
     data: Backbones
+    own: int | None = None
     kept: dict[int, Graph] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Deal the clusters out; fold 0 judges."""
-        self.fold = folds(self.data, self.config.members + 1)
+        own = len(self.data) if self.own is None else self.own
+        dealt = folds(self.data.first(own), self.config.members + 1)
+        of = dict(zip(self.data.cluster[:own].tolist(), dealt.tolist(), strict=True))
+        self.fold = np.array([of.get(c, NOWHERE) for c in self.data.cluster.tolist()])
         self.distinct = distinct(self.data)
 
     def module(self) -> ProteinNet:
@@ -181,4 +189,6 @@ def similar() -> Tensor:
 
 def make(recipe: _Recipe) -> FoldingTask:
     """Return the task of a recipe."""
-    return FoldingTask(recipe.protein, recipe.seed, read_backbones(recipe.protein.data))
+    data = read_backbones(recipe.protein.data)
+    whole = together(data, read_backbones(recipe.protein.more)) if recipe.protein.more else data
+    return FoldingTask(recipe.protein, recipe.seed, whole, len(data))
