@@ -1,4 +1,4 @@
-"""Reward without hacking: ten ways to raise a DNA model's reward, at equal reward calls, judged by other oracles.
+"""Reward without hacking: twelve ways to raise a DNA model's reward, at equal reward calls, judged by other oracles.
 
 All cells steer the lentiMPRA model with the tuning oracle (`benchmarks/_steering.py` says how each spends its calls).
 Judged are: the tuning oracle itself, the evaluation oracle and the third judge (other loci, other architecture; medians
@@ -19,6 +19,11 @@ sequences have nats within the middle 98 % of real held-out sequences. What comp
 A point is dominated if another method's typical point is at least as good in evaluation and in loss of nats, and better
 in one; a front is dominated if all its points are. The hypervolume is the area that a method's typical points dominate
 above (the prior's evaluation median, a loss of 0.2 nats per base).
+
+**Two rows are named drakes, and the same bars are asked of each.** What is asked for is DRAKES: `drakes`, the method as
+published but for its KL, compared with all methods but the variant. `drakes-warm` is that variant (`_steering`), with
+a start and a term that are not DRAKES's own; it is compared with all methods, `drakes` included. Neither bar stands for
+the other.
 """
 
 from __future__ import annotations
@@ -37,7 +42,7 @@ from apps.bio import oracle as o
 from apps.bio.baselines import shuffled
 from apps.bio.metrics import complexity, diversity, enrichment_correlation, gc_content, novelty
 from apps.bio.tune import checksum
-from benchmarks._steering import CALLS, DRAKES, FEW, MANY, SEEDS, Bench, Cell, Regime
+from benchmarks._steering import ALPHAS, CALLS, FEW, MANY, SEEDS, WEIGHTS, Bench, Cell, Regime
 from benchmarks.dna_oracles import oracles, sequences
 from benchmarks.harness import Bar, Result
 from core.errors import DataError
@@ -48,8 +53,11 @@ MODEL, CACHE = ROOT / "runs" / "bio" / "lentimpra", ROOT / ".cache" / "dna_rewar
 WORST = 0.2
 """Loss of nats per base at which the hypervolume ends."""
 
-TUNED = ("prior", "cfg", "sdpo", "distill", "drakes")
+TUNED = ("prior", "cfg", *WEIGHTS)
 """Methods whose further samples ask the reward nothing."""
+
+NAMES = {"drakes": "DRAKES", "drakes-warm": "Variant of DRAKES, warm start and held nats,"}
+"""What the bars call the methods of `ALPHAS`."""
 
 REAL, TYPICAL = 512, 0.9
 """Held-out sequences whose nats say what is typical, and the share of a point's sequences that must be."""
@@ -135,13 +143,21 @@ def values(row: dict[str, float], more: tuple[str, ...] = ()) -> np.ndarray:
     return np.array([row["evaluation"], -max(row["elbo_loss"], 0.0), *(row[k] for k in more)])
 
 
-def dominated(table: dict[str, dict[str, float]], more: tuple[str, ...] = ()) -> dict[str, list[str]]:
-    """Return for each typical DRAKES point the typical points of other methods that dominate it."""
+def rivals(method: str, name: str) -> bool:
+    """Return whether a point is of a method that one of `ALPHAS` is compared with: any other; no variant of DRAKES."""
+    other = name.split()[0]
+    return other != method and not (method == "drakes" and other in ALPHAS)
+
+
+def dominated(
+    table: dict[str, dict[str, float]], method: str = "drakes", more: tuple[str, ...] = ()
+) -> dict[str, list[str]]:
+    """Return for each typical point of a method of `ALPHAS` the typical points of its rivals that dominate it."""
     points = {k: values(row, more) for k, row in table.items() if row["typical"] >= TYPICAL}
-    others = {k: v for k, v in points.items() if not k.startswith("drakes")}
+    others = {k: v for k, v in points.items() if rivals(method, k)}
     return {
         name: [k for k, v in others.items() if (v >= own).all() and (v > own).any()]
-        for name, own in points.items() if name.startswith("drakes")
+        for name, own in points.items() if name.split()[0] == method
     }  # fmt: skip
 
 
@@ -157,32 +173,41 @@ def volumes(table: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def shown(regime: Regime, judges: dict[str, o.Oracle], between: tuple[float, float]) -> dict[str, Any]:
-    """Return the figures of a regime: its table, who dominates whom, and the DRAKES point that tuning would choose."""
+    """Return the figures of a regime: its table, and of each method of `ALPHAS` its standing."""
     shared = bench(regime)
     table = rows(shared, judges, between)
-    points = [f"drakes {a:g}" for a in DRAKES]
-    kept = [k for k in points if table[k]["elbo_loss"] <= 0.01 and table[k]["typical"] >= TYPICAL]
     volume = volumes(table)
     return {
-        "table": table, "hypervolume": volume, "dominated": dominated(table),
-        "dominated_with_diversity": dominated(table, ("diversity",)),
-        "hypervolume_over_others": volume["drakes"] / max(v for m, v in volume.items() if m != "drakes"),
-        "chosen": max(kept, key=lambda k: table[k]["tuning"], default=None),
+        "table": table, "hypervolume": volume, **{method: standing(table, volume, method) for method in ALPHAS},
         "hacking": {k: hacking(r, table["prior"], judges) for k, r in table.items() if k != "prior"},
     }  # fmt: skip
 
 
-def bars(found: dict[str, Any], regime: Regime, level: float, measured: float) -> list[Bar]:
-    """Return what is asked of DRAKES in a regime."""
-    of, chosen = f"{regime.samples} sequences", found["chosen"]
-    median = found["table"][chosen]["evaluation"] if chosen else float("nan")
+def standing(table: dict[str, dict[str, float]], volume: dict[str, float], method: str) -> dict[str, Any]:
+    """Return who dominates whom, and the point that a user would choose: of those that are typical and lose at most
+    0.01 nats per base the one of most tuning reward; of the variant that of the smallest alpha, which asks nothing.
+    """
+    points = [f"{method} {a:g}" for a in ALPHAS[method]]
+    kept = [k for k in points if table[k]["elbo_loss"] <= 0.01 and table[k]["typical"] >= TYPICAL]
+    best = max(v for m, v in volume.items() if rivals(method, m))
+    return {
+        "dominated": dominated(table, method), "dominated_with_diversity": dominated(table, method, ("diversity",)),
+        "hypervolume_over_others": volume[method] / best,
+        "chosen": max(kept, key=lambda k: table[k]["tuning"] if method == "drakes" else points.index(k), default=None),
+    }  # fmt: skip
+
+
+def bars(part: dict[str, Any], method: str, regime: Regime, level: float, measured: float) -> list[Bar]:
+    """Return what is asked of a method of `ALPHAS` in a regime whose figures are `part`."""
+    found, name, of = part[method], NAMES[method], f"{regime.samples} sequences"
+    median = part["table"][found["chosen"]]["evaluation"] if found["chosen"] else float("nan")
     free = float(sum(not v for v in found["dominated"].values()))
     return [
-        Bar(f"DRAKES at 5 alphas, {of}: typical points that no other method dominates", free, ">=", 1),
-        Bar(f"DRAKES hypervolume over the best of the others, {of}", found["hypervolume_over_others"], ">=", 1),
-        Bar(f"DRAKES evaluation median at <= 0.01 nats per base, {of}, against the 95th percentile of predictions for "
+        Bar(f"{name} at 5 alphas, {of}: typical points that no other method dominates", free, ">=", 1),
+        Bar(f"{name} hypervolume over the best of the others, {of}", found["hypervolume_over_others"], ">=", 1),
+        Bar(f"{name} evaluation median at <= 0.01 nats per base, {of}, against the 95th percentile of predictions for "
             "real sequences", median, ">=", level),
-        Bar(f"DRAKES evaluation median at <= 0.01 nats per base, {of}, against the 95th percentile of measured "
+        Bar(f"{name} evaluation median at <= 0.01 nats per base, {of}, against the 95th percentile of measured "
             "activity", median, ">=", measured),
     ]  # fmt: skip
 
@@ -208,10 +233,17 @@ def run(full: bool = False) -> Result:
         "same weights in both tables; its seconds include all tuning before. The "
         "reference chain carries no gradient in classifier, tds and drakes. cfg uses measured labels, no reward call. "
         "calls_of_the_next is what one more sample would ask. best-of-all shares the draws of best-of-n: its seconds "
-        "are those of choosing. The points that tds and smc dominate with are copies of one ancestor (diversity)."
+        "are those of choosing. The points that tds and smc dominate with are copies of one ancestor (diversity). "
+        "drakes is the method that the issue names; drakes-warm is a variant with a start and a term of its own: "
+        "guided paths are distilled into the weights first (512 of the calls), and its paths are held at the nats of "
+        "the pretrained model's. Its bars stand beside those of drakes, not for them; its alpha is chosen by nats "
+        "alone, which asks for no call."
     )
     units = {"tuning, evaluation, judge": "log2 RNA/DNA, medians", "elbo": "nats per base under the pretrained model"}
     floor = enrichment_correlation(top(shared)[0::2], top(shared)[1::2])
     peers = {"enrichment_6mers, one half of the most active real sequences against the other": floor}
-    asked = [b for regime, part in ((FEW, few), (MANY, many)) for b in bars(part, regime, level, measured)]
+    asked = [
+        bar for method in ALPHAS for regime, part in ((FEW, few), (MANY, many))
+        for bar in bars(part, method, regime, level, measured)
+    ]  # fmt: skip
     return Result(found, asked, units, peers, 0, notes)
