@@ -22,12 +22,13 @@ from apps.pde.data import Trajectories
 from apps.pde.dynamics import Dynamics, simpson
 from apps.pde.mesh import Mesh
 from apps.pde.model import ModelConfig
-from apps.pde.stepping import explicit
+from apps.pde.stepping import chebyshev, explicit
 from apps.pde.systems import System
 
 __all__ = ["Operators", "Sparse", "gappy_pod", "pod", "rbf_field"]
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2)
+HELD = 1_000_000  # nodes times intervals whose library is held at once
 
 
 @dataclass(eq=False)
@@ -92,9 +93,11 @@ class Sparse:
         free, count = self.net.free, data.states.shape[1] - 2
         terms = len(self.names())
         gram, moment = np.zeros((terms, terms)), np.zeros((terms, data.states.shape[-1]))
-        for row in range(len(data)):
-            u = torch.from_numpy(data.states[row].astype(np.float64))
-            now = torch.stack([u[k : count + k : max(1, count // frames)] for k in range(3)])
+        begins = torch.arange(0, count, max(1, count // frames))
+        places = [(row, at) for row in range(len(data)) for at in begins.split(max(1, HELD // len(self.net.points)))]
+        for row, at in places:
+            u = torch.from_numpy(data.states[row])
+            now = torch.stack([u[at + k].double() for k in range(3)])
             flat = self.net.inside(now.flatten(0, 1))
             own = {k: torch.full((len(flat), 1), float(v[row])) for k, v in data.parameters.items()}
             known = self.net.leave(self.net.rate(flat, 0.0, own)).reshape(now.shape)
@@ -129,9 +132,18 @@ class Sparse:
         given = {k: torch.as_tensor(v, dtype=torch.float64)[:, None] for k, v in (parameters or {}).items()}
         u = net.enter(torch.as_tensor(np.asarray(start, np.float64)), 0.0, given)
         out = [net.leave(u)]
+
+        def rate(v: Tensor, t: float) -> Tensor:
+            return net.rate(v, t, given) + self.library(v) @ w
+
+        def pad(v: Tensor, t: float) -> Tensor:
+            return net.pad(v, t, given)
+
         for k in range(steps * net.substeps):
-            u = explicit(lambda v, t: net.rate(v, t, given) + self.library(v) @ w,
-                         lambda v, t: net.pad(v, t, given), u, k * dt, dt, "heun")  # fmt: skip
+            if net.config.integrator == "chebyshev":
+                u = chebyshev(rate, pad, u, k * dt, dt, net.config.stages)
+            else:
+                u = explicit(rate, pad, u, k * dt, dt, "heun")
             if (k + 1) % net.substeps == 0:
                 out.append(net.leave(u))
         return torch.stack(out, 1).numpy()

@@ -21,8 +21,8 @@ class ModelConfig:
     `kind`: `plus` (PhyMPGN+), `phympgn` (the paper's), `operators` (no network: what the known terms alone can do).
     `knowledge`: terms that are told, `none`, `diffusion` or `full`; `terms` adds or replaces some, field: expression.
     `operators`, `k`, `degree`: family and size of stencils (0: the family's own). `correct` learns a change of them.
-    `integrator`: a tableau of the core's, `chebyshev` with `stages` (stable while dt |lambda| < 0.65 (stages^2 - 1)), or
-    `imex`. `inputs`: highest derivative that the network sees.
+    `integrator`: a tableau of the core's, `imex`, or `chebyshev` with `stages` (stable while
+    dt |lambda| < 0.65 (stages^2 - 1)). `inputs`: highest derivative that the network sees.
     `still` says that uniform states do not move by themselves (no reactions, no sources); `nonlinear` that the known
     terms are all that is linear in the state; `totals` weighs the fields' integrals in the first regression and the
     loss; with `relative` that regression counts each state's error in units of its own rate, however small that is.

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from apps.pde import shapes, spectral
+from apps.pde import baselines, shapes, spectral
 from apps.pde.baselines import Operators
+from apps.pde.data import Trajectories
 from apps.pde.dynamics import Dynamics
 from apps.pde.ensemble import Spread, members
 from apps.pde.generate import FieldModel
@@ -104,6 +105,23 @@ def test_the_analysis_keeps_to_the_data_and_makes_the_regression_better(
     kept = net.analysed(u, [0, 7, 30])
     assert torch.allclose(net.leave(kept.flatten(0, 1)), u[:, [0, 7, 30]].flatten(0, 1), atol=1e-6)
     assert torch.allclose(net.analysed(u[1:], [30])[0, 0], kept[1, 2], atol=1e-5)
+
+
+def test_a_sparse_regression_inside_is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, mesh = system("gray_scott"), shapes.make("square", 300)
+    solver = spectral.Spectral(own.name, own.parameters, 48)
+    states = np.stack([solver.run(spectral.spots(48, k), 0.5, 30, 1, mesh.points) for k in (1, 2)]).astype(np.float32)
+    data = Trajectories(mesh, own.fields, np.arange(31) * 0.5, states, {}, {})
+    shape = ModelConfig(fine=1, k=25, degree=3, integrator="chebyshev", stages=3)
+    found = []
+    for held in (1_000_000, 7 * len(refined(mesh))):
+        monkeypatch.setattr(baselines, "HELD", held)
+        found.append(baselines.Sparse(Operators(own, mesh, 0.5, shape).net).fit(data))
+    assert found[0].weights is not None and found[1].weights is not None
+    assert np.allclose(found[0].weights, found[1].weights, atol=1e-5)
+    error = np.square(found[0].rollout(states[:, 0], 30) - states).mean()
+    known = np.square(Operators(own, mesh, 0.5, shape).rollout(states[:, 0], 30) - states).mean()
+    assert error < 0.2 * known
 
 
 def test_roll_outs_and_members_go_on_inside_and_are_given_at_the_nodes() -> None:
