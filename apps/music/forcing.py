@@ -9,16 +9,16 @@ judged at the price of a few blocks a step. Generator and critic learn from the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from apps.music import controls
+from apps.music import controls, slow
 from apps.music.generate import MusicModel
-from apps.music.judge import features, real_features
+from apps.music.judge import features, real_scores, steps
 from apps.music.metrics import frechet
 from apps.music.model import MusicNet, adopt
 from apps.music.roll import TICKS, RollCodec
@@ -35,6 +35,8 @@ from core.solvers.presets import solver
 __all__ = ["ArcTask"]
 
 Batch = dict[str, Tensor]
+REAL = 512
+"""Real windows whose slow quantities are kept."""
 
 
 @dataclass(eq=False)
@@ -53,7 +55,20 @@ class ArcTask(FlowTask):
             p.pace = r.arc.pace  # type: ignore[attr-defined]
         rng = np.random.default_rng([r.seed, 5])
         net.chains.copy_(self._unasked(len(net.chains), r.model.window * r.model.block, rng)[0])
+        rest = {k: v for k, v in self.state.items() if k.startswith("critic.") or k == "chains"}
+        if rest:  # of a run of this task: it goes on
+            net.load_state_dict(rest, strict=False)
         return net
+
+    @cached_property
+    def known(self) -> tuple[Tensor, Tensor]:
+        """Slow quantities of real music, unasked, [n, 5] and [n, 14]."""
+        assert isinstance(self.codec, RollCodec)
+        r = self.recipe
+        rng = np.random.default_rng([r.seed, 6])
+        x, _ = self._unasked(REAL, (r.model.window + r.arc.blocks) * r.model.block, rng)
+        near, home = slow.quantities(self.codec, x, r.model.block)
+        return near[:, 1:].flatten(0, 1), home[:, 1:].flatten(0, 1)
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
         """Return real sequences [B, F, dim], their controls, the rows that are chains [n], and whether all is new."""
@@ -90,27 +105,42 @@ class ArcTask(FlowTask):
             with arc.frozen(net.critic):
                 own, found = arc.generator_loss(score, process, real, made, stream.fold(2), asked, span)
             loss, figures = loss + own, figures | {f"generator_{k}": v for k, v in found.items()}
+            if a.slow:
+                uneven = self._uneven(made[: len(batch["rows"])], bool(batch["cold"]))
+                loss, figures = loss + a.slow * uneven, figures | {"slow": uneven.detach()}
         if a.keep:
             part = slice(0, window + r.model.block)
             flow, _ = net(real[:, part], asked[:, part], stream.fold(3))
             loss, figures = loss + a.keep * flow, figures | {"flow": flow.detach()}
         return loss, figures
 
-    def validate(self, module: nn.Module, step: int) -> dict[str, float]:
-        """Return the distances to held-out music of the first and the last five of 25 blocks, and their mean, `loss`.
+    def _uneven(self, made: Tensor, cold: bool) -> Tensor:
+        """Return how far the slow quantities of what was made, unasked, are from real ones."""
+        r, total = self.recipe, made.new_zeros(())
+        first = 1 if cold else r.model.window - 1
+        for own, known in zip(slow.quantities(self.codec, made, r.model.block), self.known, strict=True):  # type: ignore[arg-type]
+            unit, known = known.std(0).clamp(min=1e-3).to(made), known.to(made)
+            total = total + slow.energy(own[:, first:].flatten(0, 1) / unit, known / unit)
+        return total
 
-        Scores only; sound is judged by the flow's own loss.
+    def validate(self, module: nn.Module, step: int) -> dict[str, float]:
+        """Return the distances to held-out music of the first and the last five of 25 blocks, and `uneven`.
+
+        This is how much more onsets differ between neighbouring blocks, as a share; `loss` is the mean distance and the
+        size of `uneven`. Scores only; sound is judged by the flow's own loss.
         """
         if not isinstance(self.codec, RollCodec):
             return super().validate(module, step)
         net: MusicNet = getattr(module, "module", module)  # type: ignore[assignment]
         with arc.frozen(net):
             model = MusicModel(net, self.recipe).set(steps=self.recipe.arc.most)
-            real, frames = real_features(model, "valid"), 25 * self.recipe.model.block
-            found, scale = features(model.sample(48, frames=frames, seed=1, bpm=90.0)), real.std(0).clip(1e-3)
+            pieces, frames = real_scores(model, "valid"), 25 * self.recipe.model.block
+            found, real = features(model.sample(48, frames=frames, seed=1, bpm=90.0)), np.concatenate(pieces)
+        scale = real.std(0).clip(1e-3)
         first, last = (frechet(found[:, part].reshape(-1, found.shape[2]) / scale, real / scale)
                        for part in (slice(0, 5), slice(-5, None)))  # fmt: skip
-        return {"loss": (first + last) / 2, "first": first, "last": last}
+        uneven = steps(found) / max(steps(pieces), 1e-9) - 1
+        return {"loss": (first + last) / 2 + abs(uneven), "first": first, "last": last, "uneven": uneven}
 
     def _roll(self, net: MusicNet, batch: Batch, stream: Stream) -> Tensor:
         """Return beginnings, the chains' and real ones, and what the generator makes of them; the chains go on."""

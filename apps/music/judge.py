@@ -17,7 +17,10 @@ from apps.music.score import Score
 from apps.music.synth import RATE
 from core.errors import DataError
 
-__all__ = ["features", "judge", "real_features"]
+__all__ = ["features", "judge", "real_features", "real_scores", "steps"]
+
+ONSETS = 12
+"""Which feature of a block of a score is its onsets per beat."""
 
 
 def features(music: Music) -> np.ndarray:
@@ -34,15 +37,27 @@ def real_features(model: MusicModel, split: str) -> np.ndarray:
     """Return the features of the blocks of real music, [n, k]."""
     codec, config, length = model.net.codec, model.recipe.data, model.recipe.model.block
     if isinstance(codec, RollCodec):
-        beats = length * codec.ticks / TICKS
-        pieces = data.scores(config.kind, config.root, split, config.count, model.recipe.seed)
-        return np.concatenate([block_features(_kept(codec, s), beats) for s in pieces])
+        return np.concatenate(real_scores(model, split))
     whole = (
         Library(config.root, split).some(16, 20 * RATE)
         if config.kind == "folder"
         else data.sounds(config.kind, config.root, split)
     )
     return np.concatenate([sound_features(codec.decode(codec.encode(a)), length * codec.hop) for a in whole])
+
+
+def real_scores(model: MusicModel, split: str) -> list[np.ndarray]:
+    """Return the features of the blocks of each real score, [n, k]."""
+    codec, config = model.net.codec, model.recipe.data
+    assert isinstance(codec, RollCodec)
+    beats = model.recipe.model.block * codec.ticks / TICKS
+    pieces = data.scores(config.kind, config.root, split, config.count, model.recipe.seed)
+    return [block_features(_kept(codec, s), beats) for s in pieces]
+
+
+def steps(pieces: Iterable[np.ndarray]) -> float:
+    """Return how much onsets per beat differ between neighbouring blocks of scores, whose features [n, k] are given."""
+    return _mean(float(np.abs(np.diff(p[:, ONSETS])).mean()) for p in pieces if len(p) > 1)
 
 
 def _kept(codec: RollCodec, score: Score) -> Score:

@@ -114,7 +114,8 @@ class ArcConfig:
     average, and now and then all rows begin from nothing, so that endless play is what is judged. The critic reads
     `depth` layers, sees log signal-to-noise ratios (halved) from `low` to `high`, learns `pace` times as fast as the
     generator, alone for `lead` steps, and has a `contrast` of conditions. `keep` weighs the flow's own loss on real
-    windows, which holds the generator near the flow that it came from.
+    windows, which holds the generator near the flow that it came from; `slow` weighs how far busyness and harmony of
+    neighbouring blocks are from the data's (`slow.py`; scores only).
     """
 
     blocks: int = setting(4, low=1)
@@ -132,6 +133,7 @@ class ArcConfig:
     burn: int = setting(24, low=0)
     chains: int = setting(64, low=1)
     lead: int = setting(0, low=0)
+    slow: float = setting(0.0, low=0)
 
 
 @dataclass
