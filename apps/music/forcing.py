@@ -37,6 +37,10 @@ __all__ = ["ArcTask"]
 Batch = dict[str, Tensor]
 REAL = 512
 """Real windows whose slow quantities are kept."""
+HOME = 0.25
+"""What the place of a block (key, register) counts beside its unevenness."""
+UNEVEN = 4.0
+"""What a validation counts for the size of `uneven`, 1 being all of it, beside Frechet distances about 1."""
 
 
 @dataclass(eq=False)
@@ -118,16 +122,17 @@ class ArcTask(FlowTask):
         """Return how far the slow quantities of what was made, unasked, are from real ones."""
         r, total = self.recipe, made.new_zeros(())
         first = 1 if cold else r.model.window - 1
-        for own, known in zip(slow.quantities(self.codec, made, r.model.block), self.known, strict=True):  # type: ignore[arg-type]
+        found = slow.quantities(self.codec, made, r.model.block)  # type: ignore[arg-type]
+        for own, known, share in zip(found, self.known, (1.0, HOME), strict=True):
             unit, known = known.std(0).clamp(min=1e-3).to(made), known.to(made)
-            total = total + slow.energy(own[:, first:].flatten(0, 1) / unit, known / unit)
+            total = total + share * slow.energy(own[:, first:].flatten(0, 1) / unit, known / unit)
         return total
 
     def validate(self, module: nn.Module, step: int) -> dict[str, float]:
         """Return the distances to held-out music of the first and the last five of 25 blocks, and `uneven`.
 
-        This is how much more onsets differ between neighbouring blocks, as a share; `loss` is the mean distance and the
-        size of `uneven`. Scores only; sound is judged by the flow's own loss.
+        This is how much more onsets differ between neighbouring blocks, as a share; `loss` is the mean distance and
+        `UNEVEN` times the size of `uneven`. Scores only; sound is judged by the flow's own loss.
         """
         if not isinstance(self.codec, RollCodec):
             return super().validate(module, step)
@@ -140,7 +145,7 @@ class ArcTask(FlowTask):
         first, last = (frechet(found[:, part].reshape(-1, found.shape[2]) / scale, real / scale)
                        for part in (slice(0, 5), slice(-5, None)))  # fmt: skip
         uneven = steps(found) / max(steps(pieces), 1e-9) - 1
-        return {"loss": (first + last) / 2 + abs(uneven), "first": first, "last": last, "uneven": uneven}
+        return {"loss": (first + last) / 2 + UNEVEN * abs(uneven), "first": first, "last": last, "uneven": uneven}
 
     def _roll(self, net: MusicNet, batch: Batch, stream: Stream) -> Tensor:
         """Return beginnings, the chains' and real ones, and what the generator makes of them; the chains go on."""

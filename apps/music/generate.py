@@ -27,6 +27,7 @@ from apps.music.live import LiveSession
 from apps.music.model import MusicNet, Recipe
 from apps.music.roll import TICKS, RollCodec
 from apps.music.score import Score, write_midi
+from apps.music.slow import stretched
 from apps.music.stereo import panned
 from apps.music.synth import RATE
 from core.blocks import vector_blocks
@@ -163,6 +164,13 @@ class MusicModel:
             self._tables[steps] = solver(self.recipe.sample.solver, process, times)
         return self._tables[steps]
 
+    def context(self, rows: int, guidance: float) -> FlowContext:
+        """Return an empty memory of so many streams."""
+        cfg, stretch = self.recipe.sample, None
+        if cfg.stretch != 1:
+            stretch = stretched(self.net.codec, self.net.flow.config.block, cfg.stretch, cfg.since)
+        return FlowContext(self.net.flow, rows, guidance, project=self.project, stretch=stretch)
+
     def frames_of(self, seconds: float, bpm: float) -> int:
         """Return the frames, whole blocks, that last at least so long."""
         codec, block = self.net.codec, self.net.flow.config.block
@@ -202,7 +210,7 @@ class MusicModel:
         flow, cfg = self.net.flow, self.recipe.sample
         length, total = flow.config.block, frames or self.frames_of(seconds, bpm)
         samples = torch.arange(n) if index is None else torch.as_tensor(index)
-        context = FlowContext(flow, len(samples), cfg.guidance if guidance is None else guidance, project=self.project)
+        context = self.context(len(samples), cfg.guidance if guidance is None else guidance)
         for k, block in enumerate(() if past is None else past.split(length)):
             context.control = None if past_control is None else self._rows(past_control[k * length :][:length], samples)
             context.commit(block.expand(len(samples), -1, -1))

@@ -118,7 +118,7 @@ class LiveSession:
     def __post_init__(self) -> None:
         """Open the memory and the player."""
         self.codec = self.model.net.codec
-        self.context = FlowContext(self.model.net.flow, 1, self.guidance, project=self.model.project)
+        self.context = self.model.context(1, self.guidance)
         self.player = self.codec.player()
         if isinstance(self.player, RollPlayer):
             self.player.bpm = self.bpm

@@ -97,12 +97,17 @@ class DataConfig:
 
 @dataclass
 class SampleConfig:
-    """Defaults of playing: steps per block, the solver, the weights of guidance (1 obeys) and of steering (0: none)."""
+    """Defaults of playing: steps per block, the solver, the weights of guidance (1 obeys) and of steering (0: none).
+
+    Of scores, what is predicted of how busy a block is counts `stretch` times at times down to `since`.
+    """
 
     steps: int = setting(8, low=1)
     solver: str = setting("adams", choices=tuple(SOLVERS))
     guidance: float = setting(1.0, low=0)
     steer: float = setting(0.0, low=0)
+    stretch: float = setting(1.0, low=0)
+    since: float = setting(0.25, low=0, high=1)
 
 
 @dataclass

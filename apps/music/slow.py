@@ -24,11 +24,13 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from apps.music.roll import REPEAT, TICKS, RollCodec
+from core.errors import UsageError
+from core.guide.stretch import Stretch
 
-__all__ = ["begins", "energy", "quantities"]
+__all__ = ["begins", "energy", "quantities", "stretched"]
 
 STEEP = 4.0
 """Slope of the sigmoids; rolls are -1 or 1."""
@@ -72,6 +74,22 @@ def quantities(codec: RollCodec, x: Float[Tensor, "b f d"], length: int) -> tupl
     register = (long * torch.arange(on.shape[-1], device=x.device)).sum(-1, keepdim=True) / total
     home = torch.cat([classes / total, register, total], -1)
     return torch.stack([begin[:, :-1], begin[:, 1:], rise[:, :-1], rise[:, 1:], kept], -1), home[:, 1:]
+
+
+def stretched(codec: nn.Module, length: int, gain: float, since: float) -> Stretch:
+    """Return the stretch of predictions of blocks [B, length, d] along their onsets, about the mean of the data.
+
+    Counted by decisions onsets are not linear in a block; `u . x` adds the columns of the roll that mark beginnings.
+
+    Raises:
+        UsageError: the codec knows no notes.
+    """
+    if not isinstance(codec, RollCodec):
+        raise UsageError("stretches scores, not sound", field="sample.stretch", value=gain, hint="1 stretches nothing")
+    marks = torch.zeros(codec.ticks, codec.width)
+    marks[:, codec.hits + 1 :: 2] = 1
+    u = (codec.pca.basis * codec.pca.scale).T @ marks.reshape(-1).to(codec.pca.basis)
+    return Stretch(u.expand(length, -1), gain, 0.0, since)
 
 
 def energy(made: Float[Tensor, "n k"], known: Float[Tensor, "m k"]) -> Float[Tensor, ""]:

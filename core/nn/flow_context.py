@@ -37,6 +37,7 @@ class FlowContext:
         guidance: w; 1 obeys the control, 0 ignores it, more exaggerates it.
         cached: whether to remember keys and values.
         project: onto the admissible blocks [B, L, d], applied to every prediction.
+        stretch: what is done to predictions [B, L, d] at times t before that (`core/guide/stretch.py`).
     """
 
     net: BlockFlow
@@ -44,6 +45,7 @@ class FlowContext:
     guidance: float = 1.0
     cached: bool = True
     project: Callable[[Tensor], Tensor] | None = None
+    stretch: Callable[[Tensor, Tensor], Tensor] | None = None
     control: Tensor | None = None
     """Asked of the next block, [B, L, c]; may change until its first prediction."""
     number: int = 0
@@ -69,6 +71,8 @@ class FlowContext:
         if self.guidance != 1.0 and self.control is not None:
             free = self._predict(x_t, t, torch.zeros_like(self.control)).mean
             mean = free + self.guidance * (mean - free)
+        if self.stretch is not None:
+            mean = self.stretch(mean, t)
         return GaussianPrediction(mean if self.project is None else self.project(mean))
 
     def commit(self, x_0: Float[Tensor, "b l d"]) -> None:

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from apps import music
 from apps.music import data, slow
+from apps.music.codec import MelCodec
 from apps.music.forcing import ArcTask
 from apps.music.metrics import block_features
 from apps.music.roll import REPEAT, TICKS, RollCodec
+from core.errors import UsageError
 from core.run.config import load_recipe
 from core.run.launch import run
 
@@ -116,3 +119,28 @@ def test_post_training_counts_slow_quantities_and_goes_on(tmp_path: Path) -> Non
     net = task.module()
     assert torch.equal(net.state_dict()["critic.last.weight"], task.state["critic.last.weight"])
     assert torch.equal(net.chains, task.state["chains"])
+
+
+@pytest.mark.parametrize("gain", [1.0, 2.5])
+def test_play_is_stretched_the_same_in_a_piece_and_live(gain: float) -> None:
+    plain = music.load("toy")
+    model = plain.set(stretch=gain)
+    piece = model.sample(1, frames=3 * model.recipe.model.block, bpm=110, seed=4).frames
+    live = model.take(3, seed=4, bpm=110)
+    assert torch.allclose(piece[0], live, atol=1e-5)
+    same = torch.equal(piece, plain.sample(1, frames=3 * model.recipe.model.block, bpm=110, seed=4).frames)
+    assert same == (gain == 1)
+
+
+def test_only_scores_are_stretched() -> None:
+    with pytest.raises(UsageError, match="stretches scores"):
+        slow.stretched(MelCodec(8, 16), 8, 2.0, 0.0)
+
+
+def test_what_is_stretched_is_how_many_notes_are_marked(heard: tuple[RollCodec, torch.Tensor]) -> None:
+    codec, z = heard
+    u = slow.stretched(codec, 8, 2.0, 0.0).direction
+    marks = codec.roll(data.scores("tunes", "", "train", 7)[0])[:, codec.hits + 1 :: 2]
+    whole = codec.encode(data.scores("tunes", "", "train", 7)[0])[:8]
+    rest = codec.pca.mean.reshape(codec.ticks, codec.width)[:, codec.hits + 1 :: 2].sum() * 8
+    assert float((whole * u).sum() + rest) == pytest.approx(float(marks[: 8 * codec.ticks].sum()), abs=0.5)
