@@ -85,8 +85,8 @@ class Dynamics(nn.Module):
         return self.pad(self.inside(u), t, parameters)
 
     def leave(self, w: Tensor) -> Tensor:
-        """Return the values at the given nodes [B, N, C] of a state inside [B, M, C]."""
-        return w[:, : self.n]
+        """Return the values at the given nodes [B, N, C] of a state inside [B, M, C], which they do not keep alive."""
+        return w[:, : self.n].clone() if self.between else w
 
     def inside(self, u: Tensor) -> Tensor:
         """Return values [B, M, C] on the mesh inside, interpolated from those at the given nodes [B, N, C]."""
