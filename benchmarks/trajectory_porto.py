@@ -1,18 +1,15 @@
 """Are the trips real? The model against the fastest path, alternatives and chains on real taxi trips it never saw.
 
 Cross-fitted: the circle of trip identities is turned four times (`data.turn`), so that each quarter of the trips is
-judged once, by a model that trained on others; the recipe was chosen on validation trips of turn 0. The model is an
-equal mixture of two (`apps.trajectory.mixture`): `porto`, and `porto_whole`, the same recipe from another seed, trained
-after all choices on the validation trips too; `porto` alone stands beside it. Every router answers the request of every
-trip: origin, destination, departure. Strict protocol: points are middles of segments, metres in UTM. Differences are
-judged by the paired bootstrap over requests. The five samples of a request are its choice set: the five of DRAWS
-samples that cover the others best (`apps.trajectory.choice`), chosen by overlaps among samples alone; five samples as
-they come stand beside. Many taxis cruise: the gains on **directed** trips (driven at most twice the shortest way, no
-segment twice) stand beside those on all.
+judged once, by a model that trained on others; the recipe was chosen on validation trips of turn 0. Every router
+answers the request of every trip: origin, destination, departure. Strict protocol: points are middles of segments,
+metres in UTM. Differences are judged by the paired bootstrap over requests. The five samples of a request are its
+choice set: the five of DRAWS samples that cover the others best (`apps.trajectory.choice`), chosen by overlaps among
+samples alone; five samples as they come stand beside. Many taxis cruise: the gains on **directed** trips (driven at
+most twice the shortest way, no segment twice) stand beside those on all.
 
 Negative log-likelihoods are nats per trip given origin, destination and departure, on the trips of turn 0 cut at their
-first arrival (the law of the model ends there), where the autoregressive twin was trained too; they are those of
-`porto` alone, which trained on what the twin trained on.
+first arrival (the law of the model ends there), where the autoregressive twin was trained too.
 """
 
 from __future__ import annotations
@@ -29,7 +26,6 @@ from apps.trajectory.generate import TripModel
 from apps.trajectory.logit import RecursiveLogit, simulate
 from apps.trajectory.markov import MarkovChain
 from apps.trajectory.metrics import PairScores, best_of, evaluate, noise_floor, paired_bootstrap, score_pairs
-from apps.trajectory.mixture import Mixture
 from benchmarks._trips import cut, fitted, gain, model, parts, rounded, single
 from benchmarks.harness import Bar, Result
 
@@ -88,7 +84,7 @@ def _likelihoods(ours: TripModel, twin: TripModel, train: Trips, test: Trips) ->
     return table | {"trips": int(usable.sum()), "cut_at_first_arrival": changed, "markov": table[best], "block": block}
 
 
-def _answers(ours: Mixture, test: Trips) -> dict[str, PairScores]:
+def _answers(ours: TripModel, test: Trips) -> dict[str, PairScores]:
     """Score one trip per request of every router, and the best of five of each way to draw or to find five."""
     request = _request(test)
     chosen = choice_set(ours, *request, n=TRIES, draws=DRAWS, seed=SEED)
@@ -98,7 +94,6 @@ def _answers(ours: Mixture, test: Trips) -> dict[str, PairScores]:
     plain = [ours.sample(*request, seed=SEED, index=k * len(test) + rows, timed=False) for k in range(TRIES)]
     found = {
         "most_likely": ours.most_likely(*request, seed=SEED),
-        "most_likely_of_one": ours.members[0].most_likely(*request, seed=SEED),
         "greedy": ours.sample(*request, seed=SEED, greedy=True, timed=False),
         "consensus": chosen[0],
         "one_sample": plain[0],
@@ -113,7 +108,7 @@ def _answers(ours: Mixture, test: Trips) -> dict[str, PairScores]:
 def _quarter(turn: float, full: bool) -> tuple[dict[str, PairScores], np.ndarray, dict[str, float]]:
     """Return the scores on the test trips of a turn, which of them are directed, and the tuned penalties."""
     train, _, test = parts(turn)
-    ours = Mixture([model("porto", turn), model("porto-whole", turn)])
+    ours = model("porto", turn)
     penalty, table = tuned(train if full else train.select(slice(0, 200)))
     scores = _answers(ours, test) | {"alternatives": _alternatives(test, penalty)}
     shortest = Shortest(test.network).sample(*_request(test)).kilometres()
@@ -180,7 +175,6 @@ def run(full: bool) -> Result:
     figures = {
         "all_trips": {name: s.means() for name, s in scores.items()},
         "most_likely_against_fastest": likely,
-        "most_likely_of_one_against_fastest": gain(scores["most_likely_of_one"], scores["fastest"]),
         "consensus_against_fastest": gain(scores["consensus"], scores["fastest"]),
         "one_sample_against_fastest": gain(scores["one_sample"], scores["fastest"]),
         "choice_set_less_alternatives_jaccard": vars(lead),
