@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import sys
 import time
@@ -20,7 +21,9 @@ from apps.trajectory.data import Trips
 from apps.trajectory.export import to_csv, to_hoser
 from apps.trajectory.gps import observe
 from apps.trajectory.logit import simulate
+from apps.trajectory.model import DataConfig
 from apps.trajectory.sources import keep, kept, open_network, read_splits, read_trips
+from apps.trajectory.task import corpus
 from core.errors import DataError, InfeasibleError
 
 ENDS = ("--origin", "3", "--destination", "200")
@@ -163,6 +166,17 @@ def test_sources_read_what_tools_write(trips: Trips, tmp_path: Path) -> None:
     (tmp_path / "kept.npz").write_bytes((tmp_path / "kept.npz").read_bytes()[:500])
     with pytest.raises(DataError, match="damaged trips"):
         kept(tmp_path / "kept.npz", network)
+
+
+def test_whole_trains_on_what_validated(trips: Trips, tmp_path: Path) -> None:
+    """No trip is lost or repeated, and those that judge stay apart."""
+    trips.network.save(tmp_path / "city.npz")
+    to_csv(trips, tmp_path / "trips.csv")
+    config = DataConfig(network=str(tmp_path / "city.npz"), trips=str(tmp_path / "trips.csv"), simulated=0, turn=0.5)
+    parts, whole = corpus(config, 0), corpus(dataclasses.replace(config, whole=True), 0)
+    assert len(parts.valid) > 0 and len(whole.valid) == 0
+    assert sorted(whole.train.id) == sorted([*parts.train.id, *parts.valid.id])
+    assert whole.test.id == parts.test.id and not set(whole.train.id) & set(whole.test.id)
 
 
 def damaged(run_folder: Path, folder: Path) -> Path:
