@@ -1,7 +1,8 @@
 """What the protein figures share: backbones, the model, who was trained on what, and bootstrapped intervals.
 
-The model is `bio-protein` of the shipped ones, or the run `runs/bio/protein`. Fold 0 of the clusters was seen by no
-member; a chain of fold k >= 1 is read by member k - 1, which did not see its cluster.
+A model is `bio-<name>` of the shipped ones, or the run `runs/bio/<name>`: `protein`, or `protein_more`, which trained
+on further backbones too. Fold 0 of the clusters was seen by no member; a chain of fold k >= 1 is read by member k - 1,
+which did not see its cluster.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ def backbones() -> Backbones:
 
 
 @cache
-def model() -> InverseFolder:
-    """Return the inverse-folding model."""
-    known = [data_root() / "models/bio-protein", Path(__file__).resolve().parents[1] / "runs/bio/protein/model"]
+def model(name: str = "protein") -> InverseFolder:
+    """Return an inverse-folding model."""
+    known = [data_root() / f"models/bio-{name}", Path(__file__).resolve().parents[1] / f"runs/bio/{name}/model"]
     folder = next((k for k in known if k.is_dir()), None)
     if folder is None:
-        raise DataError("no such model", field="protein", hint="run: quintet bio train protein")
+        raise DataError("no such model", field=name, hint=f"run: quintet bio train {name}")
     return protein.load(folder)
 
 
