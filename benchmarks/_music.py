@@ -2,7 +2,7 @@
 
 Runs are trained by their recipes before (`quintet music train chorales --out runs/music/chorales`); a benchmark whose
 run is missing says which command makes it. The flow that is judged is `chorales-free`, and of what ARC-Forcing makes of
-it the checkpoint that validation liked best (`best`): adversaries swing.
+it (`chorales-arc`, then `chorales-even`) the checkpoint that validation liked best (`best`): adversaries swing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RUNS = Path("runs/music")
 CHORALE_BPM = 90.0
 """The tempo that the reader gives all chorales; no other is known to what they trained."""
 MADE_BY = {
-    **{n: n for n in ("chorales", "chorales-free", "chorales-arc", "groove")},
+    **{n: n for n in ("chorales", "chorales-free", "chorales-arc", "chorales-even", "groove")},
     **{f"chorales-{m}": f"chorales model.mode={m}" for m in ("full", "encoder-decoder", "block-causal")},
 }  # fmt: skip
 
@@ -40,7 +40,7 @@ def open_run(name: str) -> MusicModel:
         raise CheckpointError(
             "has not been trained", field=str(folder), hint=f"quintet music train {MADE_BY[name]} --out {folder}"
         )
-    return music.load(folder / "best" if name == "chorales-arc" else folder)
+    return music.load(folder / "best" if name in {"chorales-arc", "chorales-even"} else folder)
 
 
 def pace(score: Score) -> float:
