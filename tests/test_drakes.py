@@ -199,8 +199,8 @@ def test_held_nats_lead_to_the_law_with_less_of_the_prior() -> None:
         policy = Tuned(chain, L, K, 32, torch.float64)
         optimiser = torch.optim.Adam(policy.inner.parameters(), lr=1e-2)
         for n in range(80):
-            more = {"hold": hold, "level": level}
-            value, _ = drakes.loss(policy, chain, base, Table(r, K), 0.5, L, 0.5, 64, Stream.of(n, 1), **more)
+            stream = Stream.of(n, 1)
+            value, _ = drakes.loss(policy, chain, base, Table(r, K), 0.5, L, 0.5, 64, stream, hold=hold, level=level)
             optimiser.zero_grad()
             value.backward()
             optimiser.step()
