@@ -7,16 +7,13 @@ of `context.py`, so that every trip keeps its rules at any number of steps.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from apps.trajectory.batch import Batch, Collator
-from apps.trajectory.choice import likeliest
 from apps.trajectory.constraints import Rules, TripLaw, trip_law
 from apps.trajectory.context import Opener
 from apps.trajectory.data import Trips
@@ -25,9 +22,8 @@ from apps.trajectory.field import Fields
 from apps.trajectory.likelihood import Order, nll
 from apps.trajectory.model import Recipe, TripNet
 from apps.trajectory.network import RoadNetwork
-from apps.trajectory.places import Place
 from apps.trajectory.prior import RoutePrior, from_vector
-from apps.trajectory.requests import Request, Wishes
+from apps.trajectory.sampler import Sampler
 from apps.trajectory.tokenizer import trim
 from core.blocks import generate
 from core.noise import Stream
@@ -39,7 +35,7 @@ __all__ = ["TripModel", "restore"]
 
 
 @dataclass(eq=False)
-class TripModel:
+class TripModel(Sampler):
     """A trained model on a road network.
 
     Args:
@@ -74,7 +70,7 @@ class TripModel:
     def obeying(self, rules: Rules) -> TripModel:
         """Return the model under other rules (roads and fields are shared)."""
         out = object.__new__(TripModel)
-        out.__dict__.update(self.__dict__, rules=rules)
+        vars(out).update(vars(self), rules=rules)
         return out
 
     def closing(self, closed: np.ndarray) -> TripModel:
@@ -87,56 +83,17 @@ class TripModel:
         out.recipe = replace(self.recipe, sample=replace(self.recipe.sample, **changes))  # type: ignore[arg-type]
         return out
 
-    @torch.inference_mode()
-    def sample(
-        self,
-        origin: Place,
-        destination: Place,
-        depart: np.ndarray | str | float | datetime | None = None,
-        seed: int = 0,
-        index: np.ndarray | None = None,
-        *,
-        greedy: bool = False,
-        timed: bool = True,
-        n: int | None = None,
-        **wishes: Unpack[Wishes],
-    ) -> Trips:
-        """Draw one trip for each origin and destination, or `n` trips of one request.
-
-        Args:
-            origin: segments [n]; with `n` a place (`places.resolve`).
-            destination: segments [n], or the accepted segments of each trip; with `n` a place.
-            depart: unix seconds [n], NaN or None unknown.
-            seed: all randomness.
-            index: number of each trip's stream, int64 [n] (0 ... n - 1 by default): trip i is a function of
-                (seed, index[i]) and its request, whatever the batch.
-            greedy: the most likely value of each site instead of a draw.
-            timed: give each segment the time at which it is entered.
-            n: number of trips of one request; `depart` may then be a clock time.
-            wishes: with `n` the other fields of a `requests.Request` (via, closed, forbid, max_km, ...).
-
-        Returns:
-            Trips in the order of the requests.
-
-        Raises:
-            InfeasibleError: a request that no trip satisfies, before anything is sampled.
-        """
-        if n is not None or wishes:
-            moment: Any = depart
-            request = Request(origin, destination, depart=moment, **wishes)
-            return request.sample(self, 1 if n is None else n, seed, greedy=greedy, timed=timed)
-        origin = np.atleast_1d(np.asarray(origin, np.int64))
-        ends: Any = destination
-        targets = [tuple(int(v) for v in np.atleast_1d(np.asarray(d))) for d in ends]
-        when = np.full(len(origin), np.nan) if depart is None else np.asarray(depart, float)
-        streams = np.arange(len(origin)) if index is None else np.asarray(index, np.int64)
+    def draw(
+        self, origin: np.ndarray, targets: list[tuple[int, ...]], depart: np.ndarray, seed: int, streams: np.ndarray,
+        greedy: bool,
+    ) -> Trips:  # fmt: skip
+        """Return one trip without times for each request (`Sampler.draw`)."""
         walks: list[np.ndarray] = [np.empty(0, np.int64)] * len(origin)
         for rows in self._together(targets):
-            found = self._draw(origin[rows], [targets[i] for i in rows], when[rows], seed, streams[rows], greedy)
+            found = self._draw(origin[rows], [targets[i] for i in rows], depart[rows], seed, streams[rows], greedy)
             for i, walk in zip(rows, found, strict=True):
                 walks[i] = walk
-        trips = Trips.from_lists(self.network, walks, when)
-        return self.time(trips, seed, streams, greedy=greedy) if timed else trips
+        return Trips.from_lists(self.network, walks, depart)
 
     def _together(self, targets: list[tuple[int, ...]]) -> list[np.ndarray]:
         """Return the rows of each batch: neighbours share destinations, and counters allow only one a batch."""
@@ -222,12 +179,7 @@ class TripModel:
         return nll(self, trips, block, draws, seed, order)
 
     def candidates(
-        self,
-        origin: np.ndarray,
-        destination: np.ndarray,
-        depart: np.ndarray | None = None,
-        seed: int = 0,
-        draws: int = 16,
+        self, origin: np.ndarray, destination: np.ndarray, depart: np.ndarray | None, seed: int, draws: int
     ) -> list[Trips]:
         """Return two greedy decodes (at the sampling block, and at block 1) and `draws` samples of every request."""
         found = [self.sample(origin, destination, depart, seed, greedy=True, timed=False)]
@@ -236,17 +188,6 @@ class TripModel:
         for k in range(draws):
             found.append(spread.sample(origin, destination, depart, seed, rows * draws + k, timed=False))
         return found
-
-    def most_likely(
-        self,
-        origin: np.ndarray,
-        destination: np.ndarray,
-        depart: np.ndarray | None = None,
-        seed: int = 0,
-        draws: int = 16,
-    ) -> Trips:
-        """Return for each request the likeliest trip found among greedy decodes and `draws` samples (exact `nll`)."""
-        return likeliest(self, self.candidates(origin, destination, depart, seed, draws))
 
 
 def _arrived(row: np.ndarray) -> np.ndarray:

@@ -12,12 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Unpack
 
 import numpy as np
 
-from apps.trajectory.choice import likeliest
 from apps.trajectory.constraints import Rules
 from apps.trajectory.data import Trips
 from apps.trajectory.field import Fields
@@ -25,15 +22,14 @@ from apps.trajectory.generate import TripModel
 from apps.trajectory.likelihood import Order
 from apps.trajectory.model import Recipe
 from apps.trajectory.network import RoadNetwork
-from apps.trajectory.places import Place
-from apps.trajectory.requests import Request, Wishes
+from apps.trajectory.sampler import Sampler
 from core.errors import UsageError
 
 __all__ = ["Mixture"]
 
 
 @dataclass(eq=False)
-class Mixture:
+class Mixture(Sampler):
     """An equal mixture of models of one road network; it is asked as a `TripModel` is.
 
     Args:
@@ -83,29 +79,14 @@ class Mixture:
         """Return the mixture with other sampling defaults (`TripModel.set`)."""
         return Mixture([m.set(**changes) for m in self.members])
 
-    def sample(
-        self,
-        origin: Place,
-        destination: Place,
-        depart: np.ndarray | str | float | datetime | None = None,
-        seed: int = 0,
-        index: np.ndarray | None = None,
-        *,
-        greedy: bool = False,
-        timed: bool = True,
-        n: int | None = None,
-        **wishes: Unpack[Wishes],
-    ) -> Trips:
-        """Draw trips; stream `index[i]` is drawn by member `index[i]` modulo M. See `TripModel.sample`."""
-        if n is not None or wishes:
-            request = Request(origin, destination, depart=depart, **wishes)  # type: ignore[arg-type]
-            return request.sample(self, 1 if n is None else n, seed, greedy=greedy, timed=timed)
-        start, ends = np.atleast_1d(np.asarray(origin, np.int64)), list(destination)  # type: ignore[arg-type]
-        when = np.full(len(start), np.nan) if depart is None else np.asarray(depart, float)
-        streams = np.arange(len(start)) if index is None else np.asarray(index, np.int64)
+    def draw(
+        self, origin: np.ndarray, targets: list[tuple[int, ...]], depart: np.ndarray, seed: int, streams: np.ndarray,
+        greedy: bool,
+    ) -> Trips:  # fmt: skip
+        """Return one trip for each request; stream k is drawn by member k modulo M (`Sampler.draw`)."""
         parts = self._shared(streams)
         drawn = [
-            m.sample(start[rows], [ends[i] for i in rows], when[rows], seed, streams[rows], greedy=greedy, timed=timed)
+            m.draw(origin[rows], [targets[i] for i in rows], depart[rows], seed, streams[rows], greedy)
             for m, rows in parts
         ]
         return self._in_order(drawn, [rows for _, rows in parts])
@@ -123,27 +104,11 @@ class Mixture:
         return np.log(len(each)) - np.logaddexp.reduce(each, axis=0)
 
     def candidates(
-        self,
-        origin: np.ndarray,
-        destination: np.ndarray,
-        depart: np.ndarray | None = None,
-        seed: int = 0,
-        draws: int = 16,
+        self, origin: np.ndarray, destination: np.ndarray, depart: np.ndarray | None, seed: int, draws: int
     ) -> list[Trips]:
         """Return each member's greedy decodes and its share of the draws (`TripModel.candidates`)."""
         share = -(-draws // len(self.members))
         return [found for m in self.members for found in m.candidates(origin, destination, depart, seed, share)]
-
-    def most_likely(
-        self,
-        origin: np.ndarray,
-        destination: np.ndarray,
-        depart: np.ndarray | None = None,
-        seed: int = 0,
-        draws: int = 16,
-    ) -> Trips:
-        """Return for each request the trip that is likeliest under the mixture among all members' candidates."""
-        return likeliest(self, self.candidates(origin, destination, depart, seed, draws))
 
     def _shared(self, streams: np.ndarray) -> list[tuple[TripModel, np.ndarray]]:
         """Return each member with the rows that are its own; members with none are left out."""

@@ -82,7 +82,7 @@ def test_the_most_likely_trip_beats_every_candidate(pair: tuple[TripModel, TripM
     """Under the mixture, no candidate of any member is likelier."""
     both = Mixture(pair)
     best = both.nll(both.most_likely(ORIGIN, DESTINATION, draws=4))
-    rivals = np.stack([both.nll(t) for t in both.candidates(ORIGIN, DESTINATION, draws=4)])
+    rivals = np.stack([both.nll(t) for t in both.candidates(ORIGIN, DESTINATION, None, 0, 4)])
     assert np.allclose(best, rivals.min(0), atol=1e-5)
 
 
