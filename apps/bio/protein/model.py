@@ -20,7 +20,7 @@ class ProteinConfig:
     `decoder` the rounds of messages from known letters, `neighbours` the edges of a residue. `noise` moves the
     coordinates of each training chain once (angstrom, standard deviation), `smoothing` is the share of the target that
     is spread over similar letters, `residues` the size of a batch. `temperature`, `steps` and `solver` are defaults of
-    sampling.
+    sampling; `trust` is how much a letter that was drawn counts for its neighbours beside one that was given.
     """
 
     data: str = setting("../shared/data/bio/protein")
@@ -36,5 +36,6 @@ class ProteinConfig:
     smoothing: float = setting(0.25, low=0, high=0.9)
     residues: int = setting(400, low=30)
     temperature: float = setting(0.1, low=0.001)
+    trust: float = setting(0.3, low=0, high=1)
     steps: int = setting(32, low=1)
     solver: str = setting("confidence", choices=("ancestral", "first-hitting", "confidence", "in-order", "threshold"))
