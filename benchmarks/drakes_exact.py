@@ -105,7 +105,7 @@ def gradients(case: Case, policy: Tuned) -> dict[str, float]:
     many = drakes.walk(policy, case.chain, base, torch.arange(512), Stream.of(5, 1), 0.5)
     found = []
     for truncate in range(1, case.length + 1):
-        x_0, kl = many.run(truncate)
+        x_0, kl, _ = many.run(truncate)
         loss = case.alpha * kl.mean() - case.reward.soft(x_0).mean()
         found.append(torch.autograd.grad(loss, weight)[0].flatten())
     for truncate, g in enumerate(found, 1):

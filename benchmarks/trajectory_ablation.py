@@ -91,13 +91,13 @@ class _LooseModel(TripModel):
 def loose(ours: TripModel, restricted: bool) -> TripModel:
     """Return a trained model without the law, or restricted site by site."""
     out = object.__new__(_LooseModel)
-    out.__dict__.update(ours.set(detour=float("inf")).__dict__, restricted=restricted)
+    vars(out).update(vars(ours.set(detour=float("inf"))), restricted=restricted)
     return out
 
 
 def _with(ours: TripModel, **changes: Any) -> TripModel:
     out = ours.obeying(ours.rules)
-    out.__dict__.update(changes)
+    vars(out).update(changes)
     return out
 
 
