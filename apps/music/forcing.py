@@ -37,8 +37,6 @@ __all__ = ["ArcTask"]
 Batch = dict[str, Tensor]
 REAL = 512
 """Real windows whose slow quantities are kept."""
-HOME = 0.25
-"""What the place of a block (key, register) counts beside its unevenness."""
 UNEVEN = 4.0
 """What a validation counts for the size of `uneven`, 1 being all of it, beside Frechet distances about 1."""
 
@@ -52,6 +50,9 @@ class ArcTask(FlowTask):
         if not self.state:
             raise UsageError("names the flow to start from", field="start", value="", hint="start=runs/music/NAME")
         r = self.recipe
+        if r.arc.slow and round(r.arc.alone * r.data.batch) < 2:
+            raise UsageError("compares at least two pieces, unasked", field="arc.alone", value=r.arc.alone,
+                             hint="raise it or data.batch, or set arc.slow=0")  # fmt: skip
         net = MusicNet(r)
         adopt(net, self.state, self.parts)
         assert net.critic is not None
@@ -66,13 +67,13 @@ class ArcTask(FlowTask):
 
     @cached_property
     def known(self) -> tuple[Tensor, Tensor]:
-        """Slow quantities of real music, unasked, [n, 5] and [n, 14]."""
+        """Slow quantities of real music, unasked, [n, blocks, 5] and [n, blocks, 14]."""
         assert isinstance(self.codec, RollCodec)
         r = self.recipe
         rng = np.random.default_rng([r.seed, 6])
         x, _ = self._unasked(REAL, (r.model.window + r.arc.blocks) * r.model.block, rng)
         near, home = slow.quantities(self.codec, x, r.model.block)
-        return near[:, 1:].flatten(0, 1), home[:, 1:].flatten(0, 1)
+        return near[:, 1:], home[:, 1:]
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
         """Return real sequences [B, F, dim], their controls, the rows that are chains [n], and whether all is new."""
@@ -123,9 +124,9 @@ class ArcTask(FlowTask):
         r, total = self.recipe, made.new_zeros(())
         first = 1 if cold else r.model.window - 1
         found = slow.quantities(self.codec, made, r.model.block)  # type: ignore[arg-type]
-        for own, known, share in zip(found, self.known, (1.0, HOME), strict=True):
-            unit, known = known.std(0).clamp(min=1e-3).to(made), known.to(made)
-            total = total + share * slow.energy(own[:, first:].flatten(0, 1) / unit, known / unit)
+        for own, known, share in zip(found, self.known, (1.0, self.recipe.arc.home), strict=True):
+            unit, known = known.flatten(0, 1).std(0).clamp(min=1e-3).to(made), known.to(made)
+            total = total + share * slow.energy(own[:, first:] / unit, known / unit)
         return total
 
     def validate(self, module: nn.Module, step: int) -> dict[str, float]:
@@ -154,7 +155,9 @@ class ArcTask(FlowTask):
         rows, cold = batch["rows"], bool(batch["cold"])
         asked, head = batch["control"].split(length, 1), batch["x"][:, : window * length].clone()
         head[: len(rows)] = net.chains[rows]
-        context, codec = FlowContext(net.flow, len(head)), net.codec
+        codec = net.codec
+        stretch = slow.stretched(codec, length, r.sample.stretch, r.sample.since)
+        context = FlowContext(net.flow, len(head), stretch=stretch)
 
         def before(number: int) -> None:
             context.control = asked[number]

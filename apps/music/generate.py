@@ -166,9 +166,8 @@ class MusicModel:
 
     def context(self, rows: int, guidance: float) -> FlowContext:
         """Return an empty memory of so many streams."""
-        cfg, stretch = self.recipe.sample, None
-        if cfg.stretch != 1:
-            stretch = stretched(self.net.codec, self.net.flow.config.block, cfg.stretch, cfg.since)
+        cfg = self.recipe.sample
+        stretch = stretched(self.net.codec, self.net.flow.config.block, cfg.stretch, cfg.since)
         return FlowContext(self.net.flow, rows, guidance, project=self.project, stretch=stretch)
 
     def frames_of(self, seconds: float, bpm: float) -> int:

@@ -120,7 +120,7 @@ class ArcConfig:
     `depth` layers, sees log signal-to-noise ratios (halved) from `low` to `high`, learns `pace` times as fast as the
     generator, alone for `lead` steps, and has a `contrast` of conditions. `keep` weighs the flow's own loss on real
     windows, which holds the generator near the flow that it came from; `slow` weighs how far busyness and harmony of
-    neighbouring blocks are from the data's (`slow.py`; scores only).
+    neighbouring blocks are from the data's (`slow.py`; scores only), of which key, register and voices count `home`.
     """
 
     blocks: int = setting(4, low=1)
@@ -139,6 +139,7 @@ class ArcConfig:
     chains: int = setting(64, low=1)
     lead: int = setting(0, low=0)
     slow: float = setting(0.0, low=0)
+    home: float = setting(0.25, low=0)
 
 
 @dataclass

@@ -76,14 +76,18 @@ def quantities(codec: RollCodec, x: Float[Tensor, "b f d"], length: int) -> tupl
     return torch.stack([begin[:, :-1], begin[:, 1:], rise[:, :-1], rise[:, 1:], kept], -1), home[:, 1:]
 
 
-def stretched(codec: nn.Module, length: int, gain: float, since: float) -> Stretch:
+def stretched(codec: nn.Module, length: int, gain: float, since: float) -> Stretch | None:
     """Return the stretch of predictions of blocks [B, length, d] along their onsets, about the mean of the data.
+
+    None where the gain is 1.
 
     Counted by decisions onsets are not linear in a block; `u . x` adds the columns of the roll that mark beginnings.
 
     Raises:
         UsageError: the codec knows no notes.
     """
+    if gain == 1:
+        return None
     if not isinstance(codec, RollCodec):
         raise UsageError("stretches scores, not sound", field="sample.stretch", value=gain, hint="1 stretches nothing")
     marks = torch.zeros(codec.ticks, codec.width)
@@ -92,12 +96,19 @@ def stretched(codec: nn.Module, length: int, gain: float, since: float) -> Stret
     return Stretch(u.expand(length, -1), gain, 0.0, since)
 
 
-def energy(made: Float[Tensor, "n k"], known: Float[Tensor, "m k"]) -> Float[Tensor, ""]:
-    """Return the energy distance of two samples; made ones are at least two.
+def energy(made: Float[Tensor, "p n k"], known: Float[Tensor, "q m k"]) -> Float[Tensor, ""]:
+    """Return the energy distance of the blocks of two samples of pieces; made pieces are at least two.
 
-    The estimate is without bias, so below 0 at times.
+    Blocks of one piece are alike, so only those of different pieces are compared: were neighbours counted among what is
+    made, where many are, and hardly among what is known, music of the right law would seem too even, and be driven to
+    wander. The estimate is without bias, so below 0 at times.
     """
-    n, m = len(made), len(known)
-    across = torch.cdist(made, known).mean()
-    own = torch.cdist(made, made).sum() / (n * (n - 1))
-    return 2 * across - own - torch.cdist(known, known).sum() / (m * (m - 1))
+    across = torch.cdist(made.flatten(0, 1), known.flatten(0, 1)).mean()
+    return 2 * across - _apart(made) - _apart(known)
+
+
+def _apart(x: Float[Tensor, "p n k"]) -> Float[Tensor, ""]:
+    """Return the mean distance of two blocks of different pieces."""
+    flat, (pieces, blocks) = x.flatten(0, 1), x.shape[:2]
+    same = torch.cdist(x, x).sum()
+    return (torch.cdist(flat, flat).sum() - same) / (pieces * (pieces - 1) * blocks**2)

@@ -16,6 +16,7 @@ from apps.music.forcing import ArcTask
 from apps.music.metrics import block_features
 from apps.music.roll import REPEAT, TICKS, RollCodec
 from core.errors import UsageError
+from core.noise import Stream
 from core.run.config import load_recipe
 from core.run.launch import run
 
@@ -31,14 +32,30 @@ def test_energy_of_gaussians_in_closed_form(mean: float, std: float) -> None:
     known = torch.special.ndtri((torch.arange(1500, dtype=torch.float64) + 0.5) / 1500)[:, None]
     made = mean + std * known
     exact = 2 * folded(mean, math.hypot(1, std)) - folded(0, math.sqrt(2) * std) - folded(0, math.sqrt(2))
-    assert float(slow.energy(made, known)) == pytest.approx(exact, abs=0.003)
+    assert float(slow.energy(made[:, None], known[:, None])) == pytest.approx(exact, abs=0.003)
 
 
 def test_energy_is_without_bias_in_small_batches() -> None:
     g = torch.Generator().manual_seed(1)
-    known = torch.randn(400, 3, generator=g, dtype=torch.float64)
+    known = torch.randn(400, 1, 3, generator=g, dtype=torch.float64)
     found = [float(slow.energy(known[torch.randperm(400, generator=g)[:12]], known)) for _ in range(225)]
     assert abs(np.mean(found)) < 4 * np.std(found) / 15
+
+
+def test_energy_is_without_bias_where_the_blocks_of_a_piece_are_alike() -> None:
+    g = torch.Generator().manual_seed(4)
+
+    def pieces(count: int) -> torch.Tensor:
+        shared, own = (torch.randn(count, n, 2, generator=g, dtype=torch.float64) for n in (1, 4))
+        return 0.9 * shared + math.sqrt(1 - 0.81) * own
+
+    known, found, mixed = pieces(400), [], []
+    for _ in range(225):
+        made = pieces(6)
+        found.append(float(slow.energy(made, known)))
+        mixed.append(float(slow.energy(made.reshape(24, 1, 2), known)))
+    assert abs(np.mean(found)) < 4 * np.std(found) / 15
+    assert np.mean(mixed) > 8 * np.std(mixed) / 15
 
 
 def test_descent_restores_a_shrunken_law() -> None:
@@ -49,7 +66,7 @@ def test_descent_restores_a_shrunken_law() -> None:
     for _ in range(150):
         made = law[0] + law[1] * torch.randn(100, 1, generator=g, dtype=torch.float64)
         optimiser.zero_grad()
-        slow.energy(made, known).backward()
+        slow.energy(made[:, None], known[:, None]).backward()
         optimiser.step()
     assert law.tolist() == pytest.approx([0.0, 1.0], abs=0.12)
 
@@ -114,6 +131,14 @@ def test_post_training_counts_slow_quantities_and_goes_on(tmp_path: Path) -> Non
         losses[weight], figures = task.loss(net, task.batch(1, 0, 1), 1)
         assert ("slow" in figures) == bool(weight)
     assert torch.allclose(losses[2] - losses[0], 2 * figures["slow"], atol=1e-3)
+    rolled = {}
+    for gain in (1, 3):
+        task = ArcTask(load_recipe("music", "toy", [*small, *arc, f"start={tmp_path / 'a'}", f"sample.stretch={gain}"]))
+        net, batch = task.module(), task.batch(1, 0, 1)
+        rolled[gain] = task._roll(net, batch | {"cold": torch.tensor(True)}, Stream.of(0, 2)).detach()
+    assert not torch.allclose(rolled[1], rolled[3])
+    with pytest.raises(UsageError, match="two pieces"):
+        ArcTask(load_recipe("music", "toy", [*more, "arc.alone=0.5"])).module()
     run("music", load_recipe("music", "toy", [*small, *arc, f"start={tmp_path / 'a'}"]), tmp_path / "b", None)
     task = ArcTask(load_recipe("music", "toy", [*small, *arc, f"start={tmp_path / 'b'}"]))
     net = task.module()
