@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from core.errors import CheckpointError
+from core.errors import CheckpointError, UsageError
 from core.run import checkpoint
-from core.run.models import fill, find, shipped
+from core.run.models import average, fill, find, shipped
 
 
 def write(folder: Path, app: str) -> Path:
@@ -52,3 +52,31 @@ def test_weights_are_converted_or_refused() -> None:
         fill(nn.Linear(2, 4), half, "here")
     with pytest.raises(CheckpointError, match="here"):
         fill(nn.Linear(2, 3), {}, "here")
+
+
+def test_the_mean_of_models_is_a_model_with_the_recipe_of_the_first(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    nets, steps = [nn.BatchNorm1d(3) for _ in range(3)], (4, 9, 2)
+    for k, (net, step) in enumerate(zip(nets, steps, strict=True)):
+        net(torch.randn(5, 3) + k)  # moves the running statistics, counts one batch
+        checkpoint.save(tmp_path / str(k), app="nas", config={"k": k}, step=step, module_state=net.state_dict())
+    said = average([tmp_path / str(k) for k in range(3)], "nas", tmp_path / "mean")
+    found = find(tmp_path / "mean", "nas")
+    assert found.config == {"k": 0} and said["step"] == found.step == 9
+    for name, value in nets[0].state_dict().items():
+        known = torch.stack([n.state_dict()[name].double() for n in nets]).mean(0).to(value)
+        assert torch.equal(found.inference[name], known) and found.inference[name].dtype == value.dtype
+
+
+def test_what_cannot_be_averaged_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+    one, out = write(tmp_path / "a", "bio"), tmp_path / "mean"
+    wide = checkpoint.save(tmp_path / "b", app="bio", config={}, step=1, module_state=nn.Linear(2, 4).state_dict())
+    with pytest.raises(CheckpointError, match=r"same shape \(bias is \(4,\) where .* has \(3,\)"):
+        average([one, wide], "bio", out)
+    with pytest.raises(UsageError, match="at least two"):
+        average([one], "bio", out)
+    with pytest.raises(UsageError, match="out: is needed"):
+        average([one, one], "bio", None)
+    with pytest.raises(CheckpointError, match="bio"):
+        average([one, one], "nas", out)
+    assert not out.exists()

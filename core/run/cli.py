@@ -1,6 +1,6 @@
-"""One command line for every app: `train sample evaluate check recipes data`.
+"""One command line for every app: `train sample evaluate check average recipes data`.
 
-`build(domain)` returns a typer app with the verbs that need no knowledge of the domain (train, check, recipes, data).
+`build(domain)` returns a typer app with the verbs that need no knowledge of the domain (train, check, average, recipes, data).
 The app's `cli.py` adds its own with typed options and imports what it needs inside the function:
 
     app = build("trajectory")
@@ -40,14 +40,16 @@ Shards = Annotated[
     int, typer.Option("--shards", help="Write so many files, each sample once; --out names them.", min=0)
 ]
 Processes = Annotated[int, typer.Option("--processes", help="Share the shards among so many processes.", min=1)]
+Models = Annotated[list[str], typer.Argument(metavar="MODEL MODEL...", help="Runs of one shape, from one start.")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)]
 
-ORDER = ("train", "sample", "evaluate", "check", "recipes", "data")
+ORDER = ("train", "sample", "evaluate", "check", "average", "recipes", "data")
 EXAMPLES = {
     "train": "train toy trainer.steps=50 optim.lr=1e-3 --out runs/mine",
     "sample": "sample toy --seed 1 --json",
     "evaluate": "evaluate toy --json",
     "check": "check toy optim.lr=1e-3",
+    "average": "average runs/mine runs/other --out runs/mean",
     "recipes": "recipes --json",
     "data": "data --json",
 }
@@ -249,6 +251,13 @@ def build(
         from core.run.preflight import preflight
 
         emit(preflight(domain, kind, words or []), json)
+
+    @app.command()
+    def average(models: Models, out: Out = None, json: Json = False) -> None:
+        """Write the mean of the weights of models that went on from the same one, with the recipe of the first."""
+        from core.run.models import average as mean
+
+        emit(mean(models, domain, out), json)
 
     @app.command()
     def recipes(json: Json = False) -> None:

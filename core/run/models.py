@@ -1,12 +1,22 @@
-"""Trained models by name: those that ship (`data/models/<domain>-<name>`), folders of runs, checkpoints."""
+"""Trained models by name: those that ship (`data/models/<domain>-<name>`), folders of runs, checkpoints.
+
+Models that went on from the same one by different roads lie in one valley: the mean of their weights,
+
+    theta = (theta_1 + ... + theta_n) / n,
+
+is a model too, often better than each of them, at the price of one (`average`). Models that were trained from scratch
+do not: their units stand in another order.
+
+Reference: Wortsman et al., 2022, arXiv 2203.05482, for the mean of fine-tuned models.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from core.errors import CheckpointError
+from core.errors import CheckpointError, UsageError
 from core.run.fetch import data_root
 
 if TYPE_CHECKING:  # completion of the command line asks for names only, without torch
@@ -14,7 +24,7 @@ if TYPE_CHECKING:  # completion of the command line asks for names only, without
 
     from core.run.checkpoint import Checkpoint
 
-__all__ = ["fill", "find", "shipped"]
+__all__ = ["average", "fill", "find", "shipped"]
 
 Net = TypeVar("Net", bound="torch.nn.Module")
 
@@ -56,3 +66,46 @@ def fill(net: Net, weights: Mapping[str, torch.Tensor], source: str | Path | Non
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"its weights do not fit the network ({reason})", field=str(source)) from None
     return net
+
+
+def average(names: Sequence[str | Path], domain: str, out: Path | None) -> dict[str, Any]:
+    """Write the mean of models as a new one, with the recipe of the first, and return what was done.
+
+    Numbers that are no fractions are those of the first.
+
+    Args:
+        names: at least two models of one shape, as in `find`.
+        domain: the application that they belong to.
+        out: the folder of the new model.
+
+    Raises:
+        UsageError: fewer than two models, or no folder.
+        CheckpointError: one is missing or damaged, or its tensors have other names or shapes; names the first.
+    """
+    import torch
+
+    from core.run import checkpoint
+
+    if len(names) < 2:
+        raise UsageError("names at least two models", field="models", value=" ".join(map(str, names)))
+    if out is None:
+        raise UsageError("is needed: where to write the mean", field="out")
+    first, *others = (find(name, domain) for name in names)
+    total = {k: v.double() if v.is_floating_point() else v for k, v in first.inference.items()}
+    for name, other in zip(names[1:], others, strict=True):
+        shapes = [{k: tuple(v.shape) for k, v in c.inference.items()} for c in (first, other)]
+        unlike = [k for k in sorted(shapes[0].keys() | shapes[1].keys()) if shapes[0].get(k) != shapes[1].get(k)]
+        if unlike:
+            mine, its = (s.get(unlike[0], "nothing") for s in shapes)
+            reason = f"{unlike[0]} is {its} where {names[0]} has {mine}"
+            raise CheckpointError(f"is no model of the same shape ({reason})", field=str(name))
+        for k, v in other.inference.items():
+            if v.is_floating_point():
+                total[k] += v
+    weights = {k: (total[k] / len(names)).to(v) if v.is_floating_point() else v for k, v in first.inference.items()}
+    if bad := [k for k, v in weights.items() if v.is_floating_point() and not torch.isfinite(v).all()]:
+        raise CheckpointError("the mean is not finite", field=bad[0])
+    parents = [str(name) for name in names]
+    head = {"app": domain, "config": first.config, "step": max(c.step for c in (first, *others)), "metrics": {}}
+    checkpoint.write(out, {"weights.safetensors": weights}, head | {"optimizer": None, "mean_of": parents})
+    return {"model": str(out), "mean_of": parents, "step": head["step"]}
