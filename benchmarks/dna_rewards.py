@@ -139,9 +139,9 @@ def hacking(row: dict[str, float], prior: dict[str, float], judges: dict[str, o.
             "retained": gain["evaluation"] / gain["tuning"] if gain["tuning"] else 0.0}  # fmt: skip
 
 
-def values(row: dict[str, float], more: tuple[str, ...] = ()) -> np.ndarray:
+def values(row: dict[str, float], more: tuple[str, ...] = (), by: str = "evaluation") -> np.ndarray:
     """Return what points are compared by, more is better; nats below the prior's own gain nothing."""
-    return np.array([row["evaluation"], -max(row["elbo_loss"], 0.0), *(row[k] for k in more)])
+    return np.array([row[by], -max(row["elbo_loss"], 0.0), *(row[k] for k in more)])
 
 
 def rivals(method: str, name: str) -> bool:
@@ -151,10 +151,10 @@ def rivals(method: str, name: str) -> bool:
 
 
 def dominated(
-    table: dict[str, dict[str, float]], method: str = "drakes", more: tuple[str, ...] = ()
+    table: dict[str, dict[str, float]], method: str = "drakes", more: tuple[str, ...] = (), by: str = "evaluation"
 ) -> dict[str, list[str]]:
     """Return for each typical point of a method of `ALPHAS` the typical points of its rivals that dominate it."""
-    points = {k: values(row, more) for k, row in table.items() if row["typical"] >= TYPICAL}
+    points = {k: values(row, more, by) for k, row in table.items() if row["typical"] >= TYPICAL}
     others = {k: v for k, v in points.items() if rivals(method, k)}
     return {
         name: [k for k, v in others.items() if (v >= own).all() and (v > own).any()]
@@ -193,6 +193,7 @@ def standing(table: dict[str, dict[str, float]], volume: dict[str, float], metho
     best = max(v for m, v in volume.items() if rivals(method, m))
     return {
         "dominated": dominated(table, method), "dominated_with_diversity": dominated(table, method, ("diversity",)),
+        "dominated_by_judge": dominated(table, method, by="judge"),
         "hypervolume_over_others": volume[method] / best,
         "chosen": max(kept, key=lambda k: table[k]["tuning"] if method == "drakes" else points.index(k), default=None),
     }  # fmt: skip
