@@ -80,3 +80,17 @@ def test_what_cannot_be_averaged_is_told_and_nothing_is_written(tmp_path: Path) 
     with pytest.raises(CheckpointError, match="bio"):
         average([one, one], "nas", out)
     assert not out.exists()
+
+
+def test_the_recipe_of_a_mean_can_be_changed_as_one_that_is_trained(tmp_path: Path) -> None:
+    shown = average(["toy", "toy"], "music", tmp_path / "mean", ["sample.steps=3"])
+    first, found = find("toy", "music"), find(tmp_path / "mean", "music")
+    assert shown["mean_of"] == ["toy", "toy"]
+    assert found.config["sample"]["steps"] == 3 != first.config["sample"]["steps"]
+    for part, settings in first.config.items():  # what was added since has its default
+        if isinstance(settings, dict) and part != "sample":
+            assert {k: found.config[part][k] for k in settings} == settings
+    assert all(torch.equal(found.inference[k], v) for k, v in first.inference.items())
+    with pytest.raises(UsageError, match=r"sample.stepps: no such setting.*steps"):
+        average(["toy", "toy"], "music", tmp_path / "other", ["sample.stepps=3"])
+    assert not (tmp_path / "other").exists()

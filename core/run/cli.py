@@ -1,6 +1,6 @@
 """One command line for every app: `train sample evaluate check average recipes data`.
 
-`build(domain)` returns a typer app with the verbs that need no knowledge of the domain (train, check, average, recipes, data).
+`build(domain)` returns a typer app with the verbs that need no knowledge of the domain (all but sample and evaluate).
 The app's `cli.py` adds its own with typed options and imports what it needs inside the function:
 
     app = build("trajectory")
@@ -40,7 +40,7 @@ Shards = Annotated[
     int, typer.Option("--shards", help="Write so many files, each sample once; --out names them.", min=0)
 ]
 Processes = Annotated[int, typer.Option("--processes", help="Share the shards among so many processes.", min=1)]
-Models = Annotated[list[str], typer.Argument(metavar="MODEL MODEL...", help="Runs of one shape, from one start.")]
+Models = Annotated[list[str], typer.Argument(metavar="MODEL MODEL... [KEY=VALUE]...", show_default=False)]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)]
 
 ORDER = ("train", "sample", "evaluate", "check", "average", "recipes", "data")
@@ -254,10 +254,14 @@ def build(
 
     @app.command()
     def average(models: Models, out: Out = None, json: Json = False) -> None:
-        """Write the mean of the weights of models that went on from the same one, with the recipe of the first."""
+        """Write the mean of the weights of models that went on from the same one, with the recipe of the first.
+
+        KEY=VALUE changes a setting of that recipe, e.g. how the mean is sampled.
+        """
         from core.run.models import average as mean
 
-        emit(mean(models, domain, out), json)
+        changes = [w for w in models if "=" in w and not Path(w).exists()]
+        emit(mean([w for w in models if w not in changes], domain, out, changes, kind), json)
 
     @app.command()
     def recipes(json: Json = False) -> None:

@@ -12,8 +12,11 @@ Reference: Wortsman et al., 2022, arXiv 2203.05482, for the mean of fine-tuned m
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.errors import CheckpointError, UsageError
@@ -68,7 +71,9 @@ def fill(net: Net, weights: Mapping[str, torch.Tensor], source: str | Path | Non
     return net
 
 
-def average(names: Sequence[str | Path], domain: str, out: Path | None) -> dict[str, Any]:
+def average(
+    names: Sequence[str | Path], domain: str, out: Path | None, changes: Sequence[str] = (), schema: str | None = None
+) -> dict[str, Any]:
     """Write the mean of models as a new one, with the recipe of the first, and return what was done.
 
     Numbers that are no fractions are those of the first.
@@ -77,9 +82,11 @@ def average(names: Sequence[str | Path], domain: str, out: Path | None) -> dict[
         names: at least two models of one shape, as in `find`.
         domain: the application that they belong to.
         out: the folder of the new model.
+        changes: of that recipe, `key=value`: how the mean is sampled is its own choice.
+        schema: the dotted path of the recipe's dataclass, as in `load_recipe`.
 
     Raises:
-        UsageError: fewer than two models, or no folder.
+        UsageError: fewer than two models, no folder, or a change that the recipe does not know.
         CheckpointError: one is missing or damaged, or its tensors have other names or shapes; names the first.
     """
     import torch
@@ -106,6 +113,23 @@ def average(names: Sequence[str | Path], domain: str, out: Path | None) -> dict[
     if bad := [k for k, v in weights.items() if v.is_floating_point() and not torch.isfinite(v).all()]:
         raise CheckpointError("the mean is not finite", field=bad[0])
     parents = [str(name) for name in names]
-    head = {"app": domain, "config": first.config, "step": max(c.step for c in (first, *others)), "metrics": {}}
+    config, step = changed(first.config, domain, changes, schema), max(c.step for c in (first, *others))
+    head = {"app": domain, "config": config, "step": step, "metrics": {}}
     checkpoint.write(out, {"weights.safetensors": weights}, head | {"optimizer": None, "mean_of": parents})
-    return {"model": str(out), "mean_of": parents, "step": head["step"]}
+    return {"model": str(out), "mean_of": parents, "step": step}
+
+
+def changed(config: dict[str, Any], domain: str, changes: Sequence[str], schema: str | None) -> dict[str, Any]:
+    """Return the recipe of a checkpoint with some settings changed, checked as a recipe that is trained is.
+
+    Raises:
+        UsageError: names the setting, the value and the nearest valid choice.
+    """
+    from core.run.config import load_recipe
+
+    if not changes:
+        return config
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(json.dumps(config))  # JSON is YAML
+        return dataclasses.asdict(load_recipe(domain, str(path), changes, schema))
