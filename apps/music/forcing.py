@@ -121,13 +121,10 @@ class ArcTask(FlowTask):
 
     def _uneven(self, made: Tensor, cold: bool) -> Tensor:
         """Return how far the slow quantities of what was made, unasked, are from real ones."""
-        r, total = self.recipe, made.new_zeros(())
+        r = self.recipe
         first = 1 if cold else r.model.window - 1
         found = slow.quantities(self.codec, made, r.model.block)  # type: ignore[arg-type]
-        for own, known, share in zip(found, self.known, (1.0, self.recipe.arc.home), strict=True):
-            unit, known = known.flatten(0, 1).std(0).clamp(min=1e-3).to(made), known.to(made)
-            total = total + share * slow.energy(own[:, first:] / unit, known / unit)
-        return total
+        return slow.misfit([v[:, first:] for v in found], [v.to(made) for v in self.known], r.arc.home)
 
     def validate(self, module: nn.Module, step: int) -> dict[str, float]:
         """Return the distances to held-out music of the first and the last five of 25 blocks, and `uneven`.

@@ -8,19 +8,22 @@ pitch classes with those of block b - 1. The joint law of
     s_b = (m_{b-1}, m_b, r_{b-1}, r_b, k_b)
 
 in the music that is made, G, and so the law of `h_b`, the shares of pitch classes, the mean pitch and how many notes
-sound, for a piece that is free to be uneven must not wander off with it, are pulled towards
-those of the data, R, by the energy distance
+sound, for a piece that is free to be uneven must not wander off with it, are pulled towards those of the data, R, by
+the energy distance
 
     E(G, R) = 2 E|g - r| - E|g - g'| - E|r - r'|  >=  0,    0 only where the laws are the same,
 
-each coordinate in units of its deviation in the data. Nothing in it learns, and it is estimated without bias from few
-samples of G; of R many are kept. Decisions (a note begins, sounds) are sigmoids, steep enough that what is not heard
-does not count: were onsets a linear function of the frames, all of them could be lowered a little and none be gone.
+each coordinate in units of its deviation in the data, but `k_b` in half of them: harmony is one number, where busyness
+has four. Nothing in it learns, and it is estimated without bias from few samples of G; of R many are kept. Decisions (a
+note begins, sounds) are sigmoids, steep enough that what is not heard does not count: were onsets a linear function of
+the frames, all of them could be lowered a little and none be gone.
 
 Reference: Szekely and Rizzo, 2013, J. Statistical Planning and Inference 143 (energy distance).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -30,8 +33,10 @@ from apps.music.roll import REPEAT, TICKS, RollCodec
 from core.errors import UsageError
 from core.guide.stretch import Stretch
 
-__all__ = ["begins", "energy", "quantities", "stretched"]
+__all__ = ["begins", "energy", "misfit", "quantities", "stretched"]
 
+HARMONY = 2.0
+"""What the likeness of harmony counts beside each number of busyness."""
 STEEP = 4.0
 """Slope of the sigmoids; rolls are -1 or 1."""
 
@@ -94,6 +99,19 @@ def stretched(codec: nn.Module, length: int, gain: float, since: float) -> Stret
     marks[:, codec.hits + 1 :: 2] = 1
     u = (codec.pca.basis * codec.pca.scale).T @ marks.reshape(-1).to(codec.pca.basis)
     return Stretch(u.expand(length, -1), gain, 0.0, since)
+
+
+def misfit(made: Sequence[Tensor], known: Sequence[Tensor], home: float) -> Float[Tensor, ""]:
+    """Return how far the law of slow quantities is from the data's: `E` of `s_b`, and `home` times that of `h_b`.
+
+    Args:
+        made: `quantities` of what was made, of at least two pieces.
+        known: those of the data.
+        home: what the place of a block counts beside its unevenness.
+    """
+    unit, place = (v.flatten(0, 1).std(0).clamp(min=1e-3) for v in known)
+    unit = unit / unit.new_tensor([1.0, 1.0, 1.0, 1.0, HARMONY])
+    return energy(made[0] / unit, known[0] / unit) + home * energy(made[1] / place, known[1] / place)
 
 
 def energy(made: Float[Tensor, "p n k"], known: Float[Tensor, "q m k"]) -> Float[Tensor, ""]:

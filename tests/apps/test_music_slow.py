@@ -58,6 +58,20 @@ def test_energy_is_without_bias_where_the_blocks_of_a_piece_are_alike() -> None:
     assert np.mean(mixed) > 8 * np.std(mixed) / 15
 
 
+def test_misfit_is_in_units_of_the_data_and_counts_harmony_twice() -> None:
+    g = torch.Generator().manual_seed(5)
+    scale = torch.tensor([3.0, 1.0, 0.5, 2.0, 0.1], dtype=torch.float64)
+    known = [torch.randn(300, 2, 5, generator=g).double() * scale, torch.randn(300, 2, 14, generator=g).double()]
+    moved = {k: [known[0] + scale * torch.eye(5)[k], known[1]] for k in range(5)}
+    far = {k: float(slow.misfit(v, known, 0.5)) for k, v in moved.items()}
+    assert abs(float(slow.misfit(known, known, 0.5))) < 0.05
+    assert max(far[k] for k in range(4)) == pytest.approx(min(far[k] for k in range(4)), rel=0.1)
+    assert far[4] > 2 * far[0]
+    place = [known[0], known[1] + 1]
+    halves = [float(slow.misfit(place, known, home)) for home in (0.0, 0.5, 1.0)]
+    assert halves[2] - halves[0] == pytest.approx(2 * (halves[1] - halves[0])) and halves[1] > halves[0] + 0.5
+
+
 def test_descent_restores_a_shrunken_law() -> None:
     g = torch.Generator().manual_seed(2)
     known = torch.special.ndtri((torch.arange(200, dtype=torch.float64) + 0.5) / 200)[:, None]
@@ -164,7 +178,9 @@ def test_only_scores_are_stretched() -> None:
 
 def test_what_is_stretched_is_how_many_notes_are_marked(heard: tuple[RollCodec, torch.Tensor]) -> None:
     codec, z = heard
-    u = slow.stretched(codec, 8, 2.0, 0.0).direction
+    stretch = slow.stretched(codec, 8, 2.0, 0.0)
+    assert stretch is not None and slow.stretched(codec, 8, 1.0, 0.0) is None
+    u = stretch.direction
     marks = codec.roll(data.scores("tunes", "", "train", 7)[0])[:, codec.hits + 1 :: 2]
     whole = codec.encode(data.scores("tunes", "", "train", 7)[0])[:8]
     rest = codec.pca.mean.reshape(codec.ticks, codec.width)[:, codec.hits + 1 :: 2].sum() * 8
