@@ -1,6 +1,6 @@
 """Few steps: the model after ARC-Forcing at 4 steps against the flow it came from at 50.
 
-`runs/music/chorales-arc` and `runs/music/chorales-free`; distance of 10 blocks to the held-out part (test), and
+`runs/music/chorales-mean` and `runs/music/chorales-free`; distance of 10 blocks to the held-out part (test), and
 diversity, the mean distance of pieces from different seeds, in the codec's frames and, beside it, in the features of
 whole pieces.
 """
@@ -27,8 +27,8 @@ def run(full: bool) -> Result:
     """Measure; `full` plays more pieces."""
     torch.set_num_threads(1)
     flow = open_run("chorales-free")
-    arc = open_run("chorales-arc")
-    real, rows = real_features(flow, "test"), 192 if full else 64
+    arc = open_run("chorales-mean")
+    real, rows = real_features(flow, "test"), 192 if full else 128
     frames, far, spread = 10 * flow.recipe.model.block, {}, {}
     for name, model, counts in (("flow", flow, (4, 8, 50)), ("arc", arc, (1, 2, 4, 8))):
         for steps in counts:

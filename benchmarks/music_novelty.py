@@ -34,7 +34,7 @@ def away(rows: Tensor, known: Corpus, length: int, most: int) -> Tensor:
 def run(full: bool) -> Result:
     """Measure; `full` plays more pieces."""
     torch.set_num_threads(1)
-    models = {"flow": open_run("chorales-free"), "arc 4": open_run("chorales-arc")}
+    models = {"flow": open_run("chorales-free"), "arc 4": open_run("chorales-mean")}
     model, rows = models["flow"], 48 if full else 24
     codec, length, most = model.net.codec, model.recipe.model.block, model.recipe.data.transpose
     recipe = replace(model.recipe, data=replace(model.recipe.data, heard=False))
