@@ -19,7 +19,8 @@ def test_no_tuning_asks_more_than_its_calls_the_warm_start_included() -> None:
 
 
 def point(evaluation: float, loss: float = 0.0, typical: float = 1.0) -> dict[str, float]:
-    return {"evaluation": evaluation, "elbo_loss": loss, "typical": typical, "diversity": 0.5, "tuning": evaluation}
+    same = dict.fromkeys(("evaluation", "judge", "tuning"), evaluation)
+    return {**same, "elbo_loss": loss, "typical": typical, "diversity": 0.5}
 
 
 def table(warm: float) -> dict[str, dict[str, float]]:
@@ -39,6 +40,9 @@ def test_the_variant_neither_helps_nor_hurts_drakes(warm: float) -> None:
     free = [k for k, v in variant["dominated"].items() if not v]
     assert free == (["drakes-warm 0.015"] if warm > 1 else [])
     assert variant["chosen"] == "drakes-warm 0.015"  # the smallest alpha that is typical
+    assert variant["dominated_by_judge"] == variant["dominated"]  # the judges of this table agree
+    rows["drakes-warm 0.04"]["judge"] = 9.0
+    assert not dna_rewards.standing(rows, volume, "drakes-warm")["dominated_by_judge"]["drakes-warm 0.04"]
 
 
 def test_a_point_that_ties_dominates_nothing() -> None:
