@@ -28,13 +28,13 @@ def chain() -> Structure:
 def test_a_told_letter_is_a_law_between_the_letter_and_the_mask() -> None:
     """Trust 1 changes nothing, trust 0 tells given letters alone, and between them a mixed law is read."""
     torch.manual_seed(0)
-    s, net = chain(), ProteinNet(CONFIG).eval().members[:1]
+    s, net = chain(), list(ProteinNet(CONFIG).eval().members)[:1]
     bonded, place = torch.from_numpy(s.bonded), torch.from_numpy(s.place)
     g = graph(torch.from_numpy(s.coords), bonded, place, torch.zeros_like(place), CONFIG.neighbours)
     generator = torch.Generator().manual_seed(2)
     x, given = torch.randint(0, 21, (2, SIZE), generator=generator), torch.arange(SIZE) < 10
-    none, part, whole = (Conditioned(net, g, 1.0, t, given)(x) for t in (0.0, 0.3, 1.0))  # type: ignore[arg-type]
-    plain = Conditioned(net, g)  # type: ignore[arg-type]
+    none, part, whole = (Conditioned(net, g, 1.0, t, given)(x) for t in (0.0, 0.3, 1.0))
+    plain = Conditioned(net, g)
     assert torch.equal(whole, plain(x))
     assert torch.allclose(none, plain(torch.where(given, x, 20)), atol=1e-6)
     letter, mask = torch.nn.functional.one_hot(x, 21).float(), torch.nn.functional.one_hot(torch.tensor(20), 21)
