@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 
 from apps.bio.protein.data import Backbones
 from apps.bio.protein.generate import Conditioned
 from apps.bio.protein.model import ProteinConfig
-from apps.bio.protein.network import ProteinNet, graph
+from apps.bio.protein.network import Member, ProteinNet, graph
 from apps.bio.protein.sites import choose
 from apps.bio.protein.structure import Structure, of_chain
 
@@ -28,7 +30,7 @@ def chain() -> Structure:
 def test_a_told_letter_is_a_law_between_the_letter_and_the_mask() -> None:
     """Trust 1 changes nothing, trust 0 tells given letters alone, and between them a mixed law is read."""
     torch.manual_seed(0)
-    s, net = chain(), list(ProteinNet(CONFIG).eval().members)[:1]
+    s, net = chain(), cast("list[Member]", list(ProteinNet(CONFIG).eval().members)[:1])
     bonded, place = torch.from_numpy(s.bonded), torch.from_numpy(s.place)
     g = graph(torch.from_numpy(s.coords), bonded, place, torch.zeros_like(place), CONFIG.neighbours)
     generator = torch.Generator().manual_seed(2)
