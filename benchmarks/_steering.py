@@ -10,14 +10,15 @@ Wang et al. 2024, in 8 steps, each asked about 3 times. svdd and tds, which ask 
 | best-of-n | 32 draws for each result | 3 draws |
 | best-of-all | | the best 640 of those 1,920 draws |
 | classifier, gilc | one gradient a step | at 3 steps; in between the last gradient is held |
+| classifier-2 | | at 2 steps, so with fewer calls |
 | smc | one score a step of each particle, one population | at 2 steps and the end |
 | tds | a score and a gradient a step of each particle, one population | at 3 steps, gradients held |
 | svdd | two proposals a step | two proposals at 3 steps |
 | sdpo | 8 completions of each of 256 noisy states, scored once | the same weights, 640 draws |
 | distill | 64 guided paths of 16 steps, whose gradients go into weights | the same weights, 640 draws |
 | distill-full | 128 guided paths, hence all calls, and twice the updates | the same weights, 640 draws |
-| drakes | at most 104 updates of 16 paths of 8 steps; alpha falls along the run | the same weights, 640 draws |
-| drakes-warm | 64 guided paths of 8 steps, distilled; then at most 96 updates as above | the same weights, 640 draws |
+| drakes | 128 updates of 16 paths of 8 steps, a run for each alpha | the same weights, 640 draws |
+| drakes-warm | 64 guided paths of 8 steps, distilled, then at most 96 updates; alpha falls | the same weights |
 
 **What the rows named drakes are.** `drakes` is the method of Wang et al. with the exact path KL, from the pretrained
 weights. `drakes-warm` is a variant of ours (`apps.bio.tune`: `warm` and `hold`): 512 of its 2,048 calls buy guided
@@ -46,45 +47,17 @@ from torch import Tensor, nn
 from apps.bio.data import Sequences
 from apps.bio.generate import SequenceModel
 from apps.bio.oracle import Oracle
-from apps.bio.tune import TuneTask, Tuning, checksum, straight
+from apps.bio.tune import checksum, straight
+from benchmarks._weights import ALPHAS, CALLS, LEAN, WEIGHTS, before, depends, keep, restore, spent, update
 from core.finetune import offline
 from core.finetune.base import Base
 from core.finetune.steer import STEERINGS, Steered
 from core.guide.classifier_free import mix
 from core.noise import Stream
-from core.plan import uniform_plan
 
 __all__ = ["ALPHAS", "CALLS", "FEW", "MANY", "SEEDS", "WEIGHTS", "Bench", "Cell", "Regime", "spent"]
 
-CALLS = 2048
 SEEDS = (0, 1, 2)
-DRAKES = (0.2, 0.1, 0.05, 0.045, 0.04)
-WARM = (0.04, 0.03, 0.02, 0.015, 0.0125)
-UPDATES = {"drakes": (32, 24, 24, 12, 12), "drakes-warm": (16, 16, 16, 24, 24)}
-ALPHAS = {"drakes": DRAKES, "drakes-warm": WARM}
-"""The alphas of a run of drakes, falling, and the updates at each."""
-
-SHARED: dict[str, Any] = {"batch": 16, "steps": 16, "truncate": 4, "kl_steps": 2}
-OWN: dict[str, dict[str, Any]] = {
-    "drakes": {"steps": 8, "truncate": 8, "lr": 5e-3, "draws": 8}, "sdpo": {"lr": 1e-3},
-    "drakes-warm": {"steps": 8, "truncate": 8, "kl_steps": 4, "lr": 1e-3, "draws": 8, "warm": CALLS // 4, "fits": 120,
-                    "guide": 0.0125, "hold": 0.01},
-}  # fmt: skip
-"""Settings of those that tune; those of drakes were chosen by the tuning oracle on other seeds.
-
-Its alphas fall until the draws of such a seed leave the range of the prior's own nats (0.04 does); at 0.035 and below
-the optimum p_pre exp(r / alpha) itself is an array of GC boxes, as 0.02 and 0.01 showed: 0.97 nats, 93 % G + C.
-"""
-
-LEAN = 60
-"""Updates that make the conditional copy of cfg, and those of sdpo."""
-
-AVERAGE = {"drakes": 0.0, "drakes-warm": 0.8}
-"""Decay of the average over updates that is kept of the weights at each alpha; 0 keeps the last."""
-
-DISTIL: dict[str, Any] = {"updates": 120, "batch": 48, "steps": 16, "pool": CALLS // 2, "lr": 3e-3}
-DISTILS = {"distill": DISTIL, "distill-full": {**DISTIL, "updates": 240, "pool": CALLS}}
-"""How guidance is distilled; the rate rises for a tenth of the updates, then falls to 0."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +101,12 @@ class Regime:
 FEW = Regime(64, 32, 0, 8, {
     "prior": (0.0,), "best-of-n": (0.0,), "classifier": (0.2, 0.05, 0.0125), "smc": (0.2, 0.05),
     "tds": (0.2, 0.05, 0.0125), "cfg": (2.0, 5.0), "svdd": (0.2, 0.05), "gilc": (0.2, 0.05, 0.0125),
-    "sdpo": (0.2, 0.05), "distill": (0.0125,), "distill-full": (0.02, 0.0125), "drakes": DRAKES, "drakes-warm": WARM,
+    "sdpo": (0.2, 0.05), "distill": (0.0125,), "distill-full": (0.02, 0.0125), **ALPHAS,
 })  # fmt: skip
 MANY = Regime(640, 8, 3, 2, {
-    "prior": (0.0,), "drakes": DRAKES, "classifier": (0.05, 0.00625), "smc": (0.05,),
+    "prior": (0.0,), "classifier": (0.05, 0.00625), "classifier-2": (0.05, 0.00625), "smc": (0.05,),
     "best-of-n": (0.0,), "best-of-all": (0.0,), "svdd": (0.05,), "tds": (0.0125,), "distill": (0.0125,),
-    "gilc": (0.0125,), "sdpo": (0.05,), "cfg": (5.0,), "distill-full": (0.02, 0.0125), "drakes-warm": WARM,
+    "gilc": (0.0125,), "sdpo": (0.05,), "cfg": (5.0,), "distill-full": (0.02, 0.0125), **ALPHAS,
 })  # fmt: skip
 
 
@@ -185,16 +158,10 @@ class Bench:
         return [checksum(self.model.net), checksum(self.reward.body)]
 
     def key(self, cell: Cell) -> str:
-        """What a cell depends on; one of drakes on the larger alphas before it."""
-        more: dict[str, list[Any]] = {"sdpo": [SHARED, OWN["sdpo"], LEAN], "cfg": [LEAN]}
-        more |= {method: [settings] for method, settings in DISTILS.items()}
-        if cell.method in ALPHAS:
-            ran, average = ALPHAS[cell.method].index(cell.strength) + 1, AVERAGE[cell.method]
-            alphas, updates = ALPHAS[cell.method][:ran], UPDATES[cell.method][:ran]
-            more[cell.method] = [SHARED, OWN[cell.method], alphas, updates, *([average] if average else [])]
+        """What a cell depends on."""
         size = [self.regime.samples, self.regime.steps, CALLS]
         size += [self.regime.asks, self.regime.draws] if self.regime.asks else []
-        settings = [*size, *more.get(cell.method, []), *self.weights]
+        settings = [*size, *depends(cell), *self.weights]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
 
     def stream(self, seed: int) -> Stream:
@@ -238,22 +205,16 @@ class Bench:
         return Steered(x, 0, 0, self.regime.samples * self.regime.steps)
 
 
-def before(cell: Cell) -> list[Cell]:
-    """Return the cells at larger alphas that one of drakes goes on from."""
-    alphas = ALPHAS[cell.method]
-    return [replace(cell, strength=a) for a in alphas[: alphas.index(cell.strength)]]
-
-
 def steered(bench: Bench, cell: Cell) -> tuple[Steered, int]:
     """Draw by a method of `core.finetune.steer`."""
     samples, asks = bench.regime.samples, bench.regime.asks
     half, often = samples // 2, {"alpha": cell.strength, "asks": asks}
     options: dict[str, dict[str, Any]] = {
-        "classifier": often, "smc": {**often, "particles": samples},
+        "classifier": often, "classifier-2": {**often, "asks": 2}, "smc": {**often, "particles": samples},
         "tds": {**often, "particles": half}, "svdd": {**often, "proposals": 2}, "gilc": often,
     }  # fmt: skip
     one = {"draws": 1} if cell.method in {"smc", "tds", "gilc"} else {}
-    way = STEERINGS[cell.method](**options[cell.method], **one)
+    way = STEERINGS[cell.method.removesuffix("-2")](**options[cell.method], **one)
     n = half if cell.method in {"svdd", "tds"} else samples
     return way(bench.base, bench.reward, n, bench.stream(cell.seed)), 0
 
@@ -295,77 +256,6 @@ def guided(bench: Bench, cell: Cell) -> tuple[Steered, int]:
     return bench.plain(Leaning(bench.base.network, leaning, cell.strength), cell.seed), 0  # type: ignore[arg-type]
 
 
-def sdpo_weights(bench: Bench, cell: Cell) -> Path:
-    """Return the weights tuned by SDPO on completions scored once, tuned where they are not kept yet."""
-    path = bench.few.path(cell, ".pt.npz")
-    if not path.is_file():
-        shared = {**SHARED, **OWN["sdpo"], "seed": cell.seed}
-        task = TuneTask(bench.few.base, bench.reward, Tuning("sdpo", cell.strength, LEAN, pool=CALLS, **shared))
-        module = task.module()
-        optimizer = torch.optim.Adam(module.parameters(), task.tuning.lr)
-        for step in range(LEAN):
-            update(module, optimizer, task.loss(module, task.batch(step, 0, 1), step)[0])
-        keep(module, path)
-    return path
-
-
-def distilled_weights(bench: Bench, cell: Cell) -> Path:
-    """Return the weights into which guidance was distilled, tuned where they are not kept yet."""
-    path, settings = bench.few.path(cell, ".pt.npz"), DISTILS[cell.method]
-    if not path.is_file():
-        base = replace(bench.few.base, plan=uniform_plan(settings["steps"]))
-        task = TuneTask(base, bench.reward, Tuning("distill", cell.strength, **settings, seed=cell.seed))
-        module = task.module()
-        fit(task, module, settings["updates"])
-        keep(module, path)
-    return path
-
-
-def fit(task: TuneTask, module: nn.Module, total: int) -> None:
-    """Distill guidance into a network by the first `total` updates of a task."""
-    optimizer = torch.optim.Adam(module.parameters(), DISTIL["lr"])
-    for step in range(total):
-        optimizer.param_groups[0]["lr"] = DISTIL["lr"] * min(1.0, 10 * (step + 1) / total) * (1 - step / total)
-        update(module, optimizer, task.loss(module, task.batch(step, 0, 1), step)[0])
-
-
-def drakes_weights(bench: Bench, cell: Cell) -> Path:
-    """Return the weights tuned by DRAKES from where the next larger alpha ended, tuned where they are not kept yet."""
-    path, earlier, updates = bench.few.path(cell, ".pt.npz"), before(cell), UPDATES[cell.method]
-    if not path.is_file():
-        base = replace(bench.few.base, plan=uniform_plan(OWN[cell.method]["steps"]))
-        options, at = {**SHARED, **OWN[cell.method], "seed": cell.seed}, len(earlier)
-        task = TuneTask(base, bench.reward, Tuning("drakes", cell.strength, updates[at], **options))
-        module = task.module()
-        if earlier:
-            restore(module, drakes_weights(bench, earlier[-1]))
-        else:
-            fit(task, module, task.tuning.fitting)
-        optimizer, first = torch.optim.Adam(module.parameters(), task.tuning.lr), sum(updates[:at])
-        mean = copy.deepcopy(module)
-        for step in range(task.tuning.fitting + first, task.tuning.fitting + first + updates[at]):
-            loss, figures = task.loss(module, task.batch(step, 0, 1), step)
-            update(module, optimizer, loss)
-            for average, value in zip(mean.parameters(), module.parameters(), strict=True):
-                average.data.lerp_(value.data, 1 - AVERAGE[cell.method])
-            print(f"{cell.name} {step}: {figures}", flush=True)
-        keep(mean, path)
-    return path
-
-
-WEIGHTS: dict[str, Callable[[Bench, Cell], Path]] = {
-    "sdpo": sdpo_weights, **dict.fromkeys(DISTILS, distilled_weights), **dict.fromkeys(ALPHAS, drakes_weights)
-}  # fmt: skip
-
-
-def spent(cell: Cell) -> int:
-    """Return the reward calls that went into a cell's weights, those of a warm start included."""
-    if cell.method not in ALPHAS:
-        return {"sdpo": CALLS}.get(cell.method) or DISTILS[cell.method]["pool"]
-    own, ran = OWN[cell.method], sum(UPDATES[cell.method][: len(before(cell)) + 1])
-    return own.get("warm", 0) // own["steps"] * own["steps"] + SHARED["batch"] * ran
-
-
 def tuned(bench: Bench, cell: Cell) -> tuple[Steered, int]:
     """Draw from tuned weights."""
     module = copy.deepcopy(bench.base.network)
@@ -376,23 +266,3 @@ def tuned(bench: Bench, cell: Cell) -> tuple[Steered, int]:
 METHODS: dict[str, Callable[[Bench, Cell], tuple[Steered, int]]] = {
     "prior": prior, "cfg": guided, "best-of-n": best, "best-of-all": best, **dict.fromkeys(WEIGHTS, tuned),
 }  # fmt: skip
-
-
-def update(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Make one clipped gradient step."""
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-    optimizer.step()
-
-
-def keep(module: nn.Module, path: Path) -> None:
-    """Write the trained parameters."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **{k: v.detach().numpy() for k, v in module.named_parameters()})  # type: ignore[arg-type]
-
-
-def restore(module: nn.Module, path: Path) -> None:
-    """Read trained parameters."""
-    with np.load(path) as stored:
-        module.load_state_dict({k: torch.from_numpy(stored[k]) for k in stored.files}, strict=False)

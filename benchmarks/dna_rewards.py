@@ -10,6 +10,11 @@ Two tables, the same calls in all: **few**, 64 sequences that may each be asked 
 Wang et al. 2024, about 3 times each, where methods that ask for each sample hold a gradient over several steps. What
 was tuned is the same in both: its calls go into weights, and further sequences ask nothing.
 
+From `many` follows what the same calls do for more sequences still (`library`, up to the 6,400 of an assay's
+library): what is tuned draws all of them; a method that asks for each sample serves those that its calls pay for, the
+rest are the prior's own, and copies of what was paid for do not count. `classifier-2` asks at two steps, and once for
+all at the first, where all samples are alike: the cheapest guidance there is.
+
 **Fewer nats are no merit.** Arrays of one word (GGGGCGGGG...) are likelier under the model than any promoter. Where
 points are compared a gain in nats counts as none, and a point counts only if it is *typical*: nine in ten of its
 sequences have nats within the middle 98 % of real held-out sequences. What composition alone earns is shown as
@@ -43,7 +48,8 @@ from apps.bio import oracle as o
 from apps.bio.baselines import shuffled
 from apps.bio.metrics import complexity, diversity, enrichment_correlation, gc_content, novelty
 from apps.bio.tune import checksum
-from benchmarks._steering import ALPHAS, CALLS, FEW, MANY, SEEDS, WEIGHTS, Bench, Cell, Regime
+from benchmarks._steering import FEW, MANY, SEEDS, Bench, Cell, Regime
+from benchmarks._weights import ALPHAS, CALLS, WEIGHTS
 from benchmarks.dna_oracles import oracles, sequences
 from benchmarks.harness import Bar, Result
 from core.errors import DataError
@@ -53,6 +59,15 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL, CACHE = ROOT / "runs" / "bio" / "lentimpra", ROOT / ".cache" / "dna_rewards"
 WORST = 0.2
 """Loss of nats per base at which the hypervolume ends."""
+
+LIBRARY = (640, 1280, 2560, 6400)
+"""Sequences that the calls of `many` have to do for; the last is what is judged."""
+
+ONCE = {"classifier-2": 1}
+"""Calls that one more sequence asks, where steps at which all sequences are alike ask once for all."""
+
+OURS = ("distill", "distill-full")
+"""Methods that no paper has proposed for this: guidance distilled into weights."""
 
 TUNED = ("prior", "cfg", *WEIGHTS)
 """Methods whose further samples ask the reward nothing."""
@@ -83,21 +98,25 @@ def typical(shared: Bench) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def judged(shared: Bench, judges: dict[str, o.Oracle], cell: Cell, between: tuple[float, float]) -> dict[str, float]:
-    """Return the figures of one cell (`figures`), kept beside its sequences."""
+def judged(shared: Bench, judges: dict[str, o.Oracle], cell: Cell, between: tuple[float, float]) -> dict[str, Any]:
+    """Return the figures of one cell (`figures`) and, under `each`, those of its sequences, kept beside them."""
     own = [inspect.getsource(figures), between, *(checksum(judge.body) for judge in judges.values())]
     kept = shared.path(cell, f"-judged-{hashlib.sha256(repr(own).encode()).hexdigest()[:8]}.json")
     if not kept.is_file():
-        row = figures(shared, judges, cell, between)
-        kept.write_text(json.dumps(row))
+        x, counts = shared.fill(cell)
+        each = {role: judge.score(x).tolist() for role, judge in judges.items()} | {"elbo": counts["elbo"]}
+        row = figures(shared, judges, cell, between, each)
+        kept.write_text(json.dumps({**row, "each": each}))
     return json.loads(kept.read_text())
 
 
-def figures(shared: Bench, judges: dict[str, o.Oracle], cell: Cell, between: tuple[float, float]) -> dict[str, float]:
+def figures(
+    shared: Bench, judges: dict[str, o.Oracle], cell: Cell, between: tuple[float, float], each: dict[str, list[float]]
+) -> dict[str, float]:
     """Return the figures of one cell; `between` are the nats per base that count as typical."""
     x, counts = shared.fill(cell)
-    train, nats = shared.data.tokens[shared.data.part == 0], np.array(counts["elbo"])
-    row = {role: float(judge.score(x).median()) for role, judge in judges.items()}
+    train, nats = shared.data.tokens[shared.data.part == 0], np.array(each["elbo"])
+    row = {role: float(torch.tensor(each[role]).median()) for role in judges}
     control = judges["evaluation"].score(torch.from_numpy(shuffled(x.numpy(), cell.seed)))
     return row | {
         "elbo": float(nats.mean()), "typical": float(((nats >= between[0]) & (nats <= between[1])).mean()),
@@ -123,7 +142,7 @@ def rows(shared: Bench, judges: dict[str, o.Oracle], between: tuple[float, float
         for strength in strengths:
             cells = [c for c in shared.regime.cells if (c.method, c.strength) == (method, strength)]
             found = [judged(shared, judges, c, between) for c in cells]
-            mean = {k: float(np.mean([f[k] for f in found])) for k in found[0]}
+            mean = {k: float(np.mean([f[k] for f in found])) for k in found[0] if k != "each"}
             spread = {f"{k}_std": float(np.std([f[k] for f in found], ddof=1)) for k in ("evaluation", "elbo")}
             table[f"{method} {strength:g}" if strength else method] = mean | spread
     for name, row in table.items():
@@ -139,6 +158,38 @@ def hacking(row: dict[str, float], prior: dict[str, float], judges: dict[str, o.
             "retained": gain["evaluation"] / gain["tuning"] if gain["tuning"] else 0.0}  # fmt: skip
 
 
+def library(shared: Bench, judges: dict[str, o.Oracle], between: tuple[float, float], size: int) -> dict[str, Any]:
+    """Return the table of `size` sequences for the calls of `many`: those that a point's calls pay for, and the prior.
+
+    Its columns are what points are compared by (`values`) and `share`, how many of the sequences were paid for.
+    """
+    table: dict[str, dict[str, float]] = {}
+    prior = {c.seed: judged(shared, judges, c, between)["each"] for c in shared.regime.cells if c.method == "prior"}
+    for cell in shared.regime.cells:
+        row = judged(shared, judges, cell, between)
+        asked = 0.0 if cell.method in TUNED else ONCE.get(cell.method, row["calls"] / row["samples"])
+        share = min(1.0, CALLS / (asked * size)) if asked else 1.0
+        found = mixture(row["each"], prior[cell.seed], share, between) | {"share": share}
+        rows = table.setdefault(f"{cell.method} {cell.strength:g}" if cell.strength else cell.method, {})
+        for name, value in found.items():
+            rows[name] = rows.get(name, 0.0) + value / len(SEEDS)
+    for row in table.values():
+        row["elbo_loss"] = row["elbo"] - table["prior"]["elbo"]
+    return table
+
+
+def mixture(
+    own: dict[str, list[float]], rest: dict[str, list[float]], share: float, between: tuple[float, float]
+) -> dict[str, float]:
+    """Return medians and means of sequences of which a share is like `own` and the rest like `rest`."""
+    weight = np.concatenate([np.full(len(v["elbo"]), w / len(v["elbo"])) for v, w in ((own, share), (rest, 1 - share))])
+    both = {k: np.concatenate([own[k], rest[k]]) for k in own}
+    nats = both["elbo"]
+    typical = ((nats >= between[0]) & (nats <= between[1])) @ weight
+    middle = {k: float(np.quantile(v, 0.5, weights=weight, method="inverted_cdf")) for k, v in both.items()}
+    return middle | {"elbo": float(nats @ weight), "typical": float(typical)}
+
+
 def values(row: dict[str, float], more: tuple[str, ...] = (), by: str = "evaluation") -> np.ndarray:
     """Return what points are compared by, more is better; nats below the prior's own gain nothing."""
     return np.array([row[by], -max(row["elbo_loss"], 0.0), *(row[k] for k in more)])
@@ -151,11 +202,20 @@ def rivals(method: str, name: str) -> bool:
 
 
 def dominated(
-    table: dict[str, dict[str, float]], method: str = "drakes", more: tuple[str, ...] = (), by: str = "evaluation"
-) -> dict[str, list[str]]:
-    """Return for each typical point of a method of `ALPHAS` the typical points of its rivals that dominate it."""
+    table: dict[str, dict[str, float]], method: str = "drakes", more: tuple[str, ...] = (), by: str = "evaluation",
+    but: tuple[str, ...] = (),
+) -> dict[str, list[str]]:  # fmt: skip
+    """Return for each typical point of a method of `ALPHAS` the typical points of its rivals that dominate it.
+
+    Args:
+        table: points by name.
+        method: whose.
+        more: further columns that count, more is better.
+        by: the oracle that counts.
+        but: methods that do not count.
+    """
     points = {k: values(row, more, by) for k, row in table.items() if row["typical"] >= TYPICAL}
-    others = {k: v for k, v in points.items() if rivals(method, k)}
+    others = {k: v for k, v in points.items() if rivals(method, k) and k.split()[0] not in but}
     return {
         name: [k for k, v in others.items() if (v >= own).all() and (v > own).any()]
         for name, own in points.items() if name.split()[0] == method
@@ -214,6 +274,17 @@ def bars(part: dict[str, Any], method: str, regime: Regime, level: float, measur
     ]  # fmt: skip
 
 
+def library_bars(tables: dict[str, dict[str, Any]], method: str) -> list[Bar]:
+    """Return what is asked of a method of `ALPHAS` in the largest library."""
+    size, table = list(tables.items())[-1]
+    counts = {"published": dominated(table, method, but=OURS), "other": dominated(table, method)}
+    return [
+        Bar(f"{NAMES[method]} at 5 alphas, library of {size}: typical points that no {kind} method dominates",
+            float(sum(not v for v in found.values())), ">=", 1)
+        for kind, found in counts.items()
+    ]  # fmt: skip
+
+
 def run(full: bool = False) -> Result:
     """Fill the two tables."""
     torch.set_num_threads(1)
@@ -223,16 +294,18 @@ def run(full: bool = False) -> Result:
     predicted = judges["evaluation"].score(real.tokens).numpy()
     level, measured = float(np.quantile(predicted, 0.95)), float(np.quantile(real.labels, 0.95))
     few, many = (shown(regime, judges, between) for regime in (FEW, MANY))
+    libraries = {str(size): library(bench(MANY), judges, between, size) for size in LIBRARY}
     found: dict[str, Any] = {
-        "few": few, "many": many, "typical_between": between, "real_95_predicted": level, "real_95_measured": measured,
+        "few": few, "many": many, "library": libraries, "typical_between": between, "real_95_predicted": level,
+        "real_95_measured": measured,
     }  # fmt: skip
     notes = (
         f"few: {FEW.samples} samples in {FEW.steps} steps; many: {MANY.samples} in {MANY.steps}; about {CALLS} reward "
         f"calls (scores and gradients) in all for every method of either, {len(SEEDS)} seeds. The "
         "percentile is of the evaluation oracle's predictions for real sequences that it never learned from: a "
         "regression predicts less spread than it is measured (real_95_measured). alpha is chosen by tuning reward "
-        "and nats; the two judges chose nothing. The DRAKES points of one seed are one run with falling alpha, the "
-        "same weights in both tables; its seconds include all tuning before. The "
+        "and nats; the two judges chose nothing. Each DRAKES point spends all calls in a run of its own, those of the "
+        "variant are one run with falling alpha; the same weights in both tables, seconds with all tuning before. The "
         "reference chain carries no gradient in classifier, tds and drakes. cfg uses measured labels, no reward call. "
         "calls_of_the_next is what one more sample would ask. best-of-all shares the draws of best-of-n: its seconds "
         "are those of choosing. The points that tds and smc dominate with are copies of one ancestor (diversity). "
@@ -247,5 +320,5 @@ def run(full: bool = False) -> Result:
     asked = [
         bar for method in ALPHAS for regime, part in ((FEW, few), (MANY, many))
         for bar in bars(part, method, regime, level, measured)
-    ]  # fmt: skip
+    ] + [bar for method in ALPHAS for bar in library_bars(libraries, method)]  # fmt: skip
     return Result(found, asked, units, peers, 0, notes)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from benchmarks import dna_rewards
-from benchmarks._steering import ALPHAS, CALLS, FEW, MANY, OWN, SHARED, UPDATES, WEIGHTS, Cell, before, spent
+from benchmarks._steering import FEW, MANY, Cell
+from benchmarks._weights import ALPHAS, CALLS, OWN, SHARED, UPDATES, WEIGHTS, before, depends, falling, spent
 
 
 def test_no_tuning_asks_more_than_its_calls_the_warm_start_included() -> None:
@@ -15,7 +17,16 @@ def test_no_tuning_asks_more_than_its_calls_the_warm_start_included() -> None:
     last = Cell("drakes-warm", ALPHAS["drakes-warm"][-1], 0)
     assert spent(last) == OWN["drakes-warm"]["warm"] + SHARED["batch"] * sum(UPDATES["drakes-warm"]) == CALLS
     assert [c.strength for c in before(last)] == list(ALPHAS["drakes-warm"][:-1])
-    assert spent(Cell("drakes", ALPHAS["drakes"][0], 0)) == SHARED["batch"] * UPDATES["drakes"][0]
+    for alpha in ALPHAS["drakes"]:  # a run of its own, which spends them all
+        own = Cell("drakes", alpha, 0)
+        assert spent(own) == CALLS and not before(own)
+        assert alpha in sum(depends(own)[2], []) and len(depends(own)[2]) == 1
+    assert len(depends(last)[2]) == len(ALPHAS["drakes-warm"])
+
+
+def test_the_rate_rises_for_a_tenth_and_falls_to_nothing() -> None:
+    rate = [falling(step, 100) for step in range(100)]
+    assert rate[0] == 0.1 and int(np.argmax(rate)) == 9 and 0 < rate[-1] < 0.011
 
 
 def point(evaluation: float, loss: float = 0.0, typical: float = 1.0) -> dict[str, float]:
@@ -49,3 +60,26 @@ def test_a_point_that_ties_dominates_nothing() -> None:
     assert dna_rewards.dominated({"drakes 0.2": point(1.0), "smc 0.2": point(1.0, -0.1)}) == {"drakes 0.2": []}
     assert dna_rewards.dominated({"drakes 0.2": point(1.0, 0.1), "smc 0.2": point(1.0)}) == {"drakes 0.2": ["smc 0.2"]}
     assert dna_rewards.rivals("drakes-warm", "drakes 0.2") and not dna_rewards.rivals("drakes", "drakes-warm 0.02")
+
+
+def test_a_library_is_what_was_paid_for_and_the_prior() -> None:
+    own = {"evaluation": [2.0] * 4, "elbo": [1.0, 1.0, 1.0, 9.0]}
+    rest = {"evaluation": [float(v) for v in range(101)], "elbo": [1.2] * 101}
+    whole = dna_rewards.mixture(own, rest, 1.0, (0.9, 1.3))
+    assert whole == {"evaluation": 2.0, "elbo": 3.0, "typical": 0.75}
+    none = dna_rewards.mixture(own, rest, 0.0, (0.9, 1.3))
+    assert none == pytest.approx({"evaluation": 50.0, "elbo": 1.2, "typical": 1.0})
+    part = dna_rewards.mixture(own, rest, 0.25, (0.9, 1.3))
+    drawn = np.repeat([*own["evaluation"], *rest["evaluation"]], [101] * 4 + [12] * 101)  # 404, 1,212
+    assert part["evaluation"] == np.sort(drawn)[len(drawn) // 2 - 1]
+    assert part["elbo"] == pytest.approx(0.25 * 3.0 + 0.75 * 1.2) and part["typical"] == pytest.approx(0.9375)
+
+
+def test_methods_that_do_not_count_dominate_nothing() -> None:
+    rows = {"drakes 0.2": point(1.0), "distill 0.0125": point(2.0), "tds 0.2": point(1.5)}
+    assert dna_rewards.dominated(rows) == {"drakes 0.2": ["distill 0.0125", "tds 0.2"]}
+    assert dna_rewards.dominated(rows, but=dna_rewards.OURS) == {"drakes 0.2": ["tds 0.2"]}
+    bars = dna_rewards.library_bars({"640": {}, "6400": rows}, "drakes")
+    assert [(b.figure, "6400" in b.claim) for b in bars] == [(0.0, True), (0.0, True)]
+    rows["tds 0.2"] = point(0.5)
+    assert [b.figure for b in dna_rewards.library_bars({"6400": rows}, "drakes")] == [1.0, 0.0]
