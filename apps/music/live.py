@@ -79,6 +79,7 @@ class Snapshot:
     steps: int
     rest: Tensor
     asked: dict[str, Tensor]
+    bpm: float
     attack: Tensor | None = None
 
 
@@ -264,10 +265,11 @@ class LiveSession:
     def snapshot(self) -> Snapshot:
         """Return a copy of the state; what was heard of a musician is no part of it."""
         return Snapshot(self.context.copy(), self.player.copy(), self.number, self.sample, self.now, self.rest.clone(),
-                        dict(self.asked), self.attack)  # fmt: skip
+                        dict(self.asked), self.bpm, self.attack)  # fmt: skip
 
     def restore(self, state: Snapshot) -> None:
         """Go back to a state; what follows is what followed then."""
         self.context, self.player = state.context.copy(), state.player.copy()
         self.number, self.sample, self.now = state.number, state.sample, state.steps
         self.rest, self.asked, self.attack = state.rest.clone(), dict(state.asked), state.attack
+        self.bpm = state.bpm

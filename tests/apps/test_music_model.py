@@ -82,6 +82,18 @@ def test_a_snapshot_is_gone_back_to(model: MusicModel) -> None:
     assert torch.equal(torch.cat([session.block().audio for _ in range(2)]), first)
 
 
+def test_a_snapshot_keeps_the_tempo(model: MusicModel) -> None:
+    session = model.live(0, steps=1, bpm=110.0)
+    state = session.snapshot()
+    first = session.block()
+    session.ask(bpm=200.0)
+    session.block()
+    session.restore(state)
+    again = session.block()
+    assert session.bpm == 110.0 and again.deadline_ms == first.deadline_ms
+    assert torch.equal(again.audio, first.audio)
+
+
 def test_what_is_asked_takes_effect_with_the_next_block(model: MusicModel) -> None:
     same, other = (model.live(1, steps=2) for _ in range(2))
     a, b = same.block(), other.block()
