@@ -35,8 +35,9 @@ from scipy.sparse import csr_matrix, diags, identity
 from torch import Tensor
 
 from apps.pde import metrics
+from apps.pde.dynamics import finite
 from apps.pde.operators import SparseMap
-from core.errors import CheckpointError
+from core.errors import CheckpointError, QuintetError
 from core.noise import Stream
 
 if TYPE_CHECKING:
@@ -209,6 +210,9 @@ def conform(
         seed: of their noise.
         frames: states that are compared. blocks: of them, each with a scale of its own.
         stride: length of a step, in states.
+
+    Raises:
+        QuintetError: members left what is finite, so that no scale covers the truth.
     """
     steps = (valid.states.shape[1] - 1) // stride
     every = max(1, steps // frames)
@@ -217,6 +221,9 @@ def conform(
     given = {k: torch.from_numpy(v).float()[:, None] for k, v in valid.parameters.items()}
     plain = replace(spread, least=0.0, times=(), scale=())
     own = members(net, start, steps, plain, n, seed, float(valid.times[0]), given, every, stride)[:, :, 1:]
+    if lost := sum(not all(map(finite, each)) for each in own):
+        raise QuintetError(f"members are not finite on {lost} of {len(own)} validation trajectories", field="ensemble",
+                           hint="train with longer windows")  # fmt: skip
     free = net.free.cpu().numpy()
     own, truth = own[..., free, :].astype(np.float64), truth[..., free, :]
     noise = Stream(seed, torch.arange(n)).fold(5).normal(*valid.states.shape[2:]).to(start)

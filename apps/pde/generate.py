@@ -182,12 +182,20 @@ class FieldModel:
         """Return mean and spread of perturbed roll-outs, and the members [M, T, N, C].
 
         `spread` says how they differ, the calibrated one by default; all is a function of (seed, members).
+
+        Raises:
+            UsageError: a parameter is unknown, or there is no calibrated spread and none can be made here.
+            QuintetError: members left what is finite; the line says when and how many.
         """
         net = self.net
         u = torch.as_tensor(np.asarray(start, np.float32))[None].to(net.points.device)
         given = self._given(parameters)
         states = draw_members(net, u, steps, spread or self.spread, members, seed, t, given, every)[0]
         times = t + np.arange(states.shape[1]) * every * net.dt * net.substeps
+        if lost := sum(not finite(one) for one in states):
+            first = next(s for k, s in enumerate(times) if not finite(states[:, k]))
+            raise QuintetError(f"{lost} of {members} members are not finite from t = {first:g} on", field="ensemble",
+                               hint="take less noise, fewer steps or a model trained with longer windows")  # fmt: skip
         fields = Fields(self.mesh, net.system.fields, times, states.mean(0), states.std(0, ddof=1))
         return fields, states
 

@@ -13,9 +13,10 @@ from apps.pde import ensemble, metrics, shapes, states
 from apps.pde.baselines import gappy_pod, pod
 from apps.pde.data import Trajectories
 from apps.pde.dynamics import Dynamics
-from apps.pde.model import ModelConfig
+from apps.pde.generate import FieldModel
+from apps.pde.model import ModelConfig, Recipe
 from apps.pde.systems import system
-from core.errors import CheckpointError, UsageError
+from core.errors import CheckpointError, QuintetError, UsageError
 
 MESH = shapes.make("hole", 120)
 
@@ -137,3 +138,15 @@ def test_conformal_scale_covers_and_travels(tmp_path: Path) -> None:
     (tmp_path / "spread.json").write_text('{"start": 0}')
     with pytest.raises(CheckpointError, match="damaged"):
         ensemble.read(tmp_path)
+
+
+def test_members_that_leave_what_is_finite_are_refused() -> None:
+    net = Dynamics(ModelConfig(kind="operators", knowledge="full"), system("burgers", "hole"), MESH, 0.01)
+    model, start = FieldModel(net, Recipe()), cycle().states[0, 0] * 0.1
+    with pytest.raises(QuintetError, match=r"3 of 3 members are not finite from t = 0\.\d+ on; .*noise"):
+        model.ensemble(start, 30, 3, ensemble.Spread(start=800.0))
+    assert np.isfinite(model.ensemble(start, 30, 3, ensemble.Spread(start=0.01))[0].spread).all()
+    truth = np.repeat(cycle().states[:, :1] * 800, 8, 1)  # from here each member of any spread blows up
+    data = Trajectories(MESH, ("u", "v"), np.arange(8) * 0.01, truth, {})
+    with pytest.raises(QuintetError, match="members are not finite on 2 of 2 validation trajectories"):
+        ensemble.conform(net, data, ensemble.Spread(tendency=0.1), n=2)
