@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from apps.pde.model import DataConfig
 from apps.pde.systems import System, system
 from core.errors import DataError, UsageError
 
-__all__ = ["Splits", "Trajectories", "folder", "load", "posed", "simulate", "splits", "units"]
+__all__ = ["Splits", "Trajectories", "equations", "folder", "interval", "load", "posed", "simulate", "splits", "units"]
 
 COUNTS = ("file", "cache", "train", "valid", "test", "reynolds", "reynolds_valid", "reynolds_test", "substeps")
 Say = Callable[[str], None]
@@ -131,14 +132,27 @@ def load(path: Path | str) -> Trajectories:
     """Read what `Trajectories.save` wrote.
 
     Raises:
-        DataError: missing or not such a file.
+        DataError: missing or not such a file, or its states do not follow each other at equal times.
     """
     a = _read(Path(path))
     if lacking := {"points", "triangles", "period", "times", "states", "fields"} - set(a):
         message = f"not a data set of `quintet pde simulate` (no {min(lacking)})"
         raise DataError(message, field="file", value=str(path))
+    _even(a["times"], a["states"], path)
     fields = tuple(str(f) for f in a["fields"])
     return Trajectories(_mesh(a), fields, a["times"], a["states"], _named(a, "parameter:"), _named(a, "extra:"))
+
+
+def _even(times: np.ndarray, states: np.ndarray, path: Path | str) -> None:
+    """Refuse times [T] that are not those of states [n, T, N, C], or not equally far apart up to rounding."""
+    if states.ndim != 4 or times.shape != states.shape[1:2] or len(times) < 2:
+        message = f"needs times [T] of states [n, T, N, C], two at least; they are {times.shape} of {states.shape}"
+        raise DataError(message, field="file", value=str(path))
+    step, last = np.diff(times.astype(float)), float(np.abs(times).max())
+    slack = 1e-3 * step[0] + 4 * last * (np.finfo(times.dtype).eps if times.dtype.kind == "f" else 0)
+    if not (step.min() > 0 and np.ptp(step) <= slack):
+        message = f"states follow each other after {step.min():g} to {step.max():g}, which must be one positive time"
+        raise DataError(message, field="times", value=str(path), hint="interpolate them at equal times")
 
 
 @dataclass(eq=False)
@@ -151,6 +165,28 @@ class Splits:
     test: Trajectories
 
 
+def equations(config: DataConfig) -> System:
+    """Return the system of a recipe with the recipe's parameters and boundary conditions.
+
+    Raises:
+        UsageError: unknown system, shape or parameter.
+    """
+    own = system(config.system, config.shape)
+    for name in config.parameters:
+        if name not in own.parameters:
+            raise UsageError("no such parameter", field=f"parameters.{name}", choices=own.parameters)
+    return dataclasses.replace(own, parameters={**own.parameters, **config.parameters},
+                               boundary={**own.boundary, **config.boundary})  # fmt: skip
+
+
+def interval(config: DataConfig, whole: Trajectories) -> float:
+    """Return the time between two states of a recipe whose trajectories are those of a file.
+
+    It is the file's, in the recipe's own digits where the two are one number up to rounding.
+    """
+    return config.dt if math.isclose(config.dt, whole.dt, rel_tol=1e-6) else whole.dt
+
+
 def posed(config: DataConfig) -> tuple[System, Mesh]:
     """Return the system and the mesh of a recipe.
 
@@ -158,11 +194,7 @@ def posed(config: DataConfig) -> tuple[System, Mesh]:
         UsageError: unknown system, shape, boundary part or parameter.
         DataError: the mesh file is missing or malformed.
     """
-    own = system(config.system, config.shape)
-    for name in config.parameters:
-        if name not in own.parameters:
-            raise UsageError("no such parameter", field=f"parameters.{name}", choices=own.parameters)
-    own = dataclasses.replace(own, parameters={**own.parameters, **config.parameters})
+    own = equations(config)
     if config.mesh:
         mesh = read_mesh(config.mesh, (own.size, own.size) if own.shape == "square" else (0.0, 0.0))
         boundary = config.boundary or own.boundary
@@ -171,7 +203,7 @@ def posed(config: DataConfig) -> tuple[System, Mesh]:
     if own.size != 1:
         period = (mesh.period[0] * own.size, mesh.period[1] * own.size)
         mesh = Mesh(mesh.points * own.size, mesh.triangles, mesh.groups, period)
-    return _bounded(dataclasses.replace(own, boundary={**own.boundary, **config.boundary}), mesh), mesh
+    return _bounded(own, mesh), mesh
 
 
 def _bounded(own: System, mesh: Mesh) -> System:
@@ -240,11 +272,9 @@ def splits(config: DataConfig, seed: int) -> Splits:
         UsageError, DataError: as `posed`, `load` and `simulate`; a part is empty.
     """
     if config.file:
-        whole, own = load(config.file), system(config.system, config.shape)
+        whole, own = load(config.file), equations(config)
         if whole.fields != own.fields:
             raise DataError("holds other fields than the system", field="file", value=whole.fields, choices=own.fields)
-        own = dataclasses.replace(own, parameters={**own.parameters, **config.parameters},
-                                  boundary={**own.boundary, **config.boundary})  # fmt: skip
         return _split(config, own, whole)
     if empty := [part for part, rows in truth.labels(config).items() if not rows]:
         raise DataError("needs one trajectory at least", field=f"data.{empty[0]}", value=0)

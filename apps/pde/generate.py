@@ -210,18 +210,22 @@ def restore(name: str | Path, mesh: str = "", device: str = "cpu") -> FieldModel
 
 
 def build(recipe: Recipe, weights: Mapping[str, torch.Tensor], mesh: str = "", device: str = "cpu") -> FieldModel:
-    """Return the model of a recipe with given weights, on its own mesh or another."""
-    from apps.pde.data import load
+    """Return the model of a recipe with given weights, on its own mesh or another.
+
+    The mesh and the time between states are those of the recipe's file where it has one; on another mesh the model does
+    without the file.
+    """
+    from apps.pde.data import equations, interval, load
 
     d = recipe.data
-    if d.file and not mesh:
-        whole = load(d.file)
-        own, grid = posed(dataclasses.replace(d, file="", mesh="", nodes=30))[0], whole.mesh
+    whole = load(d.file) if d.file and (not mesh or Path(d.file).is_file()) else None
+    if whole is not None and not mesh:
+        own, grid = equations(d), whole.mesh
     else:
         own, grid = posed(dataclasses.replace(d, mesh=mesh or d.mesh))
     if mesh:
         grid = read_mesh(mesh, grid.period)
-    net = Dynamics(recipe.model, own, grid, d.dt, d.substeps)
+    net = Dynamics(recipe.model, own, grid, interval(d, whole) if whole is not None else d.dt, d.substeps)
     fill(net, weights, "checkpoint")
     seen = {"Re": (min(d.reynolds), max(d.reynolds))} if d.reynolds else {}
     return FieldModel(net.eval().to(device), recipe, seen)

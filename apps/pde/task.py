@@ -11,14 +11,14 @@ reaches the physics.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from apps.pde.data import Splits, splits, units
+from apps.pde.data import Splits, interval, splits, units
 from apps.pde.dynamics import Dynamics
 from apps.pde.model import Recipe
 from core.errors import UsageError
@@ -157,6 +157,12 @@ class FieldTask:
 
 
 def make(recipe: Recipe) -> FieldTask:
-    """Return the task of a recipe."""
+    """Return the task of a recipe.
+
+    `data.dt` becomes that of the recipe's file where it has one: a checkpoint keeps the recipe, so that its model steps
+    as it was trained to when the file is gone.
+    """
     found = splits(recipe.data, recipe.seed)
-    return FieldTask(recipe, replace(found))
+    if recipe.data.file:
+        recipe.data.dt = interval(recipe.data, found.train)
+    return FieldTask(recipe, found)

@@ -145,7 +145,7 @@ def test_members_that_leave_what_is_finite_are_refused() -> None:
     model, start = FieldModel(net, Recipe()), cycle().states[0, 0] * 0.1
     with pytest.raises(QuintetError, match=r"3 of 3 members are not finite from t = 0\.\d+ on; .*noise"):
         model.ensemble(start, 30, 3, ensemble.Spread(start=800.0))
-    assert np.isfinite(model.ensemble(start, 30, 3, ensemble.Spread(start=0.01))[0].spread).all()
+    assert np.isfinite(model.ensemble(start, 30, 3, ensemble.Spread(start=0.01))[1]).all()
     truth = np.repeat(cycle().states[:, :1] * 800, 8, 1)  # from here each member of any spread blows up
     data = Trajectories(MESH, ("u", "v"), np.arange(8) * 0.01, truth, {})
     with pytest.raises(QuintetError, match="members are not finite on 2 of 2 validation trajectories"):
