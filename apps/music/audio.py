@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apps.music.files import whole
 from apps.music.synth import RATE
 from core.errors import DataError, UsageError
 
@@ -77,7 +78,11 @@ def _loaded(path: Path | str, mono: bool = False) -> np.ndarray:
 
 
 def write(path: Path, audio: Tensor, rate: int = RATE) -> None:
-    """Write samples [m] or [m, 2] at `rate`; nothing half-written stays behind."""
+    """Write samples [m] or [m, 2] at `rate`; nothing half-written stays behind.
+
+    Raises:
+        UsageError: no such format, or it cannot be written.
+    """
     import soundfile
 
     check_format(path)
@@ -86,14 +91,11 @@ def write(path: Path, audio: Tensor, rate: int = RATE) -> None:
         import soxr
 
         sound = soxr.resample(sound, RATE, rate)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        soundfile.write(str(part), sound, rate)
-        part.replace(path)
-    except (soundfile.SoundFileError, OSError) as error:
-        part.unlink(missing_ok=True)
-        raise UsageError(f"cannot be written ({error})", field="out", value=str(path)) from None
+    with whole(path) as part:
+        try:
+            soundfile.write(str(part), sound, rate)
+        except soundfile.SoundFileError as error:
+            raise UsageError(f"cannot be written ({error})", field="out", value=str(path)) from None
 
 
 def pcm(audio: Tensor, kind: str) -> bytes:

@@ -99,13 +99,12 @@ class Music:
             stereo: two channels, which the notes of scores have.
 
         Raises:
-            UsageError: no such format, or stereo of a codec that knows no notes.
+            UsageError: no such format, stereo of a codec that knows no notes, or a file that cannot be written.
         """
         path, out = Path(path), []
         for k in range(len(self)):
             target = path if len(self) == 1 else path.with_name(f"{path.stem}-{k:03d}{path.suffix}")
             if target.suffix.lower() in {".mid", ".midi"}:
-                target.parent.mkdir(parents=True, exist_ok=True)
                 write_midi(self.score(k), target)
             else:
                 audio.write(target, self.stereo(k) if stereo else self.sound(k), rate)

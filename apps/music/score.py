@@ -7,10 +7,12 @@ timing is kept: a hit at beat 1.02 is late by a fiftieth of a beat.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
+from apps.music.files import whole
 from core.errors import DataError
 
 __all__ = ["DRUMS", "Score", "read_midi", "write_midi"]
@@ -75,10 +77,10 @@ class Score:
 
 
 def read_midi(path: Path | str) -> Score:
-    """Read a standard MIDI file of format 0 or 1; channel 10 is drums, the first tempo counts.
+    """Read a standard MIDI file of format 0 or 1; channel 10 is drums, the first tempo in time counts.
 
     Raises:
-        DataError: no such file, or not a MIDI file.
+        DataError: no such file, not a MIDI file, or a tempo that gives a beat no time.
     """
     try:
         data = Path(path).read_bytes()
@@ -91,7 +93,7 @@ def read_midi(path: Path | str) -> Score:
         raise DataError("counts time in frames, not in beats", field="midi", value=str(path))
     notes: list[tuple[float, ...]] = []
     hits: list[tuple[float, ...]] = []
-    tempo: list[float] = []
+    tempo: list[tuple[int, int]] = []
     try:
         at = 8 + int.from_bytes(data[4:8], "big")
         while at + 8 <= len(data):
@@ -103,9 +105,12 @@ def read_midi(path: Path | str) -> Score:
             at += 8 + size
     except IndexError:
         raise DataError("ends in the middle of an event", field="midi", value=str(path)) from None
-    bpm = 6e7 / tempo[0] if tempo else 120.0
+    beat = min(tempo, key=itemgetter(0), default=(0, 500_000))[1]
+    if not beat:
+        hint = "set a tempo in the program that wrote it"
+        raise DataError("its first tempo is 0 microseconds a beat", field="midi", value=str(path), hint=hint)
     found = np.array(sorted(notes)).reshape(-1, 4), np.array(sorted(hits)).reshape(-1, 3)
-    return Score(*found, bpm=bpm, label=Path(path).stem)
+    return Score(*found, bpm=6e7 / beat, label=Path(path).stem)
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
@@ -118,7 +123,7 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _track(data: bytes, ppq: int, notes: list, hits: list, tempo: list) -> None:
-    """Read a track's events into the lists."""
+    """Read a track's events into the lists; a tempo is its time and the microseconds of a beat."""
     at, time, status = 0, 0, 0
     sounding: dict[tuple[int, int], tuple[float, float]] = {}
     while at < len(data):
@@ -130,7 +135,7 @@ def _track(data: bytes, ppq: int, notes: list, hits: list, tempo: list) -> None:
             kind = data[at] if status == 0xFF else -1
             size, at = _number(data, at + (status == 0xFF))
             if kind == 0x51:
-                tempo.append(int.from_bytes(data[at : at + size], "big"))
+                tempo.append((time, int.from_bytes(data[at : at + size], "big")))
             at += size
             continue
         kind, channel = status & 0xF0, status & 0x0F
@@ -148,7 +153,11 @@ def _track(data: bytes, ppq: int, notes: list, hits: list, tempo: list) -> None:
 
 
 def write_midi(score: Score, path: Path | str, ppq: int = 480) -> None:
-    """Write a standard MIDI file of format 0."""
+    """Write a standard MIDI file of format 0, whole or not at all; its folder is made.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
     events: list[tuple[int, int, bytes]] = []
     for start, length, pitch, velocity in score.notes:
         on, off = round(start * ppq), round((start + length) * ppq)
@@ -163,7 +172,8 @@ def write_midi(score: Score, path: Path | str, ppq: int = 480) -> None:
         body, now = body + _length(max(time, 0) - now) + message, max(time, 0)
     body += b"\x00\xff\x2f\x00"
     head = b"MThd" + (6).to_bytes(4, "big") + bytes([0, 0, 0, 1]) + ppq.to_bytes(2, "big")
-    Path(path).write_bytes(head + b"MTrk" + len(body).to_bytes(4, "big") + body)
+    with whole(path) as part:
+        part.write_bytes(head + b"MTrk" + len(body).to_bytes(4, "big") + body)
 
 
 def _length(value: int) -> bytes:

@@ -23,7 +23,7 @@ from apps.music.generate import Music, MusicModel, restore
 from apps.music.roll import RollCodec
 from apps.music.score import Score, read_midi, write_midi
 from apps.music.synth import RATE
-from core.errors import UsageError
+from core.errors import DataError, UsageError
 from core.run.report import Section
 
 __all__ = ["bench", "codec", "demo", "evaluate", "go_on", "groups", "jam", "live", "sample", "sketch", "wishes"]
@@ -106,12 +106,20 @@ def sample(
     return result | ({"out": [str(p) for p in written]} if written else {})
 
 
+def _score(file: Path) -> Score:
+    """Read a score; refuse one in which nothing sounds."""
+    score = read_midi(file)
+    if not score.beats:
+        raise DataError("holds no notes", field="midi", value=str(file))
+    return score
+
+
 def _read(model: MusicModel, file: Path) -> Score | Tensor:
     """Read a score, or samples [m, 1] or [m, 2]: what the model's codec can encode, or refuse it."""
     if isinstance(model.net.codec, RollCodec):
         if file.suffix.lower() not in MIDI:
             raise UsageError("a model of scores reads MIDI", field="file", value=str(file))
-        return read_midi(file)
+        return _score(file)
     if file.suffix.lower() in MIDI:
         raise UsageError("a model of sound reads WAV, FLAC or Ogg", field="file", value=str(file))
     return audio.channels(file)
@@ -160,7 +168,7 @@ def sketch(
     _checked(model, out, form)
     codec_, bpm = model.net.codec, 120.0
     if file.suffix.lower() in MIDI:
-        score = read_midi(file)
+        score = _score(file)
         if not isinstance(codec_, RollCodec):
             raise UsageError("a model of sound takes its sketch as sound", field="file", value=str(file))
         bpm = score.bpm

@@ -68,6 +68,52 @@ def test_midi_comes_back(tmp_path: Path) -> None:
             read_midi(tmp_path / name)
 
 
+def midi(path: Path, *tracks: list[tuple[int, bytes]]) -> Path:
+    """Write tracks of (ticks since the last event, event), 480 ticks a beat."""
+    parts = [
+        b"".join((0x8000 | at // 128 << 8 | at % 128).to_bytes(2, "big") + event for at, event in t) for t in tracks
+    ]
+    head = b"MThd" + (6).to_bytes(4, "big") + bytes([0, 1, 0, len(tracks), 1, 0xE0])
+    path.write_bytes(head + b"".join(b"MTrk" + len(p).to_bytes(4, "big") + p for p in parts))
+    return path
+
+
+def tempo(microseconds: int) -> bytes:
+    return b"\xff\x51\x03" + microseconds.to_bytes(3, "big")
+
+
+NOTE = [(0, bytes([0x90, 60, 90])), (480, bytes([0x80, 60, 0]))]
+
+
+def test_the_first_tempo_in_time_counts(tmp_path: Path) -> None:
+    path = midi(tmp_path / "a.mid", [(1920, tempo(250_000))], [(0, tempo(600_000)), *NOTE, (1440, tempo(0))])
+    assert read_midi(path).bpm == 100.0
+    assert read_midi(midi(tmp_path / "b.mid", NOTE)).bpm == 120.0
+    with pytest.raises(DataError, match=r"^midi: its first tempo is 0 microseconds a beat; got '.*c\.mid'; set"):
+        read_midi(midi(tmp_path / "c.mid", [(0, tempo(0)), *NOTE, (0, tempo(600_000))]))
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, sound: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_midi(Score(beats=1.0), tmp_path / "new" / "a.mid")
+    assert read_midi(tmp_path / "new" / "a.mid").bpm == 120.0
+    before = (tmp_path / "new" / "a.mid").read_bytes()
+    for name in ("a.mid", "a.wav"):
+        with pytest.raises(UsageError, match="^out: cannot be written"):
+            kind = tmp_path / "new" / "a.mid" / name  # in a file
+            write_midi(Score(), kind) if name == "a.mid" else audio.write(kind, sound)
+
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:9])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UsageError, match="No space left"):
+        write_midi(tunes.arrange("joy", 1), tmp_path / "new" / "a.mid")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.mid"]
+    assert (tmp_path / "new" / "a.mid").read_bytes() == before
+
+
 def test_files_come_back(tmp_path: Path, sound: Tensor) -> None:
     for ending in audio.FORMATS:
         audio.write(tmp_path / f"a{ending}", sound)

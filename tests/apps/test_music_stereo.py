@@ -163,3 +163,14 @@ def test_a_recordings_picture_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
         assert sound.shape[1] == 2 and tilt(sound[-RATE:]) == pytest.approx(0.5, abs=0.02)
     with pytest.raises(UsageError):
         verbs.sample("m", {}, n=1, seconds=1.0, seed=0, settings={}, out=None, form=verbs.Form(stereo=True))
+
+
+def test_a_score_without_notes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made()
+    monkeypatch.setattr(verbs, "restore", lambda name: model)
+    write_midi(Score(), tmp_path / "empty.mid")
+    for verb in ("sketch", "continue", "codec"):
+        words = [verb, "m", str(tmp_path / "empty.mid"), "--out", str(tmp_path / "a.wav")]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 3 and "midi: holds no notes; got " in done.output, done.output
+    assert not (tmp_path / "a.wav").exists()
