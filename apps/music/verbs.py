@@ -200,8 +200,9 @@ def _rate(model: MusicModel, bpm: float) -> float:
 def jam(
     name: str, file: Path, seed: int, steps: int | None, steer: float | None, out: Path | None, rate: int = RATE
 ) -> dict[str, Any]:
-    """Accompany a recording block by block; write both together, a stereo recording as it is, the answer in its centre.
+    """Accompany a recording block by block; write both together, the answer in the centre of a stereo recording.
 
+    Both keep their level; where their sum exceeds what is bent (`audio.limit`), it is bent.
     When the recording ends within a block, silence follows: the last answer is to what was heard of it. On a stage the
     answer is later by `compute_ms`, the median time that a block takes to make.
     """
@@ -224,7 +225,7 @@ def jam(
     both[: len(given)] += given
     both[cuts[1] : cuts[1] + len(mine)] += mine[:, None]  # a block is heard after the one it answers
     if out is not None:
-        audio.write(out, (both * 0.7).squeeze(1), rate)
+        audio.write(out, audio.limit(both).squeeze(1), rate)
     return {"blocks": len(made), "delay_s": round(lasts / RATE, 3), "late_blocks": session.late,
             "compute_ms": round(float(np.median([block.compute_ms for block in made])), 1),
             "channels": heard.shape[1], "level_db": _level(mine)} | ({"out": str(out)} if out else {})  # fmt: skip

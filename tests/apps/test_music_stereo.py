@@ -152,6 +152,21 @@ def test_scores_are_written_in_stereo(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found["channels"] == 2 and tilt(duet[:20000]) == pytest.approx(-0.6, abs=0.02)  # the musician alone
 
 
+@pytest.mark.parametrize("level", [0.5, 1.0])
+def test_a_jam_keeps_the_recordings_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: float) -> None:
+    model = made()
+    monkeypatch.setattr(verbs, "restore", lambda name: model)
+    solo = (level * torch.sin(torch.arange(3 * RATE) / 20)).numpy()
+    soundfile.write(str(tmp_path / "solo.wav"), solo, RATE, subtype="FLOAT")
+    verbs.jam("m", tmp_path / "solo.wav", 0, 1, 0.0, tmp_path / "duet.wav")
+    duet = audio.read(tmp_path / "duet.wav")
+    alone = 2 * RATE  # a block is heard first
+    assert float((duet[:alone] - audio.limit(torch.from_numpy(solo))[:alone]).abs().max()) < 1e-4
+    assert float(duet.abs().max()) <= 1 and float(duet[3 * RATE :].abs().max()) > 0.01
+    if level < audio.KNEE:
+        assert float((duet[:alone] - torch.from_numpy(solo)[:alone]).abs().max()) < 1e-4
+
+
 def test_a_recordings_picture_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = made("codec.kind=mel", "codec.width=8")
     monkeypatch.setattr(verbs, "restore", lambda name: model)
