@@ -1,4 +1,6 @@
-"""What else one would use, behind one interface: `rollout(start [V, N, C], steps, parameters) -> [V, steps + 1, N, C]`.
+"""What else one would use, behind one interface.
+
+`rollout(start [V, N, C], steps, parameters, t) -> [V, steps + 1, N, C]`, with t the time of the starts:
 
 * `Operators`: the same operators and known terms, nothing learned.
 * `Sparse`: sparse regression of the unknown rate on a library of terms made by the same operators (SINDy; Brunton et
@@ -47,12 +49,14 @@ class Operators:
         self.net = Dynamics(own, self.system, self.mesh, self.dt, self.substeps).double()
 
     @torch.inference_mode()
-    def rollout(self, start: np.ndarray, steps: int, parameters: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+    def rollout(
+        self, start: np.ndarray, steps: int, parameters: Mapping[str, np.ndarray] | None = None, t: float = 0.0
+    ) -> np.ndarray:
         """Return the states [V, steps + 1, N, C]; what is not finite stays so."""
         given = {k: torch.as_tensor(v, dtype=torch.float64)[:, None] for k, v in (parameters or {}).items()}
         u = torch.as_tensor(np.asarray(start, np.float64))
-        first = self.net.leave(self.net.enter(u, 0.0, given))
-        return torch.cat([first[:, None], self.net(u, steps, 0.0, given)], 1).numpy()
+        first = self.net.leave(self.net.enter(u, t, given))
+        return torch.cat([first[:, None], self.net(u, steps, t, given)], 1).numpy()
 
 
 @dataclass(eq=False)
@@ -93,14 +97,15 @@ class Sparse:
         free, count = self.net.free, data.states.shape[1] - 2
         terms = len(self.names())
         gram, moment = np.zeros((terms, terms)), np.zeros((terms, data.states.shape[-1]))
-        begins = torch.arange(0, count, max(1, count // frames))
+        begins, times = torch.arange(0, count, max(1, count // frames)), torch.from_numpy(data.times).double()
         places = [(row, at) for row in range(len(data)) for at in begins.split(max(1, HELD // len(self.net.points)))]
         for row, at in places:
             u = torch.from_numpy(data.states[row])
             now = torch.stack([u[at + k].double() for k in range(3)])
             flat = self.net.inside(now.flatten(0, 1))
             own = {k: torch.full((len(flat), 1), float(v[row])) for k, v in data.parameters.items()}
-            known = self.net.leave(self.net.rate(flat, 0.0, own)).reshape(now.shape)
+            when = torch.cat([times[at + k] for k in range(3)])[:, None]
+            known = self.net.leave(self.net.rate(flat, when, own)).reshape(now.shape)
             rest = (now[2] - now[0]) / (2 * data.dt) - simpson(known)
             X = simpson(self.net.leave(self.library(flat))[:, free].unflatten(0, (3, -1))).flatten(0, 1).numpy()
             gram += X.T @ X
@@ -118,32 +123,35 @@ class Sparse:
         for threshold in THRESHOLDS:
             weights = _thresholded(gram, moment, threshold)
             own = replace(self, threshold=threshold, weights=weights)
-            out = own.rollout(valid.states[:, 0], valid.states.shape[1] - 1, valid.parameters)
+            steps, t = valid.states.shape[1] - 1, float(valid.times[0])
+            out = own.rollout(valid.states[:, 0], steps, valid.parameters, t)
             error = float(np.nan_to_num(np.square(out - valid.states).mean(), nan=1e30, posinf=1e30))
             if self.weights is None or error < best:
                 best, self.threshold, self.weights = error, threshold, weights
         return self
 
     @torch.inference_mode()
-    def rollout(self, start: np.ndarray, steps: int, parameters: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+    def rollout(
+        self, start: np.ndarray, steps: int, parameters: Mapping[str, np.ndarray] | None = None, t: float = 0.0
+    ) -> np.ndarray:
         """Return the states [V, steps + 1, N, C]."""
         assert self.weights is not None
         w, net, dt = torch.from_numpy(self.weights), self.net, self.net.dt
         given = {k: torch.as_tensor(v, dtype=torch.float64)[:, None] for k, v in (parameters or {}).items()}
-        u = net.enter(torch.as_tensor(np.asarray(start, np.float64)), 0.0, given)
+        u = net.enter(torch.as_tensor(np.asarray(start, np.float64)), t, given)
         out = [net.leave(u)]
 
-        def rate(v: Tensor, t: float) -> Tensor:
-            return net.rate(v, t, given) + self.library(v) @ w
+        def rate(v: Tensor, s: float) -> Tensor:
+            return net.rate(v, s, given) + self.library(v) @ w
 
-        def pad(v: Tensor, t: float) -> Tensor:
-            return net.pad(v, t, given)
+        def pad(v: Tensor, s: float) -> Tensor:
+            return net.pad(v, s, given)
 
         for k in range(steps * net.substeps):
             if net.config.integrator == "chebyshev":
-                u = chebyshev(rate, pad, u, k * dt, dt, net.config.stages)
+                u = chebyshev(rate, pad, u, t + k * dt, dt, net.config.stages)
             else:
-                u = explicit(rate, pad, u, k * dt, dt, "heun")
+                u = explicit(rate, pad, u, t + k * dt, dt, "heun")
             if (k + 1) % net.substeps == 0:
                 out.append(net.leave(u))
         return torch.stack(out, 1).numpy()

@@ -207,14 +207,16 @@ class Dynamics(nn.Module):
         return torch.stack(out, 1)
 
     @torch.no_grad()
-    def calibrate(self, u: Tensor, parameters: Mapping[str, Any] | None = None, frames: int = 100) -> None:
+    def calibrate(
+        self, u: Tensor, parameters: Mapping[str, Any] | None = None, frames: int = 100, t: float = 0.0
+    ) -> None:
         """Set the units of PhyMPGN+'s network from trajectories u [n, T, N, C], and its polynomial by regression.
 
         The regression is of the change over two states, Simpson's rule in time of the rates (exact to the fourth order
         in dt), at about `frames` states of each trajectory (fewer where nodes are many); nodes with given values are
         left out. With a finer mesh inside, its states are first those that the data spread to, then `sweeps`
         times those of `analysed` by the model so far, unless these leave what is finite; of an analysis
-        the first `FORGET` of a trajectory is left out.
+        the first `FORGET` of a trajectory is left out. `t` is the time of the first states.
         """
         if not isinstance(self.net, Plus):
             return
@@ -229,24 +231,28 @@ class Dynamics(nn.Module):
             begins = torch.arange(int(FORGET * last) if sweep else 0, last, stride)
             wanted, place = torch.unique(begins + torch.arange(3)[:, None], return_inverse=True)
             given = {k: v[:, None] for k, v in (parameters or {}).items()}
-            followed = self.analysed(u, wanted.tolist(), given) if sweep else None
+            times = t + (begins + torch.arange(3)[:, None]).double() * (self.dt * self.substeps)
+            followed = self.analysed(u, wanted.tolist(), given, t) if sweep else None
             seen = []
             for row, path in enumerate(u):
                 kept = self.inside(path[wanted]) if followed is None else followed[row]
                 if not finite(kept):
                     return
                 own = {k: v[row : row + 1] for k, v in given.items()}
-                seen.append(self._regressors(kept[place], own, at))
+                seen.append(self._regressors(kept[place], own, at, times))
             self.net.fit(seen, at, area / area.mean(), self.config.totals, self.config.relative)
 
     def _regressors(
-        self, now: Tensor, own: Mapping[str, Tensor], at: Tensor
+        self, now: Tensor, own: Mapping[str, Tensor], at: Tensor, times: Tensor
     ) -> tuple[Tensor, Derivatives | None, Tensor]:
-        """Return states, derivatives and the unknown rate at some nodes, from successive states [3, T, M, C]."""
+        """Return states, derivatives and the unknown rate at some nodes, from successive states [3, T, M, C].
+
+        `times` [3, T] are theirs.
+        """
         assert isinstance(self.net, Plus)
         flat, span = now.flatten(0, 1), self.dt * self.substeps
         given = {**self.system.parameters, **{k: v.expand(len(flat), 1) for k, v in own.items()}}
-        known = self.known(flat, 0.0, self.points, given, self.operators, self.alone)[0]
+        known = self.known(flat, times.reshape(-1, 1), self.points, given, self.operators, self.alone)[0]
         rest = (now[2] - now[0]) / (2 * span) - simpson(known.reshape(now.shape))
         if self.net.blind:
             return flat[:, at], None, rest[:, at]
@@ -254,20 +260,23 @@ class Dynamics(nn.Module):
         return flat[:, at], (dx, dy, lap), rest[:, at]
 
     @torch.no_grad()
-    def analysed(self, u: Tensor, keep: Sequence[int], parameters: Mapping[str, Any] | None = None) -> Tensor:
+    def analysed(
+        self, u: Tensor, keep: Sequence[int], parameters: Mapping[str, Any] | None = None, t: float = 0.0
+    ) -> Tensor:
         """Return states inside [n, len(keep), M, C] that follow trajectories u [n, T, N, C] (`submesh.py`).
 
         Args:
             u: the trajectories.
             keep: which of their states, ascending.
             parameters: name -> values [n, 1].
+            t: time of their first states.
         """
-        w, out, span = self.enter(u[:, 0], 0.0, parameters), [], self.dt * self.substeps
+        w, out, span = self.enter(u[:, 0], t, parameters), [], self.dt * self.substeps
         kept = set(keep)
         for k in range(max(keep) + 1):
             if k:
-                w = self.step(w, (k - 1) * span, parameters)
-                w = self.pad(w + self.inside(u[:, k] - self.leave(w)), k * span, parameters)
+                w = self.step(w, t + (k - 1) * span, parameters)
+                w = self.pad(w + self.inside(u[:, k] - self.leave(w)), t + k * span, parameters)
             if k in kept:
                 out.append(w)
         return torch.stack(out, 1)

@@ -115,12 +115,14 @@ class FieldModel:
         return Fields(self.mesh, net.system.fields, np.array(times), np.stack(kept))
 
     @torch.inference_mode()
-    def rollouts(self, start: np.ndarray, steps: int, parameters: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
-        """Return the states [V, steps + 1, N, C] from V starts [V, N, C] at once; what is not finite stays so."""
+    def rollouts(
+        self, start: np.ndarray, steps: int, parameters: Mapping[str, np.ndarray] | None = None, t: float = 0.0
+    ) -> np.ndarray:
+        """Return the states [V, steps + 1, N, C] from V starts [V, N, C] at time t; what is not finite stays so."""
         net = self.net
         given = {k: torch.as_tensor(v, dtype=torch.float32)[:, None] for k, v in (parameters or {}).items()}
         u = torch.as_tensor(np.asarray(start, np.float32)).to(net.points.device)
-        return torch.cat([net.leave(net.enter(u, 0.0, given))[:, None], net(u, steps, 0.0, given)], 1).cpu().numpy()
+        return torch.cat([net.leave(net.enter(u, t, given))[:, None], net(u, steps, t, given)], 1).cpu().numpy()
 
     def sample(
         self, n: int, *, steps: int = 20, seed: int = 0, index: np.ndarray | None = None,

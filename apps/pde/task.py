@@ -66,7 +66,7 @@ class FieldTask:
         train, d = self.data.train, self.recipe.data
         net = Dynamics(self.recipe.model, self.data.system, train.mesh, train.dt, d.substeps)
         given = {k: torch.from_numpy(v).float() for k, v in train.parameters.items()}
-        net.calibrate(torch.from_numpy(train.states), given)
+        net.calibrate(torch.from_numpy(train.states), given, t=float(train.times[0]))
         if self.recipe.base:
             self._take(net)
         if net.refiner is not None:

@@ -171,7 +171,7 @@ def evaluate(name: str, *, n: int) -> dict[str, Any]:
     makers = {"model": model.rollouts, "known_operators": known.rollout, "sparse_regression": sparse.rollout}
     for label, make in makers.items():
         began = time.process_time()
-        out = make(test.states[:, 0], steps, test.parameters)
+        out = make(test.states[:, 0], steps, test.parameters, float(test.times[0]))
         result[f"{label}_mse"] = metrics.mse(out, test.states)
         result[f"{label}_correlation_end"] = float(metrics.correlation(out, test.states)[:, -1].mean())
         result[f"{label}_seconds"] = round((time.process_time() - began) / len(test), 3)

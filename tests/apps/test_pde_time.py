@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from apps.pde import data, shapes, spectral
+from apps.pde.baselines import Operators, Sparse
 from apps.pde.data import Trajectories
 from apps.pde.formats import write_mesh
-from apps.pde.generate import build
+from apps.pde.generate import FieldModel, build
 from apps.pde.mesh import Mesh
 from apps.pde.model import DataConfig, ModelConfig, Recipe
-from apps.pde.task import make
+from apps.pde.systems import system
+from apps.pde.task import FieldTask, make
 from core.errors import DataError
 
 HOLE = shapes.make("hole", 60)
@@ -93,3 +95,39 @@ def test_times_that_are_equal_up_to_rounding_are_taken(tmp_path: Path) -> None:
         data._even(times, np.zeros((1, len(times), 1, 1)), few)
     with pytest.raises(DataError, match="two at least"):
         data.load(measured(tmp_path / "one.npz", np.zeros(1)))
+
+
+TERM = {"u": "5*cos(5*t)", "v": "0"}
+
+
+def driven(begin: float) -> Trajectories:
+    """Return nearly uniform states u = a + sin 5t, v = b from a time on: the term above moves them and nothing else."""
+    mesh, rng = shapes.jittered(8), np.random.default_rng(0)
+    times = begin + np.arange(31) * 0.01
+    states = np.zeros((3, 31, len(mesh), 2), np.float32)
+    states[:] = rng.standard_normal((3, 1, 1, 2)) + 1e-3 * rng.standard_normal((3, 1, len(mesh), 2))
+    states[..., 0] += np.sin(5 * times)[:, None]
+    return Trajectories(mesh, ("u", "v"), times, states)
+
+
+@pytest.mark.parametrize(("begin", "fine"), [(0.0, 0), (0.4, 0), (0.4, 1)])
+def test_a_known_term_is_told_when_each_state_was(begin: float, fine: int) -> None:
+    whole, own = driven(begin), system("burgers")
+    config = ModelConfig(width=0, inputs=1, operators="least_squares", knowledge="none", terms=TERM, fine=fine)
+    task = FieldTask(Recipe(model=config, window=3), data.Splits(own, whole, whole.select(slice(2)), whole))
+    model = FieldModel(task.module(), task.recipe)
+    sparse = Sparse(Operators(own, whole.mesh, whole.dt, config).net).fit(whole, whole)
+    for make_ in (model.rollouts, sparse.rollout):
+        out = make_(whole.states[:, 0], 30, None, begin)
+        assert np.abs(out - whole.states).max() < 0.02
+        assert np.abs(make_(whole.states[:, 0], 30, None, begin + 0.6) - whole.states).max() > 0.5
+
+
+def test_baselines_and_analyses_begin_at_the_time_of_their_starts() -> None:
+    whole, own = driven(0.4), system("burgers")
+    config = ModelConfig(operators="least_squares", knowledge="none", terms=TERM, fine=1)
+    told = Operators(own, whole.mesh, whole.dt, config)
+    assert np.abs(told.rollout(whole.states[:, 0], 30, None, 0.4) - whole.states).max() < 1e-3
+    u = torch.from_numpy(whole.states).double()
+    gap = told.net.analysed(u, [30], t=0.4)[:, 0, told.net.n :] - u[:, 30].mean(1, keepdim=True)
+    assert float(gap.abs().max()) < 0.02
