@@ -2,6 +2,9 @@
 
 Nothing of the compiler is used: enzymes are searched by Bio.Restriction, frames translated by Bio.Seq, motifs, runs and
 spacings found by regular expressions, letters counted. A rule is read from its public fields only.
+
+A circle is judged as its letters followed by as many of its first ones as a rule looks at beyond the last, so that what
+lies over the origin counts, once. A rule about a span speaks about these letters alone.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -102,7 +105,24 @@ def inside(rule: Any, length: int) -> tuple[int, int]:
     return first - 1, last
 
 
-def forbidden(rule: Any, x: str, dna: bool) -> bool:
+def lies(rule: Any, hits: Sequence[tuple[int, int]], letters: int, size: int) -> bool:
+    """Tell whether one of the matches, (begin, end) from 0, is the rule's concern.
+
+    Args:
+        rule: within which span, and touching which.
+        hits: matches.
+        letters: read.
+        size: letters of the sequence, less than those read on a circle.
+    """
+    low, high = inside(rule, letters)
+    hits = [(a, b) for a, b in hits if a >= low and b <= high]
+    if rule.touching is None:
+        return bool(hits)
+    first, last = rule.touching
+    return any(b - turn >= first and a - turn < last for a, b in hits for turn in (0, size))
+
+
+def forbidden(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
     """Tell whether none of the patterns occurs."""
     low, high = inside(rule, len(x))
     for pattern in rule.patterns:
@@ -113,10 +133,7 @@ def forbidden(rule: Any, x: str, dna: bool) -> bool:
         else:
             motif = str(enzyme(pattern).site) if named(pattern) else pattern
             hits = starts(x, motif, rule.both_strands, dna)
-        hits = [(a, b) for a, b in hits if a >= low and b <= high]
-        if rule.touching is not None:
-            hits = [(a, b) for a, b in hits if b >= rule.touching[0] and a < rule.touching[1]]
-        if hits:
+        if lies(rule, hits, len(x), size or len(x)):
             return False
     return True
 
@@ -127,18 +144,18 @@ def _padded(x: str) -> Any:
     return Seq("N" * 40 + x + "N" * 40)  # enzymes that cut beside their site are dropped near an end
 
 
-def required(rule: Any, x: str, dna: bool) -> bool:
+def required(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
     """Tell whether each motif occurs so often."""
     low, high = inside(rule, len(x))
     for pattern in rule.motifs:
         motif = str(enzyme(pattern).site) if named(pattern) else pattern
-        hits = [a for a, b in starts(x, motif, rule.both_strands, dna) if a >= low and b <= high]
+        hits = [a for a, b in starts(x, motif, rule.both_strands, dna) if low <= a < (size or len(x)) and b <= high]
         if len(hits) < rule.least or (rule.most is not None and len(hits) > rule.most):
             return False
     return True
 
 
-def spaced(rule: Any, x: str, dna: bool) -> bool:
+def spaced(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
     """Tell whether the two motifs occur at the distance, on one strand."""
     low, high = inside(rule, len(x))
     gap = f".{{{rule.lo},{rule.hi}}}"
@@ -149,20 +166,20 @@ def spaced(rule: Any, x: str, dna: bool) -> bool:
     return any(re.search(form, x[low:high]) for form in forms)
 
 
-def short_runs(rule: Any, x: str, dna: bool) -> bool:
+def short_runs(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
     """Tell whether no letter is repeated too often."""
-    low, high = inside(rule, len(x))
-    return re.search(rf"(.)\1{{{rule.longest}}}", x[low:high]) is None
+    runs = re.finditer(rf"(?=(.)\1{{{rule.longest}}})", x)
+    return not lies(rule, [(r.start(), r.start() + rule.longest + 1) for r in runs], len(x), size or len(x))
 
 
-def fixed(rule: Any, x: str, dna: bool) -> bool:
+def fixed(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
     """Tell whether the fixed letters stand where they should."""
     form = "".join("." if c == "?" else expression(c, dna) for c in rule.letters)
     at = rule.position - 1
     return re.fullmatch(form, x[at : at + len(rule.letters)]) is not None
 
 
-def spelt(rule: Any, x: str, dna: bool) -> bool:
+def spelt(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
     """Tell whether the frame translates to the protein."""
     from Bio.Seq import Seq
 
@@ -172,28 +189,31 @@ def spelt(rule: Any, x: str, dna: bool) -> bool:
     return len(found) == len(wanted) and all(w == f or (w == "X" and f != "*") for w, f in zip(wanted, found))  # noqa: B905
 
 
-def allowed(rule: Any, x: str, dna: bool) -> bool:
+def allowed(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
     """Tell whether only allowed letters occur."""
     low, high = inside(rule, len(x))
     return set(x[low:high]) <= set(rule.letters.upper())
 
 
-def share(rule: Any, x: str, dna: bool) -> bool:
+def share(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
     """Tell whether the share of G and C holds over the span, or in every window of it."""
     low, high = inside(rule, len(x))
     part = x[low:high]
-    size = min(rule.window or len(part), len(part))
-    least, most = math.ceil(rule.lo * size - 1e-9), math.floor(rule.hi * size + 1e-9)
-    count = part[:size].count("G") + part[:size].count("C")
-    for i in range(len(part) - size + 1):
+    wide = min(rule.window or len(part), len(part))
+    least, most = math.ceil(rule.lo * wide - 1e-9), math.floor(rule.hi * wide + 1e-9)
+    count = part[:wide].count("G") + part[:wide].count("C")
+    for i in range(len(part) - wide + 1):
         if i:
-            count += (part[i + size - 1] in "GC") - (part[i - 1] in "GC")
+            count += (part[i + wide - 1] in "GC") - (part[i - 1] in "GC")
         if not least <= count <= most:
             return False
     return True
 
 
-JUDGES: dict[str, tuple[Callable[[Any, str, bool], bool], str]] = {
+Judge = Callable[..., bool]
+"""(rule, letters, whether they are DNA, how many of them are the sequence's own) -> whether it holds."""
+
+JUDGES: dict[str, tuple[Judge, str]] = {
     "Forbid": (forbidden, "Bio.Restriction, regular expression"), "Require": (required, "regular expression"),
     "Spacing": (spaced, "regular expression"), "Homopolymer": (short_runs, "regular expression"),
     "Fix": (fixed, "regular expression"), "Frame": (spelt, "Bio.Seq.translate"), "Alphabet": (allowed, "letters"),
@@ -201,13 +221,47 @@ JUDGES: dict[str, tuple[Callable[[Any, str, bool], bool], str]] = {
 }  # fmt: skip
 
 
-def check(sequences: Sequence[str], rules: Sequence[Any], dna: bool = True) -> list[Finding]:
-    """Judge sequences by rules of `apps.bio.constraints`, one after the other."""
-    found = []
+def width(*patterns: str) -> int:
+    """Return the letters of the widest of some motifs and enzymes' sites."""
+    sites = [str(enzyme(p).site) if named(p) else p for p in patterns]
+    return max((len(re.sub(r"[\[{][A-Za-z]+[\]}]", "N", site)) for site in sites), default=1)
+
+
+BEYOND: dict[str, Callable[[Any], int]] = {
+    "Forbid": lambda r: width(*r.patterns) - 1, "Require": lambda r: width(*r.motifs) - 1,
+    "Spacing": lambda r: width(r.a) + r.hi + width(r.b) - 1, "Homopolymer": lambda r: r.longest,
+    "Fix": lambda r: len(r.letters) - 1, "Frame": lambda r: 3 * len(r.protein) - 1, "Alphabet": lambda r: 0,
+    "Gc": lambda r: (r.window or 1) - 1,
+}  # fmt: skip
+"""How many letters beyond the last one of a circle a rule looks at."""
+
+
+def holds(rule: Any, x: str, dna: bool = True, circular: bool = False) -> bool:
+    """Tell whether a sequence keeps a rule, over the origin too where it is a circle."""
+    judge, _ = JUDGES[type(rule).__name__]
+    if not circular or getattr(rule, "within", None) not in (None, (1, len(x))):
+        return judge(rule, x, dna, len(x))
+    whole = replace(rule, within=None) if hasattr(rule, "within") else rule
+    more = BEYOND[type(rule).__name__](rule)
+    return judge(whole, x + x[:more] if more < len(x) else x, dna, len(x))
+
+
+def check(
+    sequences: Sequence[str], rules: Sequence[Any], dna: bool = True, circular: bool | Sequence[bool] = False
+) -> list[Finding]:
+    """Judge sequences by rules of `apps.bio.constraints`, one after the other.
+
+    Args:
+        sequences: letters.
+        rules: the rules.
+        dna: motifs are also looked for on the other strand.
+        circular: which sequences are circles, or whether all are.
+    """
+    found, circles = [], [circular] * len(sequences) if isinstance(circular, bool) else circular
     for rule in rules:
-        judge, by = JUDGES[type(rule).__name__]
-        held = [judge(rule, x.upper(), dna) for x in sequences]
+        held = [holds(rule, x.upper(), dna, circle) for x, circle in zip(sequences, circles, strict=True)]
         first = next((i for i, ok in enumerate(held) if not ok), None)
+        by = JUDGES[type(rule).__name__][1]
         found.append(Finding(str(rule), by, len(held), held.count(False), first))
     return found
 
@@ -243,10 +297,10 @@ def audit(
 
     entries = [entry for path in files for entry in read(path)]
     dna = not set("".join(e.sequence for e in entries).upper()) - set("ACGTN")
-    specs, sequences = specs_of(rules, template, entries)
+    specs, sequences, circles = specs_of(rules, template, entries)
     if not specs:
         raise UsageError("no rule is given, and the files name none", field="rules", hint="--forbid BsaI, ...")
-    found = check(sequences, specs, dna)
+    found = check(sequences, specs, dna, circles)
     rows = [vars(f) for f in found]
     if out is not None:
         put(out, json.dumps({"sequences": len(entries), "rules": rows}, indent=1) + "\n")

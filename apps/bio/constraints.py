@@ -10,7 +10,8 @@
 
 Positions count from 1, spans include both ends. All of this holds by construction, with one exception: `gc` with a
 window is exact on the tiles that start at 1, 1 + w, 1 + 2 w, ...; windows between tiles are *checked* (`sliding`), and
-`apps.bio.design` masks and draws them again. Rules that no sequence obeys are refused before anything is sampled, with
+`apps.bio.design` masks and draws them again. The same is done with what may not lie where a circle of open letters
+closes (`seams`). Rules that no sequence obeys are refused before anything is sampled, with
 a smallest set of them that contradict each other.
 """
 
@@ -18,10 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from apps.bio.dna.rules import Alphabet, Atom, Fix, Forbid, Frame, Gc, Homopolymer, Require, Spacing, Spec
+from apps.bio.dna import motifs
+from apps.bio.dna.rules import Alphabet, Atom, Fix, Forbid, Frame, Gc, Homopolymer, Require, Spacing, Spec, motif
 from core.constrain.layers import Layers, conflict, prepared, unfold
 from core.constrain.patterns import avoid_all
 from core.constrain.shared import Mode, SharedLaw
@@ -30,7 +33,7 @@ from core.errors import InfeasibleError, UsageError
 
 __all__ = [
     "Sliding", "Spec", "alphabet", "assemble", "atoms", "compile_", "fix", "forbid", "frame", "gc", "homopolymer",
-    "keep", "require", "sliding", "spacing",
+    "keep", "require", "seams", "sliding", "spacing",
 ]  # fmt: skip
 
 Span = tuple[int, int] | None
@@ -183,6 +186,7 @@ class Sliding:
         low, high: least and most G and C in a window.
         window: letters in it.
         first, last: the span searched, from 1.
+        circle: windows also run from the last letter on to the first.
     """
 
     name: str
@@ -191,26 +195,74 @@ class Sliding:
     window: int
     first: int
     last: int
+    circle: bool = False
 
     def broken(self, tokens: np.ndarray) -> np.ndarray:
         """Return which letters of DNA tokens [B, L] lie in a window out of bounds, bool [B, L]."""
         tokens = np.asarray(tokens)
-        part = (tokens == 1) | (tokens == 2)
-        sums = np.cumsum(np.pad(part[:, self.first - 1 : self.last], ((0, 0), (1, 0))), 1)
+        part = ((tokens == 1) | (tokens == 2))[:, self.first - 1 : self.last]
+        part = np.concatenate([part, part[:, : self.window - 1]], 1) if self.circle else part
+        sums = np.cumsum(np.pad(part, ((0, 0), (1, 0))), 1)
         held = sums[:, self.window :] - sums[:, : -self.window]
         wrong = (held < self.low) | (held > self.high)
         out = np.zeros(tokens.shape, bool)
         for j in range(self.window):
-            out[:, self.first - 1 + j : self.first - 1 + j + wrong.shape[1]] |= wrong
+            out[:, (self.first - 1 + j + np.arange(wrong.shape[1])) % tokens.shape[1]] |= wrong
         return out
 
 
-def sliding(specs: Sequence[Spec], length: int) -> list[Sliding]:
-    """Return the windows that are to be checked, not built in."""
+@dataclass(frozen=True, eq=False)
+class Seam:
+    """Patterns that may not lie where the last letter of a circle meets the first, unless all their letters are kept.
+
+    Args:
+        patterns: sets of tokens, site after site.
+        open: the letters that are designed, bool [L].
+    """
+
+    patterns: tuple[tuple[frozenset[int], ...], ...]
+    open: np.ndarray
+
+    def broken(self, tokens: np.ndarray) -> np.ndarray:
+        """Return which letters of tokens [B, L] lie in such a pattern, bool [B, L]."""
+        tokens, length = np.asarray(tokens), len(self.open)
+        out = np.zeros(tokens.shape, bool)
+        for pattern in self.patterns:
+            for first in range(max(length - len(pattern) + 1, 0), length):
+                sites = (first + np.arange(len(pattern))) % length
+                if self.open[sites].any():
+                    hit = np.logical_and.reduce([np.isin(tokens[:, i], list(p)) for i, p in zip(sites, pattern)])  # noqa: B905
+                    out[np.ix_(hit, sites)] = True
+        return out
+
+
+def seams(specs: Sequence[Spec], opened: np.ndarray, letters: str = "ACGT") -> list[Seam]:
+    """Return what may not lie where a circle closes: what is avoided, and motifs that may not come more often.
+
+    Args:
+        specs: rules on the circle as it is drawn.
+        opened: the letters that are designed, bool [L].
+        letters: the alphabet.
+    """
+    found: list[Any] = []
+    for spec in specs:
+        if getattr(spec, "within", None) not in (None, (1, len(opened))):
+            continue
+        if isinstance(spec, Require) and spec.most is not None:
+            for word in spec.motifs:
+                found += motifs.strands(motif(word, letters), spec.both_strands)
+        elif isinstance(spec, Forbid | Homopolymer):
+            found += [pattern for atom in spec.atoms(len(opened), letters) for pattern in atom.avoid]
+    return [Seam(tuple(found), opened)] if found else []
+
+
+def sliding(specs: Sequence[Spec], length: int, circle: bool = False) -> list[Sliding]:
+    """Return the windows that are to be checked, not built in; on a circle also those that run over its origin."""
     out = []
     for spec in specs:
         if isinstance(spec, Gc) and spec.window is not None and spec.window < length:
             first, last = spec.within or (1, length)
             if last - first + 1 > spec.window:
-                out.append(Sliding(str(spec), *spec.bounds(spec.window), spec.window, first, last))
+                around = circle and (first, last) == (1, length)
+                out.append(Sliding(str(spec), *spec.bounds(spec.window), spec.window, first, last, around))
     return out

@@ -3,7 +3,8 @@
     rules      words of the command line, and DNA Chisel's annotations of the template
     refuse     rules that no sequence obeys, before anything is sampled
     draw       `SequenceModel.sample`; rules hold by construction
-    redraw     letters in GC windows that only the check can see are masked and drawn again (at most `ROUNDS` times)
+    redraw     letters in GC windows, or at a circle's seam, that only the check can see are masked and drawn again (at
+               most `ROUNDS` times)
     audit      other code judges the result; a violation is an error of ours and nothing is written
     write      FASTA, GenBank, TSV or JSON, with a manifest
 
@@ -59,6 +60,17 @@ class Order:
     start: str
     template: Template | None = None
 
+    @property
+    def closed(self) -> bool:
+        """Tell whether the last letter meets the first."""
+        return self.template is not None and self.template.closed
+
+    @property
+    def seams(self) -> list[constraints.Seam]:
+        """Return what may not lie where they meet."""
+        held = self.template
+        return constraints.seams(self.specs, held.open[held.sites]) if held is not None and held.closed else []
+
 
 def order(rules: Mapping[str, Any], length: int, path: Path | None = None) -> Order:
     """Return the order that the words of the command line and a template make.
@@ -85,11 +97,24 @@ def order(rules: Mapping[str, Any], length: int, path: Path | None = None) -> Or
     for mark in marks:
         if mark.kind == "keep":
             opened[(mark.first - 1 + np.arange(mark.size)) % len(text)] = False
+    return _fitted(specs, marks, record, opened)
+
+
+def _fitted(specs: Sequence[Any], marks: Sequence[Any], record: SeqRecord, opened: np.ndarray) -> Order:
+    """Return the order on the arc of a record; kept letters stand at both its ends where rules look across the seam."""
     held = template(record, opened)
-    specs = [moved(spec, held) for spec in specs]
-    for mark in marks:
-        specs.extend(_marked(mark, held))
-    return Order(specs, held.letters, held)
+    wish = Order(_placed(specs, marks, held), held.letters, held)
+    reach = max((len(p) - 1 for seam in wish.seams for p in seam.patterns), default=0)
+    if reach > held.margin:
+        twice = template(record, opened, around=True)
+        if reach <= twice.margin:
+            return Order(_placed(specs, marks, twice), twice.letters, twice)
+    return wish
+
+
+def _placed(specs: Sequence[Any], marks: Sequence[Any], held: Template) -> list[Any]:
+    """Return rules and annotations of a record as rules on the arc."""
+    return [*(moved(spec, held) for spec in specs), *(rule for mark in marks for rule in _marked(mark, held))]
 
 
 def _record(path: Path) -> tuple[SeqRecord, list[Any]]:
@@ -112,11 +137,8 @@ def moved(spec: Any, held: Template) -> Any:
         return replace(spec, position=held.place(spec.position, spec.size))
     if isinstance(spec, Frame):
         return replace(spec, start=held.place(spec.start, 3 * len(spec.protein)))
-    if isinstance(spec, Forbid):
+    if isinstance(spec, Forbid | Homopolymer):
         return replace(spec, touching=held.hull)
-    if isinstance(spec, Homopolymer):
-        first, last = held.hull
-        return replace(spec, within=(max(1, first - spec.longest), min(held.size, last + spec.longest)))
     return replace(spec, within=held.hull) if hasattr(spec, "within") else spec
 
 
@@ -130,16 +152,25 @@ def _marked(mark: Any, held: Template) -> list[Any]:
     if mark.whole:
         first = held.place(mark.first, mark.size)
         return [mark.make(first, first + mark.size - 1)]
-    where = np.flatnonzero(covered)
-    spec = mark.make(int(where[0]) + 1, int(where[-1]) + 1)
+    spec = mark.make(*_covered(mark, held, covered))
     return [replace(spec, touching=held.hull) if isinstance(spec, Forbid) else spec]
+
+
+def _covered(mark: Any, held: Template, covered: np.ndarray) -> tuple[int, int]:
+    """Return the first and last site of the arc that an annotation covers, from 1."""
+    n = len(held.open)
+    begin = (mark.first - 1 - held.start) % n
+    if mark.size < n < held.size and begin + mark.size <= held.size:
+        return begin + 1, begin + mark.size
+    where = np.flatnonzero(covered if mark.kind == "no" else covered[:n])
+    return int(where[0]) + 1, int(where[-1]) + 1
 
 
 def designed(
     model: SequenceModel, wish: Order, n: int, *, seed: int = 0, reward: Any = None, steering: Any = None,
     steps: int | None = None, temperature: float | None = None,
 ) -> tuple[Designs, int]:  # fmt: skip
-    """Return designs that obey every rule, and how many were given up because a GC window would not be met.
+    """Return designs that obey every rule, and how many were given up: a GC window, or a seam, would not be met.
 
     Raises:
         InfeasibleError: no sequence obeys the rules.
@@ -148,7 +179,7 @@ def designed(
     _known_contradictions(wish, model.alphabet)
     found = model.sample(n, start=wish.start, constraints=wish.specs, seed=seed, reward=reward,
                          steering=steering or None, steps=steps, temperature=temperature)  # fmt: skip
-    windows = constraints.sliding(wish.specs, length)
+    windows = [*constraints.sliding(wish.specs, length, wish.closed), *wish.seams]
     tokens = found.tokens
     if windows and tokens is not None:
         settled = model.set(steps=steps, temperature=temperature)
@@ -276,7 +307,7 @@ def finish(
     seed: int, how: Mapping[str, Any], out: Path | None, paid: Mapping[str, Price],
 ) -> dict[str, Any] | None:  # fmt: skip
     """Judge, score and write designs; returns a summary, or prints FASTA and returns None."""
-    findings = audit.check(found.sequences, wish.specs, model.alphabet == "ACGT")
+    findings = audit.check(found.sequences, wish.specs, model.alphabet == "ACGT", wish.closed)
     if paid:
         say("price of each rule, -log of the chance that the model's first prediction keeps it (and its sampler does):")
     for name, cost in paid.items():
@@ -287,7 +318,7 @@ def finish(
     if not audit.clean(findings):
         raise RuntimeError("a design breaks a rule; nothing was written: please report this")
     if missed:
-        say(f"{missed} designs given up: a GC window was not met in {ROUNDS} rounds")
+        say(f"{missed} designs given up: a GC window or a circle's seam was not met in {ROUNDS} rounds")
     if aim is not None and found.tokens is not None and len(found):
         found.scores[re.sub(r"\W+", "_", aim.name)] = aim.score(found.tokens).double().numpy()
     found.manifest = manifest(

@@ -2,7 +2,9 @@
 
 A `Template` is a record and which of its letters are open. What is sampled is an *arc* of it: the open letters, what
 lies between them, and on either side a flank of fixed letters, so that the model sees the neighbourhood and rules see
-sites that would arise across the border. On a circular record the arc may run over the origin.
+sites that would arise across the border. On a circular record the arc may run over the origin. Where it takes the whole
+circle, its last letter meets its first (`closed`); kept letters there can stand at both ends (`around`), so that rules
+see across them.
 
 A design has as many letters as were open, so coordinates survive: features, annotations and untouched letters are
 written as they were read. A coding sequence that overlaps the design gets its `/translation` anew; each design adds
@@ -76,6 +78,11 @@ class Template:
         return self.record.annotations.get("topology") == "circular"
 
     @property
+    def closed(self) -> bool:
+        """Tell whether the arc is the whole circle, each letter once: its last letter meets its first."""
+        return self.circular and self.size == len(self.open)
+
+    @property
     def sites(self) -> np.ndarray:
         """Sites of the record along the arc, int64 [size]."""
         return (self.start + np.arange(self.size)) % len(self.open)
@@ -103,9 +110,21 @@ class Template:
         where = np.flatnonzero(self.open[self.sites])
         return int(where[0]) + 1, int(where[-1]) + 1
 
+    @property
+    def margin(self) -> int:
+        """Number of kept letters at the end of the arc that has fewer."""
+        first, last = self.hull
+        return min(first - 1, self.size - last)
 
-def template(record: SeqRecord, opened: np.ndarray, flank: int = 60) -> Template:
+
+def template(record: SeqRecord, opened: np.ndarray, flank: int = 60, around: bool = False) -> Template:
     """Return the template of a record with some open letters, and the shortest arc that holds them all.
+
+    Args:
+        record: as it was read.
+        opened: bool [N], the letters to design.
+        flank: most kept letters on either side.
+        around: on a circle, the same kept letters may stand on both sides.
 
     Raises:
         UsageError: nothing is open.
@@ -122,7 +141,7 @@ def template(record: SeqRecord, opened: np.ndarray, flank: int = 60) -> Template
         first, size = int(where[(widest + 1) % len(where)]), n - int(gaps[widest]) + 1
     text = str(record.seq).upper()
     left = _clean(text, first - 1, -1, min(flank, n - size if circular else first), circular)
-    room = n - size - left if circular else n - first - size
+    room = n - size - (0 if around else left) if circular else n - first - size
     right = _clean(text, first + size, 1, min(flank, room), circular)
     out = Template(record, opened, (first - left) % n, left + size + right)
     wrong = sorted(set(out.letters) - set("ACGT?"))

@@ -40,12 +40,14 @@ class Entry:
         sequence: letters as they stand in the file.
         scores: numbers that its header or row gives.
         manifest: how it was made, where the file says so.
+        circular: whether the file says that its last letter meets its first.
     """
 
     name: str
     sequence: str
     scores: dict[str, float] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
+    circular: bool = False
 
 
 @dataclass(eq=False)
@@ -304,7 +306,9 @@ def _read_json(path: Path | str) -> list[Entry]:
 
 
 def _read_genbank(path: Path | str) -> list[Entry]:
-    return [Entry(str(r.id), str(r.seq)) for r in read_genbank(path)]
+    return [
+        Entry(str(r.id), str(r.seq), circular=r.annotations.get("topology") == "circular") for r in read_genbank(path)
+    ]
 
 
 READERS: dict[str, Callable[[Path | str], list[Entry]]] = {

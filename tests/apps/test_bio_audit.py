@@ -10,6 +10,7 @@ import pytest
 
 from apps.bio import audit
 from apps.bio import constraints as c
+from core.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,3 +87,46 @@ def test_the_table_names_the_first_offender() -> None:
     letters = np.array(["ACGT" * 5, "A" * 20])
     text = audit.table(audit.check(list(letters), [c.homopolymer(3), c.gc(0, 1)]))
     assert "FAIL" in text.splitlines()[0] and "sequence 1" in text and text.splitlines()[1].startswith("ok")
+
+
+CIRCLE = [
+    (c.forbid("BsaI"), "GGTCTC"), (c.forbid("GG{C}"), "GGA"), (c.homopolymer(5), "CCCCCC"),
+    (c.gc(0.3, 0.7, window=10), "GCGCGCGCGC"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "letters"), CIRCLE, ids=lambda v: str(v))
+def test_a_circle_has_no_end(rule: c.Spec, letters: str) -> None:
+    """Wherever a circle is cut, the same breaks the rule; a line that is cut there does not."""
+    x = background(100)[: 100 - len(letters)] + letters
+    turned = [x[i:] + x[:i] for i in range(100)]
+    assert audit.check(turned, [rule], circular=True)[0].violations == 100
+    cut = audit.check(turned, [rule], circular=False)[0].violations
+    assert 100 - len(letters) < cut < 100 and audit.clean(audit.check([background(90)], [rule], circular=[True]))
+
+
+def test_on_a_circle_motifs_frames_and_fixed_letters_run_over_the_origin() -> None:
+    x = background(40)
+    turned = x[3:] + x[:3]  # the first motif lies over the origin
+    for rule in (c.require("ACAGAT", count=4), c.fix(38, "ACAGAT"), c.frame(38, "TD")):
+        assert audit.holds(rule, turned, circular=True) and not audit.holds(rule, turned, circular=False)
+    apart = c.spacing("GGG", "CCC", 2, 2)
+    assert audit.holds(apart, "ATCCCAAAAAGGG", circular=True) and not audit.holds(apart, "ATCCCAAAAAGGG")
+    touching = c.forbid("GTACAG", touching=(1, 2))
+    assert not audit.holds(touching, turned, circular=True) and audit.holds(touching, turned, circular=False)
+
+
+def test_a_file_s_circle_is_audited_over_its_origin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from Bio import SeqIO
+    from Bio.Seq import Seq
+    from Bio.SeqRecord import SeqRecord
+
+    for topology, violations in (("linear", 0), ("circular", 1)):
+        about = {"molecule_type": "DNA", "topology": topology}
+        record = SeqRecord(Seq("TCTC" + background(40) + "GG"), id="p", name="p", annotations=about)
+        SeqIO.write([record], tmp_path / "p.gb", "genbank")
+        try:
+            audit.audit([tmp_path / "p.gb"], rules={"forbid": ["BsaI"]})
+        except DataError:
+            assert violations
+        assert capsys.readouterr().err.startswith("FAIL" if violations else "ok")

@@ -42,7 +42,7 @@ def loaded(model: SequenceModel, monkeypatch: pytest.MonkeyPatch) -> SequenceMod
 
 
 @pytest.mark.parametrize("suffix", [".fasta", ".gb", ".tsv", ".json"])
-def test_words_to_files(loaded: SequenceModel, tmp_path: Path, suffix: str) -> None:
+def test_namedto_files(loaded: SequenceModel, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"x{suffix}"
     found = design("x", rules=RULES, n=12, length=80, out=out, settings={"steps": 6}, seed=1)
     assert found is not None and found["violations"] == 0 and found["designs"] + found["given_up"] == 12
@@ -80,7 +80,7 @@ def test_nothing_is_written_for_the_impossible(loaded: SequenceModel, tmp_path: 
               {"require": ["=2"]}, {"forbid": ["EcoR1"]}],
     ids=str,
 )  # fmt: skip
-def test_words_that_make_no_sense(words: dict) -> None:
+def test_namedthat_make_no_sense(words: dict) -> None:
     with pytest.raises(UsageError) as error:
         c.compile_(order(words, 60).specs, 60)
     assert "\n" not in str(error.value)
@@ -180,6 +180,54 @@ def test_a_design_over_the_origin(loaded: SequenceModel, tmp_path: Path) -> None
         notes = [f.qualifiers["note"][0] for f in record.features]
         assert any("rule: forbid BsaI" in n for n in notes) and any("motif: TGASTCA" in n for n in notes)
     assert audit.audit([tmp_path / "d.gb"], rules=rules, template=path)["violations"] == 0
+
+
+def circle(letters: str, *labels: str) -> SeqRecord:
+    about = {"molecule_type": "DNA", "topology": "circular"}
+    record = SeqRecord(Seq(letters), id="c", name="c", annotations=about)
+    for label in labels:
+        place = SimpleLocation(0, len(letters), 1)
+        record.features.append(SeqFeature(place, type="misc_feature", qualifiers={"label": [label]}))
+    return record
+
+
+@pytest.mark.parametrize(
+    ("letters", "label", "rules", "twice"),
+    [("GTCTC" + "N" * 30, "", {"forbid": ["BsaI"], "homopolymer": 3}, True),  # the kept letters stand at both ends
+     ("GT" + "N" * 34, "", {"forbid": ["GTGTC", "CC"], "homopolymer": 2}, False),
+     ("N" * 30, "@no(CC)", {"homopolymer": 2, "gc": ["0.4-0.6/10"], "require": ["GTG=1"]}, False)],
+)  # fmt: skip
+def test_nothing_forbidden_lies_over_the_origin(
+    loaded: SequenceModel, tmp_path: Path, letters: str, label: str, rules: dict, twice: bool
+) -> None:
+    path = written(circle(letters, *filter(None, [label])), tmp_path / "c.gb")
+    wish = order(rules, 0, path)
+    assert wish.template is not None and wish.closed != twice and (wish.template.size > len(letters)) == twice
+    plain = loaded.sample(60, start=wish.start, constraints=wish.specs, steps=4).sequences
+    found, missed = designed(loaded, wish, 60, steps=4)
+    words = [s[: len(letters)] for s in found.sequences]
+    again = [s + s for s in words]  # every window of a circle
+    banned = [
+        audit.enzyme("BsaI").site if p == "BsaI" else p for p in [*rules.get("forbid", ()), *["CC"][: bool(label)]]
+    ]
+    both = [p for b in banned for p in (str(b), str(Seq(b).reverse_complement()))]
+    runs = [a * (rules["homopolymer"] + 1) for a in "ACGT"]
+    assert len(words) > 50 and missed + len(words) == 60
+    assert not [w for w in again for p in [*both, *runs] if p in w]
+    if label:
+        assert all(4 <= sum(c in "GC" for c in w[i : i + 10]) <= 6 for w in again for i in range(30))
+        assert all(len(audit.starts(w[:32], "GTG", False, True)) == 1 for w in again)
+    kept = [s for s in plain if audit.clean(audit.check([s], wish.specs, circular=wish.closed))]
+    assert kept and set(kept) <= set(found.sequences)  # what breaks nothing keeps its letters
+    assert twice or len(kept) < 60
+    design("x", rules=rules, n=3, template=path, out=tmp_path / "d.gb", settings={"steps": 4})
+    assert audit.audit([tmp_path / "d.gb"], rules=rules, template=path)["violations"] == 0
+
+
+def test_a_seam_that_the_kept_letters_forbid_is_refused(model: SequenceModel, tmp_path: Path) -> None:
+    wish = order({"forbid": ["BsaI"], "fix": ["35:G"]}, 0, written(circle("GTCTC" + "N" * 30), tmp_path / "c.gb"))
+    with pytest.raises(InfeasibleError, match="contradict each other"):
+        designed(model, wish, 2)
 
 
 @pytest.mark.parametrize("ending", [".fasta", ".tsv", ".json"])

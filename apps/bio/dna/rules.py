@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -64,6 +64,18 @@ def span(within: Span, length: int, field: str) -> tuple[int, int]:
     return first - 1, last
 
 
+def around(touching: Span, reach: int, where: tuple[int, int], length: int) -> tuple[int, int]:
+    """Return the part of a span (sites from 0, the end excluded) in which windows of reach + 1 letters touch another.
+
+    Raises:
+        UsageError: the span to touch does not lie within the sequence.
+    """
+    if touching is None:
+        return where
+    first, last = span(touching, length, "touching")
+    return max(where[0], first - reach), min(where[1], last + reach)
+
+
 def motif(pattern: str, letters: str) -> motifs.Motif:
     """Return a motif, or the site of an enzyme that is named."""
     if letters == motifs.DNA and any(c.islower() for c in pattern):
@@ -91,19 +103,17 @@ class Forbid:
         low, high = span(self.within, length, "forbid")
         for pattern in self.patterns:
             found = motifs.strands(motif(pattern, letters), self.both_strands and letters == motifs.DNA)
-            reach, first, last = len(found[0]) - 1, low, high
-            if self.touching is not None:
-                inner = span(self.touching, length, "touching")
-                first, last = max(low, inner[0] - reach), min(high, inner[1] + reach)
-            yield Atom(f"forbid {pattern}", tuple(found), (first, last))
+            where = around(self.touching, len(found[0]) - 1, (low, high), length)
+            yield Atom(f"forbid {pattern}", tuple(found), where)
 
 
 @dataclass(frozen=True)
 class Homopolymer:
-    """No run of one letter longer than `longest`."""
+    """No run of one letter longer than `longest`; with `touching`, among the runs that overlap this span."""
 
     longest: int
     within: Span = None
+    touching: Span = field(default=None, repr=False)
 
     def __str__(self) -> str:
         """Return the rule in words."""
@@ -114,7 +124,8 @@ class Homopolymer:
         if self.longest < 1:
             raise UsageError("at least 1", field="homopolymer", value=self.longest)
         runs = tuple((frozenset([v]),) * (self.longest + 1) for v in range(len(letters)))
-        yield Atom(str(self), runs, span(self.within, length, "homopolymer"))
+        where = span(self.within, length, "homopolymer")
+        yield Atom(str(self), runs, around(self.touching, self.longest, where, length))
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,9 @@ def parse(rules: Mapping[str, Any]) -> list[Any]:
 
 def specs_of(
     rules: Mapping[str, Any], template: Path | None, entries: Sequence[Any]
-) -> tuple[list[Any], list[str]]:  # fmt: skip
-    """Return the rules that sequences are judged by (those given, or those of their manifests), and the sequences.
+) -> tuple[list[Any], list[str], list[bool]]:  # fmt: skip
+    """Return the rules that sequences are judged by (those given, or those of their manifests), the sequences, and
+    which are circles.
 
     With a template the rules speak about its designed part, which is cut out of whole records.
 
@@ -100,7 +101,7 @@ def specs_of(
     if template is None:
         if about.get("template") or given.get("keep"):
             raise UsageError("these designs stand in a template", field="template", hint="give it by --template FILE")
-        return parse(given), sequences
+        return parse(given), sequences, [e.circular for e in entries]
     from apps.bio.design import order
 
     wish = order(given, 0, template)
@@ -108,4 +109,4 @@ def specs_of(
     if held is None or any(len(s) not in (held.size, len(held.open)) for s in sequences):
         raise UsageError("a sequence is neither as long as the template nor as its designed part", field="template")
     arcs = ["".join(s[i] for i in held.sites) if len(s) == len(held.open) else s for s in sequences]
-    return [*wish.specs, fix(1, held.letters)], arcs
+    return [*wish.specs, fix(1, held.letters)], arcs, [held.closed] * len(arcs)
