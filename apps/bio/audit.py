@@ -21,6 +21,9 @@ from core.errors import DataError, UsageError
 
 __all__ = ["Finding", "audit", "check", "clean", "table"]
 
+MOSTLY = 0.7
+"""Least share of A, C, G, T, U, N among the letters of DNA and RNA; proteins have about a third."""
+
 PROTEIN = {"X": ".", "B": "[DN]", "Z": "[EQ]", "J": "[IL]"}
 
 
@@ -266,6 +269,39 @@ def check(
     return found
 
 
+def nucleic(sequences: Sequence[str], rules: Sequence[Any]) -> bool:
+    """Tell whether sequences are DNA or RNA: a rule that only DNA knows says so, or most of their letters do."""
+    words = [w for r in rules for name in ("patterns", "motifs") for w in getattr(r, name, ())]
+    words += [w for r in rules for w in (getattr(r, "a", ""), getattr(r, "b", ""))]
+    if any(type(r).__name__ in ("Gc", "Frame") for r in rules) or any(named(w) for w in words):
+        return True
+    text = "".join(sequences).upper()
+    return sum(text.count(c) for c in "ACGTUN") >= MOSTLY * len(text)
+
+
+def lettered(names: Sequence[str], sequences: Sequence[str], rules: Sequence[Any]) -> tuple[list[str], bool]:
+    """Return sequences as they are judged, U as T, and whether they are DNA; what the letters leave open is said.
+
+    Raises:
+        DataError: a letter that is neither base nor residue.
+    """
+    import sys
+
+    dna = nucleic(sequences, rules)
+    known = set("ACGTRYSWKMBDHVN" if dna else "ABCDEFGHIJKLMNOPQRSTUVWXYZ*")
+    texts = [x.upper().replace("U", "T") if dna else x.upper() for x in sequences]
+    for name, text in zip(names, texts, strict=True):
+        if wrong := sorted(set(text) - known):
+            what = "nucleotide" if dna else "residue"
+            raise DataError(f"{name} holds a letter that is no {what}", field="audit", value=wrong[0])
+    if not dna:
+        print(f"{len(texts)} sequences are judged as proteins: one strand, one-letter residues", file=sys.stderr)
+    elif doubtful := sum(bool(set(text) - set("ACGT")) for text in texts):
+        print(f"{doubtful} of {len(texts)} sequences hold ambiguous letters; a site that they might spell "
+              "is not counted", file=sys.stderr)  # fmt: skip
+    return texts, dna
+
+
 def clean(findings: Sequence[Finding]) -> bool:
     """Tell whether no rule is broken."""
     return all(f.violations == 0 for f in findings)
@@ -283,24 +319,26 @@ def table(findings: Sequence[Finding]) -> str:
 def audit(
     files: Sequence[Path], *, rules: Mapping[str, Any], template: Path | None = None, out: Path | None = None
 ) -> dict[str, Any]:
-    """Judge the sequences of some files; the rules are the command line's words, by default those of the files.
+    """Judge the sequences of some files; the rules are the command line's words, by default those of each file.
 
     Raises:
-        DataError: rules are broken (the table stands on stderr).
+        DataError: rules are broken (the table stands on stderr), or a letter is neither base nor residue.
         UsageError: there is no rule.
     """
     import json
     import sys
 
-    from apps.bio.dna.words import specs_of
+    from apps.bio.dna.words import alike, specs_of
     from apps.bio.records import put, read
 
-    entries = [entry for path in files for entry in read(path)]
-    dna = not set("".join(e.sequence for e in entries).upper()) - set("ACGTN")
-    specs, sequences, circles = specs_of(rules, template, entries)
-    if not specs:
-        raise UsageError("no rule is given, and the files name none", field="rules", hint="--forbid BsaI, ...")
-    found = check(sequences, specs, dna, circles)
+    entries, found, given = [entry for path in files for entry in read(path)], [], {k: v for k, v in rules.items() if v}
+    for numbers in alike(given, entries):
+        mine = [entries[i] for i in numbers]
+        specs, sequences, circles = specs_of(given, template, mine)
+        sequences, dna = lettered([e.name for e in mine], sequences, specs)
+        found += [
+            f if f.first is None else replace(f, first=numbers[f.first]) for f in check(sequences, specs, dna, circles)
+        ]
     rows = [vars(f) for f in found]
     if out is not None:
         put(out, json.dumps({"sequences": len(entries), "rules": rows}, indent=1) + "\n")

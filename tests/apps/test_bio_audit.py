@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from apps.bio import audit
 from apps.bio import constraints as c
-from core.errors import DataError
+from core.errors import DataError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,3 +131,38 @@ def test_a_file_s_circle_is_audited_over_its_origin(tmp_path: Path, capsys: pyte
         except DataError:
             assert violations
         assert capsys.readouterr().err.startswith("FAIL" if violations else "ok")
+
+
+def test_one_ambiguous_letter_does_not_turn_dna_into_protein(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {
+        "r": ">a\nACGTACGTGAGACCACGTACGT\n>b\nACGTRACGTACGT\n", "rna": ">a\nACGUGAGACCACGU\n", "gap": ">a\nACGT-ACGT\n",
+        "protein": ">a\nMKTAYIAKQRGAGACC\n",
+    }  # fmt: skip
+    for name, text in texts.items():
+        (tmp_path / f"{name}.fa").write_text(text)
+    for name in ("r", "rna"):
+        for pattern in ("BsaI", "GGTCTC"):
+            with pytest.raises(DataError, match="1 violations"):
+                audit.audit([tmp_path / f"{name}.fa"], rules={"forbid": [pattern]})
+    assert "1 of 2 sequences hold ambiguous letters" in capsys.readouterr().err
+    with pytest.raises(DataError, match="no nucleotide"):
+        audit.audit([tmp_path / "gap.fa"], rules={"forbid": ["GGTCTC"]})
+    assert audit.audit([tmp_path / "protein.fa"], rules={"forbid": ["GGTCTC"]})["violations"] == 0
+    assert "judged as proteins" in capsys.readouterr().err
+
+
+def test_each_file_is_judged_by_its_own_manifest(tmp_path: Path) -> None:
+    letters = {"a": "ACGT" * 5, "b": "A" * 20}
+    for name, word in letters.items():
+        about = '{"rules":{"forbid":["' + ("GGGG" if name == "a" else "AAAA") + '"]}}'
+        (tmp_path / f"{name}.fa").write_text(f">{name} manifest={about}\n{word}\n")
+    files = [tmp_path / f"{name}.fa" for name in letters]
+    with pytest.raises(DataError, match="1 violations of 1 rules"):
+        audit.audit(files, rules={}, out=tmp_path / "a.json")
+    rows = json.loads((tmp_path / "a.json").read_text())["rules"]
+    assert [(r["rule"], r["sequences"], r["first"]) for r in rows] == [("forbid GGGG", 1, None), ("forbid AAAA", 1, 1)]
+    (tmp_path / "c.fa").write_text(">c\nACGT\n")
+    with pytest.raises(UsageError, match="c names none"):
+        audit.audit([*files, tmp_path / "c.fa"], rules={})

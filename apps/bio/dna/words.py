@@ -7,6 +7,7 @@ TTGACA,TATAAT,15-19.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from apps.bio.constraints import alphabet, fix, forbid, frame, gc, homopolymer, require, spacing
 from core.errors import UsageError
 
-__all__ = ["parse", "spans", "specs_of"]
+__all__ = ["alike", "parse", "spans", "specs_of"]
 
 
 def _match(form: str, word: str, field: str, example: str) -> re.Match[str]:
@@ -83,6 +84,22 @@ def parse(rules: Mapping[str, Any]) -> list[Any]:
         elif name != "keep":
             raise UsageError("no such rule", field="rules", value=name, choices=[*READ, "homopolymer", "alphabet"])
     return out
+
+
+def alike(rules: Mapping[str, Any], entries: Sequence[Any]) -> list[list[int]]:
+    """Return the numbers of the entries that are judged together: by the rules given, or by the same ones of manifests.
+
+    Raises:
+        UsageError: no rule is given, and an entry names none.
+    """
+    found: dict[str, list[int]] = {}
+    for i, entry in enumerate(entries):
+        own = dict(rules) or entry.manifest.get("rules")
+        found.setdefault(json.dumps([own, entry.manifest.get("template")], default=str), []).append(i)
+        if not own:
+            who = "the files name none" if i == 0 else f"{entry.name} names none"
+            raise UsageError(f"no rule is given, and {who}", field="rules", hint="--forbid BsaI, ...")
+    return list(found.values())
 
 
 def specs_of(
