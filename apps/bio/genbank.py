@@ -197,13 +197,17 @@ def _retranslate(feature: SeqFeature, held: Template, out: SeqRecord) -> None:
         return
     if not any(held.open[int(i) % len(held.open)] for i in feature.location):
         return
+    from Bio.Data.CodonTable import unambiguous_dna_by_id
     from Bio.Seq import Seq
 
     table = str(feature.qualifiers.get("transl_table", ["1"])[0])
     begin = int(feature.qualifiers.get("codon_start", ["1"])[0]) - 1
     letters = spelt(feature, str(out.seq))[begin:]
     new = str(Seq(letters[: len(letters) // 3 * 3]).translate(table=table)).removesuffix("*")
-    if new[1:] != old[0][1:] or (new[:1] != old[0][:1] and old[0][:1] != "M"):
+    known = unambiguous_dna_by_id.get(int(table)) if table.isdigit() else None
+    if old[0][:1] == "M" and known is not None and letters[:3].upper() in known.start_codons:
+        new = "M" + new[1:]  # a codon that begins a protein is read as methionine there
+    if new != old[0]:
         feature.qualifiers["translation"] = [new]
         feature.qualifiers.setdefault("note", []).append("translation changed by design")
 

@@ -149,6 +149,24 @@ def test_a_translation_follows_its_letters() -> None:
         assert letter != old or not changed
 
 
+@pytest.mark.parametrize(("table", "starts"), [("1", ["ATG", "TTG", "CTG"]), ("11", ["ATG", "GTG", "ATA"])])
+def test_a_start_codon_stays_one_or_is_noted(table: str, starts: list[str]) -> None:
+    """Codons that begin a protein under the record's code spell M there; others are retranslated."""
+    from Bio.Seq import Seq
+    from Bio.SeqFeature import SeqFeature, SimpleLocation
+    from Bio.SeqRecord import SeqRecord
+
+    about = {"transl_table": [table], "translation": ["MKR"], "codon_start": ["1"]}
+    record = SeqRecord(Seq("ATGAAACGTTAA"), annotations={"topology": "linear"})
+    record.features = [SeqFeature(SimpleLocation(0, 12, 1), type="CDS", qualifiers=about)]
+    held = template(record, np.arange(12) < 3)
+    for codon in [*starts, "ACC", "TGA", "CTT"]:
+        (cds,) = inserted(held, codon + held.letters[3:], "d", []).features
+        kept = codon in starts
+        assert (cds.qualifiers["translation"] == ["MKR"]) == kept == ("note" not in cds.qualifiers), codon
+        assert kept or cds.qualifiers["translation"] == [str(Seq(codon).translate()) + "KR"]
+
+
 def test_the_parser_s_warnings_are_kept_and_circles_found() -> None:
     record = read_genbank(real("addgene-plasmid-39296-sequence-49545.gbk"))[0]
     assert record.annotations["quintet_warnings"] and record.annotations["topology"] == "circular"
