@@ -168,6 +168,10 @@ def test_the_table_and_the_rules(pdb: Path) -> None:
         choose(s, letters={"A3": "C"}, exclude="C")
     with pytest.raises(InfeasibleError, match="nothing is left"):
         choose(s, fix="A,B")
+    native = s.residues[0]
+    assert choose(s, fix=native.label, letters={native.label: native.letter}).fixed.sum() == 1
+    with pytest.raises(InfeasibleError, match=f"{native.label} keeps {native.letter}.*contradict"):
+        choose(s, fix=native.label, letters={native.label: "W"})
     with pytest.raises(UsageError, match="not one of the twenty"):
         choose(s, exclude="Z")
 

@@ -141,7 +141,8 @@ def choose(
 
     Raises:
         UsageError: a selector or letter is wrong, or a residue is both to be fixed and designed.
-        InfeasibleError: a designed residue is left without a letter, or nothing is left to design.
+        InfeasibleError: a designed residue is left without a letter, a kept one has a letter that `letters` does not
+            allow, or nothing is left to design.
     """
     n, alphabet = len(structure.residues), np.array(list(AMINO))
     fixed = np.zeros(n, bool)
@@ -155,7 +156,14 @@ def choose(
     allowed = np.ones((n, len(AMINO)), bool)
     allowed[:, np.isin(alphabet, _checked(exclude, "exclude"))] = False
     for where, text in (letters or {}).items():
-        allowed[select(structure, where, "letters")] &= np.isin(alphabet, _checked(text, "letters"))
+        some = np.isin(alphabet, _checked(text, "letters"))
+        here = select(structure, where, "letters")
+        if (both := here[fixed[here] & ~some[structure.tokens[here]]]).size:
+            residue = structure.residues[both[0]]
+            raise InfeasibleError(f"{residue.label} keeps {residue.letter}, which {where}:{text} does not allow: they "
+                                  "contradict each other", field="letters", value=f"{where}:{text}",
+                                  hint="keep fewer residues, or fix others")  # fmt: skip
+        allowed[here] &= some
     empty = np.flatnonzero(~allowed.any(1) & ~fixed)
     if len(empty):
         raise InfeasibleError("no letter is left", field="letters", value=structure.residues[empty[0]].label)
