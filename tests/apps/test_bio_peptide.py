@@ -210,13 +210,30 @@ def test_designs_are_written_as_molecules(tmp_path: Path, topology: str, capsys:
     wanted = molecules(found.sequences, cyclic=topology == "cyclic", bridged=topology == "disulfide")
     back = list(Chem.SDMolSupplier(str(tmp_path / "x.sdf")))
     assert [from_smiles(Chem.MolToSmiles(m)).standard for m in back] == [p.standard for p in wanted]
-    assert [m.GetProp("_Name") for m in back] == ["one", "two"] and float(back[1].GetProp("amp")) == 0.25
+    assert [m.GetProp("_Name") for m in back] == ["one", "two"] and float(back[1].GetProp("reward_amp")) == 0.25
     assert "'seed': 3" in back[0].GetProp("manifest")
     smiles = [line.split() for line in (tmp_path / "x.smi").read_text().splitlines()]
     assert [(from_smiles(a).standard, n) for a, n in smiles] == [(p.standard, n) for p, n in
                                                                  zip(wanted, ["one", "two"], strict=True)]  # fmt: skip
     helm = [line.split("\t") for line in (tmp_path / "x.helm").read_text().splitlines()]
     assert [from_helm(a) for a, _ in helm] == wanted
+
+
+@pytest.mark.parametrize("topology", ["linear", "cyclic"])
+def test_a_score_does_not_hide_what_rdkit_computes(topology: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A reward's value is that of the letters as a chain; mass and charge in the file are those of the molecule."""
+    from io import BytesIO
+
+    from rdkit import Chem
+    from rdkit.Chem import Descriptors
+
+    scores = {"weight": np.array([1.0]), "charge": np.array([9.0])}
+    found = Designs(["GKLWAK"], manifest={"topology": topology}, scores=scores)
+    (back,) = Chem.ForwardSDMolSupplier(BytesIO(found.molecules("sdf").encode()))
+    weight = Descriptors.MolWt(back)  # type: ignore[attr-defined]
+    assert float(back.GetProp("weight")) == pytest.approx(weight, abs=0.01) and float(back.GetProp("charge")) == 2
+    assert float(back.GetProp("reward_weight")) == 1 and back.GetProp("topology") == topology
+    assert ("linear chain" in capsys.readouterr().err) == (topology == "cyclic")
 
 
 @pytest.mark.parametrize("name", ["toy", "peptide", "protein"])

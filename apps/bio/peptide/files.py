@@ -44,24 +44,33 @@ def suited(topology: str, suffix: str, alphabet: str) -> None:
         raise UsageError("holds peptides, and the model writes DNA", field="out", value=suffix)
 
 
+def form_of(designs: Designs) -> str:
+    """Return the topology that the manifest names."""
+    return designs.manifest.get("topology", "linear")
+
+
 def made(designs: Designs) -> list[Peptide]:
     """Return designs as peptides of the topology that their manifest names."""
     from apps.bio.peptide.generate import molecules
 
-    topology = designs.manifest.get("topology", "linear")
-    found = molecules(designs.sequences, cyclic=topology == "cyclic", bridged=topology == "disulfide")
+    form = form_of(designs)
+    found = molecules(designs.sequences, cyclic=form == "cyclic", bridged=form == "disulfide")
     open_ = sum(not p.bridges for p in found)
-    if topology == "disulfide" and open_:
+    if form == "disulfide" and open_:
         print(f"{open_} of {len(found)} have no two cysteines apart and stay linear", file=sys.stderr)
     return found
 
 
 def sdf(designs: Designs) -> str:
-    """Return SDF text: drawn coordinates, HELM, SMILES, properties and scores of each design."""
+    """Return SDF text: drawn coordinates, HELM, SMILES, topology, RDKit's properties, scores as `reward_NAME`."""
     from apps.bio.peptide.chemistry import sdf_text
 
-    more = [{**designs.score_of(i), "manifest": designs.manifest} for i in range(len(designs))]
-    return sdf_text(made(designs), designs.names, more)
+    peptides, about = made(designs), {"topology": form_of(designs), "manifest": designs.manifest}
+    if designs.scores and about["topology"] != "linear":
+        print(f"reward_... fields are of the letters as a linear chain; the others are RDKit's, of the "
+              f"{about['topology']} molecule", file=sys.stderr)  # fmt: skip
+    more = [{**{f"reward_{k}": v for k, v in designs.score_of(i).items()}, **about} for i in range(len(designs))]
+    return sdf_text(peptides, designs.names, more)
 
 
 def smiles(designs: Designs) -> str:
