@@ -49,7 +49,7 @@ class Block:
 
     Args:
         number: its place.
-        audio: its samples [m]; the first block's are fewer by the codec's latency.
+        audio: its samples [m]; the first block's are fewer by the player's latency, a slower one's by what that grows.
         frames: its frames [L, dim].
         start_sample: of the whole, where `audio` begins.
         compute_ms: time that it took to make.

@@ -4,7 +4,8 @@ A tick (sixteenth) is a row: for each of the nine drum classes (hit +-1, velocit
 (2019, arXiv:1905.06118), and for each pitch (sounds +-1, begins +-1). `ticks` rows make a frame, whitened principal
 components its numbers. Decoding takes signs, so that small errors of a model are not heard, and what is heard is a
 score: notes can be counted exactly. Frames last a fraction of a bar: blocks are whole beats at any tempo, and the
-tempo may change from frame to frame. Hits may be early by half a tick, so the player is half a tick late.
+tempo may change from frame to frame. A hit may be early by half a tick, of the tick that it sounds in: so a player of
+drums is late by half a tick of its tempo, or of the codec's where that is longer.
 """
 
 from __future__ import annotations
@@ -57,8 +58,16 @@ class RollCodec(nn.Module):
 
     @property
     def latency_samples(self) -> int:
-        """Half a tick."""
-        return round(30 / self.bpm / TICKS * RATE)
+        """Half a tick at the tempo `bpm`."""
+        return self.latency(self.bpm)
+
+    def latency(self, bpm: float) -> int:
+        """Return by how many samples a player is late at a tempo: half a tick, at least that of `self.bpm`.
+
+        Without drums nothing is early, and it is that of `self.bpm` at any tempo.
+        """
+        slowest = min(bpm, self.bpm) if self.hits else self.bpm
+        return round(30 / slowest / TICKS * RATE)
 
     @property
     def frame_rate(self) -> float:
@@ -180,7 +189,10 @@ def _pitches(row: np.ndarray, codec: RollCodec) -> tuple[set[int], set[int]]:
 
 
 class RollPlayer:
-    """Plays a stream of frames; its sound is half a tick late, which the first push leaves out.
+    """Plays a stream of frames; its sound is late (`RollCodec.latency`), which the first push leaves out.
+
+    Time is a sum of ticks, each as long as the tempo `bpm` of its push says; what is early lies in the tick before. So
+    no sample depends on how frames are cut, and where the tempo falls a push gives less, by what the latency grows.
 
     Args:
         codec: the frames' meaning.
@@ -189,27 +201,29 @@ class RollPlayer:
     def __init__(self, codec: RollCodec) -> None:
         self.codec, self.bpm, self.synth = codec, codec.bpm, Synth()
         self.sounding = set[int]()
-        self.tick, self.skip, self.late = 0.0, codec.latency_samples, codec.latency_samples
+        self.tick, self.past = 0.0, 0.0
+        """Samples played, and those of the last tick."""
+        self.late = codec.latency_samples
 
     def push(self, z: Tensor) -> Tensor:
         """Return the samples that frames [n, dim] complete."""
         length = 60 / self.bpm / TICKS * RATE
         for row in self.codec.rows(z):
-            at = self.tick + self.late
+            at, before = round(self.tick), self.past or length
             sounding, begin = _pitches(row, self.codec)
             for pitch in sorted(self.sounding - sounding):
-                self.synth.release(pitch, round(at))
+                self.synth.release(pitch, at)
             for pitch in sorted((sounding - self.sounding) | begin):
-                self.synth.press(pitch, VELOCITY, round(at))
+                self.synth.press(pitch, VELOCITY, at)
             for kind, velocity, late in _hits(row, self.codec):
-                self.synth.strike(kind, velocity, max(self.synth.now, round(at + late * length)))
-            self.sounding = sounding
-            self.tick += length
-        return self._give(round(self.tick))
+                self.synth.strike(kind, velocity, round(self.tick + late * (before if late < 0 else length)))
+            self.sounding, self.late = sounding, self.codec.latency(self.bpm)
+            self.tick, self.past = self.tick + length, length
+        return self._give(round(self.tick) - self.late)
 
     def flush(self) -> Tensor:
         """Return the samples that are still to come, all notes released; the stream begins anew."""
-        end = round(self.tick + self.late)
+        end = round(self.tick)
         for pitch in sorted(self.sounding):
             self.synth.release(pitch, end)
         last = self._give(end)
@@ -225,7 +239,4 @@ class RollPlayer:
         return out
 
     def _give(self, stop: int) -> Tensor:
-        audio = limit(torch.from_numpy(self.synth.until(stop)).float())
-        cut = min(self.skip, len(audio))
-        self.skip -= cut
-        return audio[cut:]
+        return limit(torch.from_numpy(self.synth.until(stop)).float())

@@ -265,6 +265,7 @@ def codec(name: str, file: Path, out: Path | None, form: Form = MONO) -> dict[st
     frames = codec_.encode(given)  # type: ignore[arg-type]
     figures: dict[str, Any] = {"frames": len(frames), "dim": codec_.dim, "latency_samples": codec_.latency_samples}
     if isinstance(given, Score) and isinstance(codec_, RollCodec):
+        figures["latency_samples"] = codec_.latency(given.bpm)
         back = codec_.score(frames, given.bpm)
         figures |= {"notes": len(given.notes), "notes_back": len(back.notes), "hits": len(given.hits),
                     "hits_back": len(back.hits)}  # fmt: skip

@@ -69,6 +69,19 @@ def test_any_portions_give_the_same_samples(model: MusicModel) -> None:
     assert torch.equal(sound, whole[: len(sound)])
 
 
+def test_a_session_is_its_frames_played_at_once_when_the_tempo_changes(model: MusicModel) -> None:
+    session, tempi = model.live(3, steps=1, bpm=120.0), (120.0, 60.0, 60.0, 133.0, 60.0)
+    player, blocks, parts = model.net.codec.player(), [], []
+    for bpm in tempi:
+        session.ask(bpm=bpm)
+        blocks.append(session.block())
+        player.bpm = bpm  # type: ignore[union-attr]
+        parts += [player.push(frame[None]) for frame in blocks[-1].frames]
+    live = torch.cat([block.audio for block in blocks])
+    assert [b.start_sample for b in blocks] == np.cumsum([0, *(len(b.audio) for b in blocks[:-1])]).tolist()
+    assert torch.equal(torch.cat(parts), live) and len(live) == round(sum(960_000 / b * 8 for b in tempi)) - 4000
+
+
 def test_a_snapshot_is_gone_back_to(model: MusicModel) -> None:
     session = model.live(1, steps=2)
     assert session.warmup() > 0 and session.number == 0

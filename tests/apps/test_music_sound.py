@@ -11,7 +11,7 @@ from torch import Tensor
 
 from apps.music import audio, controls, data, tunes
 from apps.music.codec import MelCodec
-from apps.music.roll import RollCodec
+from apps.music.roll import TICKS, RollCodec
 from apps.music.score import Score, read_midi, write_midi
 from apps.music.spectral import HOP, SIZE, log_mel, magnitude
 from apps.music.synth import RATE, Synth, render
@@ -176,6 +176,37 @@ def test_a_roll_keeps_the_score(bpm: float) -> None:
     due = Score(score.notes, score.hits, bpm, beats=score.beats)
     truth = render(due, len(whole) / RATE)
     assert np.corrcoef(whole.numpy()[:60000], truth[:60000])[0, 1] > 0.6
+
+
+@pytest.mark.parametrize("tempi", [(60.0,), (120.0,), (60.0, 120.0, 60.0), (200.0, 20.0, 400.0)])
+def test_early_hits_sound_the_same_in_pieces(tempi: tuple[float, ...]) -> None:
+    score = Score(hits=np.array([[k - 0.45 / TICKS, 1, 0.8] for k in range(1, 12)]), beats=12)
+    codec = RollCodec(dim=16, low=36, high=36, whiten=False)
+    codec.fit([score, tunes.arrange("joy", 1)])
+    z, count = codec.encode(score), 12 // len(tempi)
+    assert codec.score(z).hits[5, 0] * TICKS % 1 == pytest.approx(0.55, abs=0.02)
+
+    def played(size: int) -> Tensor:
+        player, parts, fewer = codec.player(), [], 0
+        for bpm, section in zip(tempi, z.split(count), strict=True):
+            player.bpm = bpm
+            parts += [player.push(part) for part in (section[:0], *section.split(size))]
+            fewer = round(player.tick) - sum(map(len, parts))
+            assert fewer == codec.latency(bpm)
+        return torch.cat([*parts, player.flush()])
+
+    whole, ticks = played(count), np.repeat([60 / b / TICKS * RATE for b in tempi], count * TICKS)
+    assert all(torch.equal(played(size), whole) for size in (1, 2, 3)) and len(whole) == round(ticks.sum())
+    hits, due = codec.score(z).hits, np.concatenate([[0], ticks.cumsum()])
+    times = np.interp(hits[:, 0] * TICKS, np.arange(len(due)), due)
+    truth = Synth(struck=[(int(k), round(t), v) for t, k, v in zip(times, *hits[:, 1:].T, strict=True)])
+    assert float((whole - audio.limit(torch.from_numpy(truth.until(len(whole))).float())).abs().max()) <= 1e-6
+
+
+def test_notes_alone_are_late_by_the_same_at_any_tempo() -> None:
+    codec, drums = RollCodec(drums=False), RollCodec()
+    assert [codec.latency(bpm) for bpm in (60.0, 120.0, 200.0)] == [2000, 2000, 2000]
+    assert [drums.latency(bpm) for bpm in (60.0, 120.0, 200.0)] == [4000, 2000, 2000]
 
 
 def test_a_player_copy_goes_on_alike() -> None:
