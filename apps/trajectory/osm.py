@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -41,7 +42,9 @@ CLASS_SPEED: dict[str, float] = {
 
 _SUFFIXES = (".osm", ".osm.gz", ".osm.bz2", ".graphml")
 _MINOR_SERVICE = {"alley", "driveway", "emergency_access", "parking", "parking_aisle", "private"}
-_VERSION = "4"
+_VERSION = "5"
+_NO_SPEED = re.compile(r"[^1-9]*0[^1-9]*|.*\d{9}.*")
+"""Speed limits that no car can keep (0, in any unit) or reach (nine digits): they count as missing."""
 
 
 def cache_folder() -> Path:
@@ -118,7 +121,7 @@ def _read(path: Path, simplify: bool) -> MultiDiGraph:
     try:
         with _tags() as ox:
             if path.name.endswith(".graphml"):
-                return ox.load_graphml(path)
+                return _in_degrees(ox.load_graphml(path))
             graph = _drivable(ox.graph_from_xml(path, simplify=False, retain_all=True))
             return ox.simplify_graph(graph) if simplify and graph.number_of_edges() else graph
     except (ParseError, SAXParseException) as error:
@@ -158,6 +161,14 @@ def _drives(data: dict[str, Any]) -> bool:
     return "no" not in _values(data.get("motor_vehicle")) + _values(data.get("motorcar"))
 
 
+def _in_degrees(graph: MultiDiGraph) -> MultiDiGraph:
+    """Return a graph in longitude and latitude, whatever coordinates osmnx wrote it in."""
+    import osmnx as ox
+
+    crs = graph.graph.get("crs")
+    return ox.project_graph(graph, to_latlong=True) if crs and ox.projection.is_projected(crs) else graph
+
+
 def _drivable(graph: MultiDiGraph) -> MultiDiGraph:
     graph.remove_edges_from([(u, v, k) for u, v, k, d in graph.edges(keys=True, data=True) if not _drives(d)])
     graph.remove_nodes_from([n for n, degree in list(graph.degree()) if degree == 0])
@@ -171,6 +182,11 @@ def _build(graph: MultiDiGraph, name: str) -> RoadNetwork:
 
     if graph.number_of_edges() == 0:
         raise DataError("no road that a car may drive", field=name)
+    for *_, data in graph.edges(data=True):
+        said = _values(data.get("maxspeed"))
+        possible = [limit for limit in said if not _NO_SPEED.fullmatch(limit)]
+        if len(possible) < len(said):
+            data["maxspeed"] = possible or None
     graph = ox.routing.add_edge_speeds(graph, hwy_speeds=CLASS_SPEED, fallback=CLASS_SPEED["other"])
     nodes = {n: (d["x"], d["y"]) for n, d in graph.nodes(data=True)}
     edges = sorted(graph.edges(keys=True, data=True), key=lambda e: e[:3])

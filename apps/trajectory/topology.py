@@ -103,7 +103,7 @@ def assemble(
         (the others as in `RoadNetwork`)
 
     Raises:
-        DataError: nothing drivable is left.
+        DataError: nothing drivable is left, or the arrays contradict each other (`RoadNetwork.problem`).
     """
     if len(u) == 0 or (np.diff(geom_ptr) < 2).any():
         raise DataError("no drivable segment in it, or one without a line", field=name)
@@ -127,4 +127,8 @@ def assemble(
         turn=turn.astype(np.float32),
         label=np.empty(0, dtype="U1") if label is None else np.asarray(label, dtype=str),
     )
-    return network.subset(components(network.n, source, target)) if connected else network
+    network = network.subset(components(network.n, source, target)) if connected else network
+    problem = network.problem()
+    if problem:
+        raise DataError(f"inconsistent road network: {problem}", field=name)
+    return network

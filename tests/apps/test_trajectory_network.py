@@ -206,3 +206,42 @@ def test_porto(tmp_path: Path) -> None:
 def test_monaco_and_porto_center(tmp_path: Path) -> None:
     assert from_osm(SHARED / "networks/monaco_drive.osm.gz", cache=tmp_path).n == 621
     assert from_osm(SHARED / "porto/porto_center.osm.gz", cache=tmp_path).n == 498
+
+
+PLACE = {1: (10.0, 50.0), 2: (10.004, 50.0), 3: (10.008, 50.0), 4: (10.004, 50.004)}
+
+
+def osm(folder: Path, **tags: str) -> Path:
+    """Write a ring of two-way streets: way 11 from 1 to 2 (with `tags`), way 12 on to 3, and back over 4 or not."""
+    ways = {11: ((1, 2), tags), 12: ((2, 3), {}), 13: ((3, 4, 1), {}), 14: ((1, 3), {})}
+    lines = [f'<node id="{i}" lon="{x}" lat="{y}"/>' for i, (x, y) in PLACE.items()]
+    for way, (nodes, more) in ways.items():
+        said = "".join(f'<tag k="{k}" v="{v}"/>' for k, v in ({"highway": "residential"} | more).items())
+        lines.append(f'<way id="{way}">' + "".join(f'<nd ref="{i}"/>' for i in nodes) + said + "</way>")
+    (folder / "ring.osm").write_text('<osm version="0.6">' + "".join(lines) + "</osm>")
+    return folder / "ring.osm"
+
+
+@pytest.mark.parametrize("limit", ["0", "0 mph", "9" * 400, "walk"])
+def test_a_speed_limit_that_no_car_can_keep_is_missing(tmp_path: Path, limit: str) -> None:
+    odd = from_osm(osm(tmp_path, maxspeed=limit), cache=tmp_path / "cache", simplify=False)
+    plain = from_osm(osm(tmp_path), cache=tmp_path / "cache", simplify=False)
+    assert odd.problem() is None and np.isfinite(odd.travel_time).all() and (odd.speed == plain.speed).all()
+
+
+def test_an_impossible_network_is_not_assembled() -> None:
+    one = np.ones(2)
+    with pytest.raises(DataError, match="stop: inconsistent road network: a speed is not positive"):
+        assemble("stop", "EPSG:32629", u=np.array([1, 2]), v=np.array([2, 1]), key=0 * one, osm_way=0 * one,
+                 length=100 * one, speed=0 * one, road_class=11 * one, geom_ptr=np.array([0, 2, 4]),
+                 geom_xy=np.array([[0, 0], [100, 0], [100, 0], [0, 0]], float))  # fmt: skip
+
+
+def test_projected_graphml_is_the_same_network(tmp_path: Path) -> None:
+    import osmnx as ox
+
+    graph = ox.graph_from_xml(osm(tmp_path))
+    ox.save_graphml(graph, tmp_path / "plain.graphml")
+    ox.save_graphml(ox.project_graph(graph), tmp_path / "projected.graphml")
+    plain, projected = (from_osm(tmp_path / f"{n}.graphml", cache=tmp_path) for n in ("plain", "projected"))
+    assert (plain.succ == projected.succ).all() and np.allclose(plain.geom_xy, projected.geom_xy, atol=0.01)
