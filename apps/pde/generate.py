@@ -167,9 +167,10 @@ class FieldModel:
 
         r = self.recipe
         valid = splits(r.data, r.seed).valid
-        if len(valid.mesh) != len(self.mesh):
+        same = len(valid.mesh) == len(self.mesh)
+        if not (same and np.allclose(valid.mesh.points, self.mesh.points, atol=1e-6 * float(np.ptp(self.mesh.points)))):
             raise UsageError("ensembles are calibrated on the mesh of the recipe", field="mesh", value=len(self.mesh),
-                             hint="give `spread`, for example the one of the model on its own mesh")  # fmt: skip
+                             hint="`quintet pde calibrate` the model first, or give `spread`")  # fmt: skip
         found, more = calibrate(self.net, valid, stride=r.stride), valid
         if further and not r.data.file and not r.data.reynolds:
             wide = dataclasses.replace(r.data, valid=len(valid) + further)

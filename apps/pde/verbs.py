@@ -66,7 +66,7 @@ def simulate(words: Sequence[str], out: Path | None) -> dict[str, Any]:
     recipe = load_recipe("pde", order.recipe, order.overrides)
     if recipe.data.file:
         raise UsageError("is read, not simulated", field="data.file", value=recipe.data.file)
-    if out is not None and out.suffix != ".npz":
+    if out is not None:
         check_format(out)
     own, grid = posed(recipe.data)
     say(grid.quality().text())
@@ -89,8 +89,12 @@ def simulate(words: Sequence[str], out: Path | None) -> dict[str, Any]:
 
 def rollout(name: str, *, steps: int, row: int, every: int, out: Path | None, mesh_file: str, members: int,
             noise: float, seed: int) -> dict[str, Any]:  # fmt: skip
-    """Roll a test trajectory's start out and compare with the truth as far as that goes."""
+    """Roll a test trajectory's start out and compare with the truth as far as that goes.
+
+    On another mesh start and truth are those of the trajectory's mesh, carried over by linear elements (`transfer.py`).
+    """
     from apps.pde.data import splits
+    from apps.pde.transfer import carried
 
     if out is not None:
         check_format(out)
@@ -101,18 +105,16 @@ def rollout(name: str, *, steps: int, row: int, every: int, out: Path | None, me
     if not 0 <= row < len(test):
         raise UsageError(f"the test part has {len(test)} trajectories", field="row", value=row)
     given = {k: float(v[row]) for k, v in test.parameters.items()}
-    began = time.perf_counter()
+    states = carried(test.mesh, test.states[row], model.mesh) if mesh_file else test.states[row]
+    began, t = time.perf_counter(), float(test.times[0])
     if members > 1:
-        from dataclasses import replace
-
         spread = replace(model.spread, start=noise)
-        start, t = test.states[row, 0], float(test.times[0])
-        fields, _ = model.ensemble(start, steps, members, spread, seed, t, given, every)
+        fields, _ = model.ensemble(states[0], steps, members, spread, seed, t, given, every)
     else:
-        fields = model.rollout(test.states[row, 0], steps, float(test.times[0]), given, every)
+        fields = model.rollout(states[0], steps, t, given, every)
     seconds = time.perf_counter() - began
-    shared = min(len(fields.times), (test.states.shape[1] - 1) // every + 1)
-    truth = test.states[row, ::every][:shared]
+    shared = min(len(fields.times), (len(states) - 1) // every + 1)
+    truth = states[::every][:shared]
     result: dict[str, Any] = {"states": len(fields.times), "end": float(fields.times[-1]), "seconds": round(seconds, 3)}
     result["mse"] = metrics.mse(fields.states[:shared], truth)
     result["correlation_end"] = float(metrics.correlation(fields.states[:shared], truth)[-1])
