@@ -10,7 +10,8 @@ from core.run.cli import Json, Out, build, emit
 PLACE = '17, "u-v", node:ID, way:ID, "lon,lat" or zone:FILE.geojson'
 
 Model = Annotated[str, typer.Argument(help="A model that ships (toy), or the folder of a run.")]
-Trips = Annotated[int, typer.Option("-n", help="Trips of each request.")]
+Requests = Annotated[int, typer.Option("-n", help="At most so many requests.", min=1)]
+Trips = Annotated[int, typer.Option("-n", help="Trips of each request.", min=1)]
 Origin = Annotated[str, typer.Option("--origin", help=f"Where trips start: {PLACE}.")]
 Destination = Annotated[str, typer.Option("--destination", help="Where they end, written alike.")]
 Table = Annotated[Path | None, typer.Option("--od", help="CSV of requests: origin, destination, maybe depart.")]
@@ -22,8 +23,8 @@ Polygon = Annotated[
 Forbid = Annotated[list[str] | None, typer.Option("--forbid", help="Road class that must not be used; repeat.")]
 MinHops = Annotated[int, typer.Option("--min-hops", help="At least so many segments after the origin.")]
 MaxHops = Annotated[int, typer.Option("--max-hops", help="At most so many.")]
-MinKm = Annotated[float, typer.Option("--min-km", help="At least so many kilometres.")]
-MaxKm = Annotated[float, typer.Option("--max-km", help="At most so many.")]
+MinKm = Annotated[float, typer.Option("--min-km", help="At least so many kilometres, first and last segment included.")]
+MaxKm = Annotated[float, typer.Option("--max-km", help="At most so many, counted alike.")]
 Depart = Annotated[str, typer.Option("--depart", help='"08:15", "sat 23:40", an ISO time or unix seconds.')]
 Seed = Annotated[int, typer.Option("--seed", help="All randomness.", min=0)]
 Steps = Annotated[int | None, typer.Option("--steps", help="Sampling steps per block.", min=1)]
@@ -56,6 +57,7 @@ def sample(
     """Draw trips under constraints.
 
     --out FILE writes .geojson, .gpx, .csv, .parquet, .rou.xml or .html; without it GeoJSON goes to stdout.
+    Kilometres and minutes are those of the whole trip: from the start of its first segment to the end of its last.
     """
     from apps.trajectory import verbs
 
@@ -71,8 +73,8 @@ def sample(
 
 @app.command()
 def evaluate(
-    model: Model, trips: Real = "", n: Annotated[int, typer.Option("-n", help="At most so many requests.")] = 200,
-    seed: Seed = 0, network: Network = "", out: Out = None, json: Json = False,
+    model: Model, trips: Real = "", n: Requests = 200, seed: Seed = 0, network: Network = "", out: Out = None,
+    json: Json = False,
 ) -> None:  # fmt: skip
     """Judge a model beside the baselines: both protocols, noise floors, privacy card (--out FILE.html: a report)."""
     from apps.trajectory import verbs

@@ -111,7 +111,8 @@ def _explain(fields: Fields, origin: int, target: tuple[int, ...], rules: Rules,
         raise InfeasibleError(f"needs at least {hops} segments", field="max_hops", value=budget, hint=hint)
     if rules.max_km:
         product = visit_product(fields, rules)
-        shortest = shortest_metres(fields.network, product, target, rules)[product.start(np.array([origin]))[0]] / 1000
+        rest = shortest_metres(fields.network, product, target, rules)[product.start(np.array([origin]))[0]]
+        shortest = (rest + fields.network.length[origin]) / 1000
         raise InfeasibleError(f"the shortest admissible trip is {shortest:.2f} km", field="max_km", value=rules.max_km)
     limits = ["min_hops"] if rules.min_hops > budget else [k for k in ("min_hops", "min_km") if getattr(rules, k)]
     reason = f"no trip to segment {target[0]} satisfies all rules within {budget} segments"

@@ -110,6 +110,13 @@ class Trips:
         along = np.concatenate([[0.0], np.cumsum(self.network.length[self.segment].astype(np.float64))])
         return np.diff(along[self.ptr]) / 1000.0
 
+    def seconds(self) -> np.ndarray:
+        """[n] float64 seconds from the start of each trip to the end of its last segment, NaN unknown.
+
+        The last segment is left after its free-flow time.
+        """
+        return self.enter[self.ptr[1:] - 1].astype(np.float64) + self.network.travel_time[self.destination]
+
     @property
     def origin(self) -> np.ndarray:
         """[n] first segment of each trip."""

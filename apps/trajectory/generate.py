@@ -89,16 +89,18 @@ class TripModel(Sampler):
     ) -> Trips:  # fmt: skip
         """Return one trip without times for each request (`Sampler.draw`)."""
         walks: list[np.ndarray] = [np.empty(0, np.int64)] * len(origin)
-        for rows in self._together(targets):
+        for rows in self._together(origin, targets):
             found = self._draw(origin[rows], [targets[i] for i in rows], depart[rows], seed, streams[rows], greedy)
             for i, walk in zip(rows, found, strict=True):
                 walks[i] = walk
         return Trips.from_lists(self.network, walks, depart)
 
-    def _together(self, targets: list[tuple[int, ...]]) -> list[np.ndarray]:
-        """Return the rows of each batch: neighbours share destinations, and counters allow only one a batch."""
-        number = {t: i for i, t in enumerate(dict.fromkeys(targets))}
-        which = np.array([number[t] for t in targets])
+    def _together(self, origin: np.ndarray, targets: list[tuple[int, ...]]) -> list[np.ndarray]:
+        """Return the rows of each batch: neighbours share destinations, and counters allow only one request a batch."""
+        apart = self.rules.counted and not self.rules.origins
+        asked = [(t, int(o) if apart else -1) for o, t in zip(origin, targets, strict=True)]
+        number = {a: i for i, a in enumerate(dict.fromkeys(asked))}
+        which = np.array([number[a] for a in asked])
         order = np.argsort(which, kind="stable")
         parts = np.split(order, np.flatnonzero(np.diff(which[order])) + 1) if self.rules.counted else [order]
         return [part[a : a + self.batch] for part in parts for a in range(0, len(part), self.batch)]

@@ -5,8 +5,10 @@ Kilometres are counted as the **excess** over the shortest way to go,
     len(y) + rest(y) - rest(x) >= 0     for a transition x -> y,      sum over a trip = its length - rest(origin),
 
 which is zero along shortest ways. Rounding (always against the trip, so that no limit is ever broken) therefore touches
-detours only, and a limit that equals the shortest way can be met. The counter's resolution is 1 m, or coarser where
-the product would exceed `STATES` states; a lower limit alone explores trips of up to 1.5 times that length.
+detours only, and a limit that equals the shortest way can be met. A trip's kilometres are those that `Trips.kilometres`
+reports, its first and its last segment included. The counter's resolution is 1 m, or coarser where the product would
+exceed `STATES` states; a lower limit alone explores trips of up to 1.5 times that length. Both follow from all segments
+at which the request may start (`Rules.origins`), so that a trip does not depend on those that are drawn beside it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class Rules:
         via: segments to visit in order; each entry one segment or a set of which one must be visited.
         closed: bool [N] segments that may not be used, or None.
         min_hops, max_hops: number of segments after the origin.
-        min_km, max_km: kilometres driven after the origin segment.
+        min_km, max_km: kilometres of the whole trip, its origin and its destination segment included.
+        origins: all segments at which a trip of the request may start; () if each trip is a request of its own.
     """
 
     via: tuple[tuple[int, ...], ...] = ()
@@ -43,6 +46,7 @@ class Rules:
     max_hops: int = 0
     min_km: float = 0.0
     max_km: float = 0.0
+    origins: tuple[int, ...] = ()
 
     @property
     def counted(self) -> bool:
@@ -164,19 +168,29 @@ class Limited:
 
 
 def limited(fields: Fields, origin: np.ndarray, target: tuple[int, ...], rules: Rules) -> Limited:
-    """Return the product of one destination with the counters of its rules."""
+    """Return the product of one destination with the counters of its rules.
+
+    Args:
+        fields: of the network.
+        origin: int64 [B], one of `rules.origins` each; without those, all that the resolution is to follow from.
+        target: accepted destination segments.
+        rules: what a trip obeys.
+    """
     visits = visit_product(fields, rules)
     rest = shortest_metres(fields.network, visits, target, rules)
-    shortest = rest[visits.start(origin)]
+    length = fields.network.length.astype(np.float64)
+    possible = np.union1d(np.array(rules.origins, np.int64), origin)
+    shortest = rest[visits.start(possible)]
     farthest = shortest[np.isfinite(shortest)].max(initial=0.0)
     most = 1000 * rules.max_km if rules.max_km else 1500 * rules.min_km + 1.5 * farthest + 1000
     cone = rest <= most
     if rules.closed is not None:
         cone &= ~rules.closed[visits.graph.labels]
-        cone[visits.start(origin)] = True
+        through = possible[~rules.closed[possible]]
+        cone[visits.start(through if len(through) else possible)] = True
     graph, cone_states = visits.graph.induced(cone)
-    length = fields.network.length.astype(np.float64)
-    counters = list(_counters(rules, shortest, len(cone_states)))
+    own = (rest[visits.start(origin)] + length[origin], shortest + length[possible])
+    counters = list(_counters(rules, *own, len(cone_states)))
     for counter in counters:
         source = np.repeat(np.arange(graph.states), np.diff(graph.succ_ptr)) % len(cone_states)
         there = cone_states[graph.succ % len(cone_states)]
@@ -188,16 +202,28 @@ def limited(fields: Fields, origin: np.ndarray, target: tuple[int, ...], rules: 
     return Limited(graph, cone_states, visits, counters)
 
 
-def _counters(rules: Rules, shortest: np.ndarray, states: int) -> Iterator[_Counter]:
-    """Yield the counters of a request; kilometre counters share what is left of `STATES`."""
-    finite = np.where(np.isfinite(shortest), shortest, 1e12)
-    spans = [(1000 * km - finite, lower) for km, lower in ((rules.max_km, False), (rules.min_km, True)) if km]
+def _counters(rules: Rules, shortest: np.ndarray, every: np.ndarray, states: int) -> Iterator[_Counter]:
+    """Yield the counters of a request; kilometre counters share what is left of `STATES`.
+
+    Args:
+        rules: what a trip obeys.
+        shortest: metres [B] of the shortest whole trip from each origin of the batch.
+        every: the same from all origins of the request, from which unit and size follow.
+        states: of the cone.
+    """
+    shortest, every = (np.where(np.isfinite(x), x, 1e12) for x in (shortest, every))
+    limits = [(1000 * km, lower) for km, lower in ((rules.max_km, False), (rules.min_km, True)) if km]
     room = max(STATES / states / (rules.min_hops + 1), 4.0)
-    ranges = [max(span.max(), 1.0) for span, _ in spans]
+    ranges = [max(metres - every.min(), 1.0) for metres, _ in limits]
     unit = max(1.0, float(np.prod(ranges) / room) ** (1 / max(len(ranges), 1)))
-    for span, lower in spans:
-        steps = np.ceil(np.maximum(span, 0) / unit - 1e-9) if lower else np.floor(span / unit + 1e-6)
-        size = max(int(steps.max()), 0)
+    for metres, lower in limits:
+        steps, most = (_steps(metres - x, unit, lower) for x in (shortest, every))
+        size = max(int(most.max()), 0)
         yield _Counter(unit, size, lower, (size - steps).astype(np.int64))
     if rules.min_hops:
         yield _Counter(0.0, rules.min_hops, True, np.zeros(len(shortest), np.int64))
+
+
+def _steps(span: np.ndarray, unit: float, lower: bool) -> np.ndarray:
+    """Return the whole units of excess that a limit demands or allows, rounded against the trip."""
+    return np.ceil(np.maximum(span, 0) / unit - 1e-9) if lower else np.floor(span / unit + 1e-6)

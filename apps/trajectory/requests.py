@@ -38,7 +38,7 @@ __all__ = ["Ends", "Request", "Wishes", "departure", "read_requests", "sample_al
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC).timestamp()
 CLOCK = re.compile(r"(?:([A-Za-z]{3})[a-z]*\s+)?(\d{1,2}):(\d{2})(?::(\d{2}))?")
-OLDEST = 1e8
+OLDEST, LATEST = 1e8, 1e11
 DRAW = 31
 
 
@@ -60,11 +60,13 @@ class Ends:
 
     Args:
         origin: int64 [n]. target: accepted segments of each trip. depart: float64 [n] unix seconds, NaN unknown.
+        possible: all segments that the origin's place means.
     """
 
     origin: np.ndarray
     target: list[tuple[int, ...]]
     depart: np.ndarray
+    possible: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Request:
         closed: places that may not be used (segments, junctions, ways, polygons), or a mask bool [N].
         forbid: road classes that may not be used.
         min_hops, max_hops: segments after the origin; 0 for no limit.
-        min_km, max_km: kilometres driven after the origin segment; 0 for no limit.
+        min_km, max_km: kilometres of the whole trip, first and last segment included; 0 for no limit.
         depart: see `departure`; one for all trips.
     """
 
@@ -125,13 +127,13 @@ class Request:
         network = fields.network
         if not isinstance(n, int | np.integer) or n < 1:
             raise UsageError("at least one trip", field="n", value=n)
-        origin = np.array(resolve(network, self.origin, "leave", "origin"))
+        possible = resolve(network, self.origin, "leave", "origin")
         target = resolve(network, self.destination, "enter", "destination")
-        origin = self._usable(fields, rules, budget, origin, target)
+        origin = self._usable(fields, rules, budget, np.array(possible), target)
         share = np.cumsum(network.length[origin].astype(np.float64))
         u = noise(seed, np.arange(first, first + n), DRAW) * share[-1]
         start = origin[np.minimum(np.searchsorted(share, u, side="right"), len(origin) - 1)]
-        return Ends(start, [target] * n, np.full(n, departure(self.depart)))
+        return Ends(start, [target] * n, np.full(n, departure(self.depart)), possible)
 
     def _usable(
         self, fields: Fields, rules: Rules, budget: int, origin: np.ndarray, target: tuple[int, ...]
@@ -181,9 +183,14 @@ def sample_all(
     rules = requests[0].rules(model.network, model.rules)
     budget = model.recipe.data.max_hops
     ends = [r.ends(model.fields, rules, budget, n, seed, i * n) for i, r in enumerate(requests)]
-    target = [t for e in ends for t in e.target]
-    origin, depart = (np.concatenate([getattr(e, k) for e in ends]) for k in ("origin", "depart"))
-    trips = model.obeying(rules).sample(origin, target, depart, seed, greedy=greedy, timed=timed)
+    drawn, streams = [], np.arange(len(ends) * n)
+    for some in [[k] for k in range(len(ends))] if rules.counted else [range(len(ends))]:
+        target = [t for k in some for t in ends[k].target]
+        origin, depart = (np.concatenate([getattr(ends[k], name) for k in some]) for name in ("origin", "depart"))
+        index = streams[some[0] * n : (some[-1] + 1) * n]
+        own = replace(rules, origins=ends[some[0]].possible) if rules.counted else rules
+        drawn.append(model.obeying(own).sample(origin, target, depart, seed, index, greedy=greedy, timed=timed))
+    trips = Trips.concat(drawn)
     if len(requests) > 1:
         trips.id = [f"{i}.{k}" for i in range(len(requests)) for k in range(n)]
     return trips
@@ -197,13 +204,16 @@ def departure(when: str | float | datetime | None) -> float:
             the clock of the training trips unless it names a zone), a datetime, or unix seconds.
 
     Raises:
-        UsageError: none of these.
+        UsageError: none of these, or beyond `LATEST` (as unix milliseconds are).
     """
     if when is None or when == "":
         return math.nan
     forms = 'write "08:15", "sat 23:40", "2013-07-01T08:15" or unix seconds'
     if isinstance(when, datetime):
-        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        moment = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        if moment > LATEST:
+            raise UsageError("is too late", field="depart", value=str(when), hint=forms)
+        return moment
     if found := CLOCK.fullmatch(str(when).strip()):
         day, hour, minute, second = (found[1] or "wed").lower(), int(found[2]), int(found[3]), int(found[4] or 0)
         if day in DAYS and hour < 24 and minute < 60 and second < 60:
@@ -218,6 +228,9 @@ def departure(when: str | float | datetime | None) -> float:
             raise UsageError("not a time", field="depart", value=when, hint=forms) from None
     if not math.isfinite(value) or value < OLDEST:
         raise UsageError("not unix seconds", field="depart", value=when, hint=forms)
+    if value > LATEST:
+        hint = f"if these are milliseconds write {value / 1000:.0f}; {forms}"
+        raise UsageError("not unix seconds", field="depart", value=when, hint=hint)
     return value
 
 

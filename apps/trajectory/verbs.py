@@ -102,9 +102,9 @@ def sample(
 
 def summary(trips: Trips) -> dict[str, Any]:
     """Return what is to be said of a set of trips in a few figures."""
-    km, last = trips.kilometres(), trips.enter[trips.ptr[1:] - 1]
+    km, seconds = trips.kilometres(), trips.seconds()
     routes = len({t.tobytes() for t in trips.lists()})
-    minutes = float(np.nanmean(last)) / 60 if np.isfinite(last).any() else None
+    minutes = float(np.nanmean(seconds)) / 60 if np.isfinite(seconds).any() else None
     return {
         "trips": len(trips), "different_routes": routes, "illegal_steps": len(trips.check()),
         "km_mean": round(float(km.mean()), 3), "km_least": round(float(km.min()), 3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,14 +13,16 @@ import shapely
 from apps.trajectory.city import synthetic_city
 from apps.trajectory.constraints import trip_law
 from apps.trajectory.data import Trips
+from apps.trajectory.export import track
 from apps.trajectory.field import Fields
 from apps.trajectory.generate import TripModel
-from apps.trajectory.limits import Rules
+from apps.trajectory.limits import Rules, limited
 from apps.trajectory.model import DataConfig, ModelConfig, Recipe, SampleConfig, TripNet
 from apps.trajectory.network import ROAD_CLASSES, RoadNetwork
 from apps.trajectory.places import closures, resolve
 from apps.trajectory.requests import Request, departure, sample_all
 from apps.trajectory.topology import assemble
+from apps.trajectory.verbs import summary
 from core.errors import DataError, InfeasibleError, UsageError
 
 REQUESTS = 50
@@ -96,9 +99,8 @@ def kept(city: RoadNetwork, request: Request, trips: Trips) -> None:
             hits = np.flatnonzero(walk[at:] == point)
             assert len(hits)
             at += int(hits[0])
-        driven = km - city.length[walk[0]] / 1000
         assert request.min_hops <= len(walk) - 1 <= (request.max_hops or 128)
-        assert request.min_km - 1e-6 <= driven <= (request.max_km or np.inf) + 1e-6
+        assert request.min_km - 1e-6 <= km <= (request.max_km or np.inf) + 1e-6
 
 
 @pytest.mark.parametrize("part", range(5))
@@ -149,7 +151,7 @@ def admitted(net: RoadNetwork, origin: int, target: tuple[int, ...], rules: Rule
     metres = net.length.astype(np.float64)
 
     def done(walk: tuple[int, ...]) -> bool:
-        km, hops = metres[list(walk[1:])].sum() / 1000, len(walk) - 1
+        km, hops = metres[list(walk)].sum() / 1000, len(walk) - 1
         return (
             walk[-1] in target and stage_of(walk, rules) == len(rules.via) and hops >= rules.min_hops
             and km >= rules.min_km - 1e-9
@@ -159,7 +161,7 @@ def admitted(net: RoadNetwork, origin: int, target: tuple[int, ...], rules: Rule
     while open_:
         walk = open_.pop()
         if done(walk):
-            if not rules.max_km or metres[list(walk[1:])].sum() / 1000 <= rules.max_km + 1e-9:
+            if not rules.max_km or metres[list(walk)].sum() / 1000 <= rules.max_km + 1e-9:
                 found.add(walk)
             continue
         if len(walk) <= most:
@@ -185,10 +187,10 @@ def shut(*segments: int) -> np.ndarray:
         ((6,), Rules(max_hops=4)),
         ((6,), Rules(min_hops=4)),
         ((6, 7), Rules(min_hops=3, max_hops=6)),
-        ((6,), Rules(max_km=0.45)),
-        ((6,), Rules(min_km=0.6, max_km=0.95)),
-        ((7,), Rules(via=((4,),), max_km=1.1, closed=shut(2))),
-        ((6,), Rules(via=((1,),), min_hops=5, max_km=1.0)),
+        ((6,), Rules(max_km=0.55)),
+        ((6,), Rules(min_km=0.7, max_km=1.05)),
+        ((7,), Rules(via=((4,),), max_km=1.2, closed=shut(2))),
+        ((6,), Rules(via=((1,),), min_hops=5, max_km=1.1)),
     ],
 )
 def test_exactly_the_right_trips(target: tuple[int, ...], rules: Rules) -> None:
@@ -214,7 +216,7 @@ def test_exactly_the_right_trips(target: tuple[int, ...], rules: Rules) -> None:
 
 def close_to_a_limit(net: RoadNetwork, walk: tuple[int, ...], rules: Rules) -> bool:
     """Tell whether a trip keeps a limit by less than a metre a segment: kilometres are rounded against it."""
-    km = net.length[list(walk[1:])].astype(np.float64).sum() / 1000
+    km = net.length[list(walk)].astype(np.float64).sum() / 1000
     margin = 0.001 * len(walk)
     return bool((rules.max_km and rules.max_km - km < margin) or (rules.min_km and km - rules.min_km < margin))
 
@@ -267,6 +269,8 @@ def test_nothing_is_admitted_is_refused() -> None:
         ({"depart": "25:00"}, "depart"),
         ({"depart": "8.25"}, "depart"),
         ({"depart": "yesterday"}, "depart"),
+        ({"depart": "1700000000000"}, "depart"),
+        ({"depart": "9999-12-31"}, "depart"),
     ],
     ids=str,
 )
@@ -297,6 +301,48 @@ def test_a_trip_does_not_depend_on_how_many_are_drawn(city: RoadNetwork, model: 
     assert len({int(o) for o in many.origin}) > 3
     two = sample_all(model, [Request(3, 200), Request(3, 150)], 2, 4)
     assert two.id == ["0.0", "0.1", "1.0", "1.1"] and two.destination.tolist() == [200, 200, 150, 150]
+
+
+def test_kilometre_limits_are_those_of_the_whole_trip(city: RoadNetwork, model: TripModel) -> None:
+    """The shortest trip is allowed exactly from its reported length on, and the summary shows no other figure."""
+    with pytest.raises(InfeasibleError, match="the shortest admissible trip is") as refusal:
+        model.sample(n=1, origin=3, destination=200, max_km=0.5)
+    shortest = float(str(refusal.value).split(" is ")[1].split(" km")[0])
+    trips = model.sample(n=4, origin=3, destination=200, max_km=shortest + 0.006)
+    assert trips.kilometres() == pytest.approx(shortest, abs=0.0061)
+    with pytest.raises(InfeasibleError):
+        model.sample(n=1, origin=3, destination=200, max_km=shortest - 0.006)
+    said = summary(trips)
+    assert said["km_most"] <= shortest + 0.006
+    assert said["minutes_mean"] == pytest.approx(np.mean([track(trips, i)[1][-1] for i in range(4)]) / 60, abs=0.006)
+
+
+@pytest.mark.parametrize("limits", [{"min_km": 3.0, "max_km": 4.0}, {"min_km": 3.0}, {"max_km": 4.0}], ids=str)
+def test_limits_do_not_depend_on_how_many_are_drawn(
+    model: TripModel, monkeypatch: pytest.MonkeyPatch, limits: dict
+) -> None:
+    monkeypatch.setattr("apps.trajectory.limits.STATES", 20_000)  # coarse counters: their unit shows
+    zone = Request(square(model.network, 3, 650.0), 200, **limits)
+    rules = zone.rules(model.network)
+    every = resolve(model.network, zone.origin, "leave", "origin")
+    batches = [limited(model.fields, np.array([o]), (200,), replace(rules, origins=every)) for o in every[::9]]
+    assert len({(b.graph.states, *(c.unit for c in b.counters)) for b in batches}) == 1
+    few, many = (zone.sample(model, n, 1, timed=False) for n in (2, 12))
+    assert [t.tolist() for t in many.lists()[:2]] == [t.tolist() for t in few.lists()]
+    assert len({int(o) for o in many.origin}) > 3
+    table = sample_all(model, [zone, replace(zone, origin=8)], 2, 1, timed=False)
+    assert [t.tolist() for t in table.lists()[:2]] == [t.tolist() for t in few.lists()]
+    bound, start = model.obeying(rules), many.origin[:4].astype(np.int64)
+    together = bound.sample(start, [(200,)] * 4, seed=2, timed=False)
+    apart = bound.sample(start[3:], [(200,)], seed=2, index=np.array([3]), timed=False)
+    assert together.lists()[3].tolist() == apart.lists()[0].tolist()
+
+
+def test_closed_segments_of_an_origin_zone_are_not_driven(model: TripModel) -> None:
+    zone = square(model.network, 200, 300.0)
+    inside = resolve(model.network, zone, "leave", "origin")
+    request = Request(zone, 200, closed=[s for s in inside[1::2] if s != 200], max_km=2.0)
+    kept(model.network, request, request.sample(model, 12, timed=False))
 
 
 def test_a_round_trip_must_be_asked_for(model: TripModel) -> None:
