@@ -252,11 +252,11 @@ class Fault:
         if self.stage == "after rename":
             self.crash()
 
-    def prune(self, folder: Path, keep: int) -> None:
+    def prune(self, folder: Path, keep: int, last: Path) -> None:
         """Crash instead of removing older checkpoints."""
         if self.stage == "prune":
             self.crash()
-        self.saved["prune"](folder, keep)
+        self.saved["prune"](folder, keep, last)
 
 
 def run(full: bool) -> Result:

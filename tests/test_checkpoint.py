@@ -159,6 +159,22 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         store.load(folder)
 
 
+def test_a_value_that_could_not_be_read_again_is_refused_at_once(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    mask = {"mask": torch.tensor([0.0, -torch.inf])}
+    with pytest.raises(CheckpointError, match=r"weights:mask: .*persistent=False"):
+        store.save(tmp_path, app="toy", config={}, step=2, module_state=mask)
+    assert store.load(tmp_path).step == 1
+
+
+def test_damaged_ones_do_not_count_among_those_that_are_kept(tmp_path: Path) -> None:
+    (save(tmp_path, 20) / "weights.safetensors").write_bytes(b"spoilt")
+    assert save(tmp_path, 15, keep=1).is_dir()  # never prunes what it has just written
+    assert store.newest(tmp_path, aside=True) == tmp_path / "step-000000015"
+    save(tmp_path, 16, keep=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged-step-000000020", "step-000000016"]
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         store.load(tmp_path / "nowhere")

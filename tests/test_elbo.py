@@ -13,6 +13,7 @@ from benchmarks._oracle import Oracle, count_bound, index, markov_law, mislabell
 from core.denoiser import Prediction, subs
 from core.errors import UsageError
 from core.noise import Stream
+from core.objective.block import Interval, noise_by_block_time
 from core.objective.elbo import (
     bound,
     count_form,
@@ -20,6 +21,7 @@ from core.objective.elbo import (
     cross_entropy,
     importance_bound,
     noise_by_count,
+    noise_by_time,
     rate_form,
     rate_terms,
     stratified,
@@ -245,6 +247,16 @@ def test_importance_bound_falls_from_the_count_form_to_the_likelihood() -> None:
         assert float(got.mean()) == pytest.approx(float(values.mean()), abs=4 * float(values.std()) / math.sqrt(n))
     oracle = Oracle(markov_law(3, 3), process, 3)
     assert torch.allclose(importance_bound(oracle, process, oracle.x, Stream.of(0, 27), 1), -oracle.law.log())
+
+
+@pytest.mark.parametrize("kind", ["absorbing", "uniform"])
+def test_noise_goes_where_the_tokens_are(kind: str) -> None:
+    x, process = torch.zeros(4, 8, dtype=torch.long, device="meta"), getattr(Categorical, kind)(4)
+    found = [noise_by_time(process, x, Stream.of(0, 4))]
+    if kind == "absorbing":
+        found.append(noise_by_count(process, x, Stream.of(0, 4), 4))
+        found.append(noise_by_block_time(process, x, Stream.of(0, 4), 4, Interval(0.1, 0.9)))
+    assert all(v.device.type == "meta" for noised in found for v in (noised.x_t, noised.t, noised.weight))
 
 
 def test_misuse_is_refused() -> None:

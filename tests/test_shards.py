@@ -109,6 +109,19 @@ def test_another_request_is_refused(tmp_path: Path) -> None:
         go(tmp_path / "x.jsonl", seed=2)
 
 
+def test_a_request_that_began_nothing_holds_no_name(tmp_path: Path) -> None:
+    def absent() -> Any:
+        raise UsageError("no such model", field="model", value="tyo")
+
+    with pytest.raises(UsageError, match="no such model"):
+        go(tmp_path / "x.jsonl", source=absent, model="tyo")
+    assert go(tmp_path / "x.jsonl", model="toy")["samples"] == 23
+    (tmp_path / "y.json").write_text('{"mine": 1}')
+    with pytest.raises(UsageError, match="holds something else"):
+        go(tmp_path / "y.jsonl")
+    assert (tmp_path / "y.json").read_text() == '{"mine": 1}'
+
+
 @pytest.mark.parametrize(
     ("out", "parts", "says"),
     [("x.xyz", 2, "no such format"), ("x.jsonl", 99, "only 23 samples"), ("file/x.jsonl", 2, "cannot be used")],

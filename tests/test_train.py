@@ -22,6 +22,7 @@ from core.run import checkpoint as store
 from core.run.config import LoggerConfig, OptimConfig, TrainerConfig
 from core.run.data import Prefetch, indices
 from core.run.guard import Interrupted
+from core.run.lane import lane, noise
 from core.run.optim import learning_rate
 from core.run.train import TrainResult, train
 
@@ -109,6 +110,88 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capfd
     assert "sha256" in "".join(capfd.readouterr())
 
 
+def test_a_damaged_checkpoint_of_a_later_step_does_not_cost_the_new_ones(tmp_path: Path) -> None:
+    go(tmp_path, steps=12, keep=1)
+    newest = tmp_path / "checkpoints" / "step-000000012" / "weights.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    go(tmp_path, steps=8, keep=1)
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert names == ["damaged-step-000000012", "step-000000008"]
+
+
+def test_an_average_that_is_turned_on_later_starts_from_the_weights(tmp_path: Path) -> None:
+    go(tmp_path, steps=4, ema=0.0)
+    trained = store.load(tmp_path)
+    go(tmp_path, steps=5, ema=1.0)
+    assert not trained.ema and store.load(tmp_path).step == 5
+    average, old = store.load(tmp_path).ema, trained.weights
+    new = store.load(tmp_path).weights
+    for name in old:  # one step of d = 5/14 from the weights of step 4
+        assert torch.allclose(average[name], old[name] + (1 - 5 / 14) * (new[name] - old[name]), atol=1e-6)
+
+
+class Ten(Toy):
+    """One weight that soon is 10; its average gets there in steps below the last digit of half precision."""
+
+    def module(self) -> torch.nn.Module:
+        return torch.nn.Linear(1, 1, bias=False)
+
+    def loss(self, module: Any, batch: Any, step: int) -> tuple[Tensor, dict[str, Any]]:
+        return (module(torch.ones(1, 1, dtype=next(module.parameters()).dtype)) - 10).square().mean(), {}
+
+    def validate(self, module: Any, step: int) -> dict[str, float]:
+        return {}
+
+
+def test_the_average_of_half_precision_moves_and_resumes(tmp_path: Path) -> None:
+    slow = OptimConfig(name="sgd", lr=0.5, warmup=0, weight_decay=0.0, schedule="constant")
+    rare = {"validate_every": 0, "log_every": 0, "checkpoint_every": 0, "ema": 0.98}
+    found = {}
+    for precision in ("32-true", "bf16-true"):
+        go(tmp_path / precision, Ten(), slow, steps=200, precision=precision, **rare)
+        found[precision] = float(store.load(tmp_path / precision / "model").weights["weight"])
+    assert found["32-true"] > 9.5 and found["bf16-true"] == pytest.approx(found["32-true"], rel=0.01)
+    go(tmp_path / "cut", Ten(), slow, steps=100, precision="bf16-true", **rare)
+    go(tmp_path / "cut", Ten(), slow, steps=200, precision="bf16-true", **rare)
+    assert store.load(tmp_path / "cut").ema["weight"].dtype == torch.float32
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "bf16-true")
+
+
+class Masked(Toy):
+    """Keeps a mask of -inf among its weights."""
+
+    def module(self) -> torch.nn.Module:
+        net = super().module()
+        net.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+        return net
+
+
+def test_a_network_that_could_not_be_read_again_is_refused_before_step_0(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"network:mask: .*persistent=False"):
+        go(tmp_path, Masked())
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+class Noisy(Toy):
+    """Notes the noise of the items of each micro-batch."""
+
+    seen: list[Tensor]
+
+    def loss(self, module: Any, batch: Any, step: int) -> tuple[Tensor, dict[str, Any]]:
+        self.seen.append(noise(3, len(batch["x"])).fold(step).uniform(2))
+        return super().loss(module, batch, step)
+
+
+def test_each_item_of_a_step_has_noise_of_its_own(tmp_path: Path) -> None:
+    whole, parts = Noisy(batch=32), Noisy(batch=8)
+    whole.seen, parts.seen = [], []
+    go(tmp_path / "whole", whole, steps=2)
+    go(tmp_path / "parts", parts, steps=2, accumulate=4)
+    assert lane() == 0 and len(parts.seen) == 8
+    assert torch.equal(torch.cat(parts.seen), torch.cat(whole.seen))
+    assert len(torch.cat(parts.seen).unique()) == 128
+
+
 @pytest.mark.parametrize("parts", [2, 4, 8])
 def test_accumulation_equals_the_full_batch(tmp_path: Path, parts: int) -> None:
     go(tmp_path / "whole", Toy(batch=32, dropout=0.0), steps=5)
@@ -159,7 +242,8 @@ def test_early_stop_survives_a_resume(tmp_path: Path) -> None:
     assert (result.stopped, result.step) == ("early", 6)
     with pytest.raises(Interrupted):
         go(tmp_path / "cut", type("Both", (Rising, Stopping), {})(2, signal.SIGTERM), validate_every=1, patience=5)
-    assert go(tmp_path / "cut", Rising(), validate_every=1, patience=5).step == 6
+    for _ in range(2):  # and another call changes nothing
+        assert go(tmp_path / "cut", Rising(), validate_every=1, patience=5).step == 6
     assert store.load(tmp_path / "cut" / "best").step == 1
 
 

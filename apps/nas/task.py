@@ -18,6 +18,7 @@ from core.errors import UsageError
 from core.noise import Stream
 from core.objective import elbo
 from core.process.categorical import Categorical
+from core.run.lane import noise
 
 __all__ = ["CellTask", "corpus", "make", "predictor"]
 
@@ -87,7 +88,7 @@ class CellTask:
 
     def loss(self, module: nn.Module, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Return the evidence bound in nats per variable, or the weighted cross-entropies of DiGress."""
-        stream = Stream.of(self.recipe.seed, len(batch)).fold(1, step)
+        stream = noise(self.recipe.seed, len(batch)).fold(1, step)
         predict = predictor(module, self.process)
         if not self.recipe.edge_weight:
             form = elbo.count_form if self.process.mask is not None else elbo.rate_form
@@ -106,7 +107,8 @@ class CellTask:
         """Return the evidence bound in nats per cell."""
         net = getattr(module, "module", module)
         predict = predictor(net, self.process)
-        found = elbo.bound(predict, self.process, self.judge, Stream.of(1, len(self.judge)), samples=4)
+        judge = self.judge.to(next(net.parameters()).device)
+        found = elbo.bound(predict, self.process, judge, Stream.of(1, len(judge)), samples=4)
         return {"loss": found.per_site * self.space.D}
 
 

@@ -26,7 +26,10 @@ __all__ = ["Markov"]
 
 
 class _Layers:
-    """Index tables of a trellis by layer, across rows (built once per window)."""
+    """Index tables of a trellis by layer, across rows (built once per window).
+
+    A layer has its nodes in the order of their numbers; `place` is where a node stands in its own.
+    """
 
     def __init__(self, trellis: Trellis, device: torch.device) -> None:
         rows, width = trellis.layer.shape
@@ -35,19 +38,24 @@ class _Layers:
         depth = np.repeat(np.tile(np.arange(length + 1), rows), sizes.reshape(-1))
         row = np.repeat(np.arange(rows), sizes.sum(1))
         source = np.repeat(np.arange(n), np.diff(trellis.edge_ptr))
+        nodes, edges = depth.argsort(kind="stable"), depth[source].argsort(kind="stable")
+        count = np.bincount(depth, minlength=length + 1)
+        place = np.empty(n, np.int64)
+        place[nodes] = np.arange(n) - np.repeat(np.cumsum(count) - count, count)
 
         def put(array: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
-        self.nodes, self.degree = n, int(np.diff(trellis.edge_ptr).max())
-        self.start = put(trellis.layer[:, 0])
-        self.final = put(np.flatnonzero(depth == length))
+        self.count = count.tolist()
+        self.fan = np.bincount(depth[source], minlength=length + 1)[:length].tolist()
+        self.degree = int(np.diff(trellis.edge_ptr).max())
         self.row, self.token, self.ptr = put(row), put(trellis.token.astype(np.int64)), put(trellis.edge_ptr)
         self.edge, self.weight = put(trellis.edge), put(trellis.log_weight)
-        by_depth = [np.flatnonzero(depth[source] == i) for i in range(length)]
-        self.edges = [put(e) for e in by_depth]
-        self.source = [put(source[e]) for e in by_depth]
-        self.target = [put(trellis.edge[e]) for e in by_depth]
+        self.start, self.depth, self.order = put(trellis.layer[:, 0]), put(depth), put(nodes.argsort())
+        self.reached, self.edges = put(np.unique(trellis.edge)), put(edges)
+        self.first = put(place[trellis.layer[:, 0]])
+        self.source = put(place[source[edges]]).split(self.fan)
+        self.target = put(place[trellis.edge[edges]]).split(self.fan)
 
 
 def _scatter_lse(value: Tensor, index: Tensor, size: int) -> Tensor:
@@ -80,32 +88,34 @@ class Markov:
             tables[device] = _Layers(self.trellis, self.log_phi.device)
         return tables[device]
 
-    def _score(self, i: int) -> Tensor:
+    @cached_property
+    def _score(self) -> tuple[Tensor, ...]:
+        """Log-weight and potential of the edges out of each layer."""
         t = self._layers
-        dst = t.target[i]
-        return t.weight[t.edges[i]].to(self.log_phi.dtype) + self.log_phi[t.row[dst], i, t.token[dst]]
+        dst = t.edge[t.edges]
+        phi = self.log_phi[t.row[dst], t.depth[dst] - 1, t.token[dst]]
+        return (t.weight[t.edges].to(phi.dtype) + phi).split(t.fan)
+
+    def _full(self, size: int, value: float) -> Tensor:
+        return torch.full((size,), value, dtype=self.log_phi.dtype, device=self.log_phi.device)
 
     @cached_property
     def backward(self) -> Float64[Tensor, " nodes"]:
         """Log backward messages of every node, [nodes]."""
         t, length = self._layers, self.trellis.length
-        out = torch.full((t.nodes,), -torch.inf, dtype=self.log_phi.dtype, device=self.log_phi.device)
-        out = out.index_fill(0, t.final, 0.0)
+        found = [self._full(t.count[length], 0.0)]
         for i in range(length - 1, -1, -1):
-            message = _scatter_lse(self._score(i) + out[t.target[i]], t.source[i], t.nodes)
-            out = torch.where(message > -torch.inf, message, out)
-        return out
+            found.append(_scatter_lse(self._score[i] + found[-1][t.target[i]], t.source[i], t.count[i]))
+        return torch.cat(found[::-1])[t.order]
 
     @cached_property
     def forward(self) -> Float64[Tensor, " nodes"]:
         """Log forward messages of every node (its own potential included), [nodes]."""
         t = self._layers
-        out = torch.full((t.nodes,), -torch.inf, dtype=self.log_phi.dtype, device=self.log_phi.device)
-        out = out.index_fill(0, t.start, 0.0)
+        found = [self._full(t.count[0], -torch.inf).index_fill(0, t.first, 0.0)]
         for i in range(self.trellis.length):
-            message = _scatter_lse(self._score(i) + out[t.source[i]], t.target[i], t.nodes)
-            out = torch.where(message > -torch.inf, message, out)
-        return out
+            found.append(_scatter_lse(self._score[i] + found[-1][t.source[i]], t.target[i], t.count[i + 1]))
+        return torch.cat(found)[t.order]
 
     def log_partition(self) -> Float64[Tensor, " b"]:
         """Return log Z of each row, [B]; differentiable in `log_phi`."""
@@ -127,22 +137,21 @@ class Markov:
 
     def marginals(self) -> Float[Tensor, "b l k"]:
         """Return P(x_i = v), float [B, L, K]."""
-        t, out = self._layers, torch.zeros_like(self.log_phi)
-        norm = self.log_partition()
-        for i in range(self.trellis.length):
-            nodes = t.target[i].unique()
-            p = (self.forward[nodes] + self.backward[nodes] - norm[t.row[nodes]]).exp()
-            out = out.index_put((t.row[nodes], torch.full_like(nodes, i), t.token[nodes]), p, accumulate=True)
-        return out
+        t = self._layers
+        nodes = t.reached
+        p = (self.forward[nodes] + self.backward[nodes] - self.log_partition()[t.row[nodes]]).exp()
+        at = t.row[nodes], t.depth[nodes] - 1, t.token[nodes]
+        return torch.zeros_like(self.log_phi).index_put(at, p, accumulate=True)
 
     def mode(self) -> Int[Tensor, "b l"]:
         """Return the most likely window of each row, local tokens [B, L] (max-product)."""
         t, length = self._layers, self.trellis.length
-        best = torch.full((t.nodes,), -torch.inf, dtype=self.log_phi.dtype, device=self.log_phi.device)
-        best[t.final] = 0.0
+        found = [self._full(t.count[length], 0.0)]
         with torch.no_grad():
             for i in range(length - 1, -1, -1):
-                best = best.scatter_reduce(0, t.source[i], self._score(i) + best[t.target[i]], "amax")
+                value, lowest = self._score[i] + found[-1][t.target[i]], self._full(t.count[i], -torch.inf)
+                found.append(lowest.scatter_reduce(0, t.source[i], value, "amax"))
+            best = torch.cat(found[::-1])[t.order]
             return self._walk(lambda score, legal: score.masked_fill(~legal, -torch.inf).argmax(-1), best)
 
     def sample(self, u: Float[Tensor, "b l"]) -> Int[Tensor, "b l"]:

@@ -270,7 +270,7 @@ def importance_bound(
     length = x_0.shape[-1]
     log_w = []
     for k in range(samples):
-        coupling = process.couple((length,), stream.fold(k))
+        coupling = process.couple((length,), stream.fold(k)).to(x_0.device)
         rank = coupling.u.argsort(-1, descending=True).argsort(-1)
         steps = []
         for n in range(length, 0, -1):

@@ -72,6 +72,10 @@ class Coupling:
     u: Float64[Tensor, "*x"]
     n: Int[Tensor, "*x"]
 
+    def to(self, device: torch.device | str) -> Coupling:
+        """Return the same noise on a device."""
+        return Coupling(self.u.to(device), self.n.to(device))
+
 
 def at_sites(t: Tensor | float, x: Tensor) -> Float64[Tensor, " ..."]:
     """Return `t` of shape (), (B,) or (B, L) as float64 that broadcasts against the tokens `x` [B, ...]."""
@@ -142,6 +146,7 @@ class Categorical:
             t: time, (), (B,) or (B, L).
             coupling: as drawn by `couple`, of the shape of `x_0`.
         """
+        coupling = coupling.to(x_0.device)
         return torch.where(self.schedule.alpha(at_sites(t, x_0)) > coupling.u, x_0, coupling.n)
 
     def corrupt_count(
@@ -168,6 +173,7 @@ class Categorical:
         block = block or length
         if length % block:
             raise UsageError(f"does not divide the length {length}", field="block", value=block)
+        coupling = coupling.to(x_0.device)
         u = coupling.u if sites is None else coupling.u.masked_fill(~sites, -1.0)
         rank = u.unflatten(-1, (-1, block)).argsort(-1, descending=True).argsort(-1)
         count = torch.as_tensor(count, device=x_0.device)

@@ -85,14 +85,16 @@ def save(
     """Write `folder/step-<step>` atomically, prune to the `keep` newest, and return the new folder.
 
     Raises:
-        QuintetError: the disk refused (no space, no permission); earlier checkpoints are untouched.
+        QuintetError: the disk refused (no space, no permission), or a value is not finite, which could not be loaded
+            again; earlier checkpoints are untouched.
     """
     tensors, scalars = split_optimizer(optimizer_state)
     content = {"weights.safetensors": module_state, "ema.safetensors": ema_state, "optimizer.safetensors": tensors}
+    finite(module_state, "weights")
     head = {"app": app, "config": dict(config), "step": step, "metrics": dict(metrics or {}), "optimizer": scalars}
     target = folder / f"step-{step:09d}"
     write(target, {name: value for name, value in content.items() if value}, head)
-    prune(folder, keep)
+    prune(folder, keep, target)
     return target
 
 
@@ -139,24 +141,36 @@ def load(path: Path | str, *, app: str | None = None) -> Checkpoint:
     )
 
 
-def newest(folder: Path, complain: Callable[[str], None] = lambda line: None) -> Path | None:
-    """Return the newest checkpoint in `folder` whose every file has its checksum; `complain` hears of the others."""
+def newest(
+    folder: Path, complain: Callable[[str], None] = lambda line: None, aside: bool = False
+) -> Path | None:  # fmt: skip
+    """Return the newest checkpoint in `folder` whose every file has its checksum.
+
+    Args:
+        folder: of a run's checkpoints.
+        complain: hears of newer ones that are damaged.
+        aside: rename those to `damaged-step-...`, so that they do not count among those that are kept.
+    """
     recover(folder)
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             read(path)
         except CheckpointError as error:
             complain(f"skipped: {error}")
+            if aside:
+                with contextlib.suppress(OSError):
+                    os.rename(path, path.with_name(f"damaged-{path.name}"))
         else:
             return path
     return None
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints, and what interrupted writers left."""
+def prune(folder: Path, keep: int, last: Path) -> None:
+    """Remove all but the `keep` newest checkpoints and the `last` one written, and what interrupted writers left."""
     recover(folder)
     for path in sorted(folder.glob("step-*"), reverse=True)[keep:]:
-        shutil.rmtree(path, ignore_errors=True)
+        if path != last:
+            shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(".tmp-*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -249,10 +263,16 @@ def parse(path: Path, blob: bytes) -> dict[str, Tensor]:
         state = load_tensors(blob)
     except SafetensorError as error:
         raise CheckpointError(f"not a safetensors file ({error})", field=str(path)) from None
+    finite(state, str(path))
+    return state
+
+
+def finite(state: Mapping[str, Tensor], where: str) -> None:
+    """Refuse values that are not finite."""
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CheckpointError("holds values that are not finite", field=f"{path}:{name}")
-    return state
+            hint = "a buffer such as a mask of -inf is registered with persistent=False"
+            raise CheckpointError("holds values that are not finite", field=f"{where}:{name}", hint=hint)
 
 
 def split_optimizer(state: Mapping[str, Any] | None) -> tuple[dict[str, Tensor], dict[str, Any] | None]:

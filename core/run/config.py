@@ -39,6 +39,7 @@ __all__ = [
     "recipe_folder",
     "recipes",
     "register",
+    "quoted",
     "searchpath",
     "setting",
     "summaries",
@@ -49,16 +50,19 @@ SHARED = Path(__file__).parent / "recipes"
 
 
 def setting(
-    default: Any, *, low: float | None = None, high: float | None = None, choices: Sequence[Any] | None = None
-) -> Any:
+    default: Any, *, low: float | None = None, high: float | None = None, choices: Sequence[Any] | None = None,
+    size: int | None = None, below: float | None = None,
+) -> Any:  # fmt: skip
     """Declare a dataclass field with a default and the values that are valid for it.
 
     Args:
         default: the default; a list, dict or tuple is copied for each instance.
         low, high: inclusive bounds; for a list they hold for each entry.
         choices: the valid values.
+        size: how many entries a list has.
+        below: an upper bound that is not reached.
     """
-    rule = {"low": low, "high": high, "choices": choices}
+    rule = {"low": low, "high": high, "choices": choices, "size": size, "below": below}
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: default.copy(), metadata=rule)
     return dataclasses.field(default=default, metadata=rule)
@@ -103,7 +107,7 @@ class OptimConfig:
     name: str = setting("adamw", choices=("adamw", "sgd"))
     lr: float = setting(3e-4, low=0)
     weight_decay: float = setting(0.01, low=0)
-    betas: list[float] = setting([0.9, 0.99], low=0, high=1)
+    betas: list[float] = setting([0.9, 0.99], low=0, below=1, size=2)
     eps: float = setting(1e-8, low=0)
     warmup: int = setting(100, low=0)
     schedule: str = setting("cosine", choices=("cosine", "constant"))
@@ -172,7 +176,12 @@ def place(domain: str, name: str) -> tuple[Path, str]:
 
 def searchpath(domain: str) -> str:
     """Return the override that lets Hydra find an app's recipes and the shared groups."""
-    return f"hydra.searchpath=['file://{recipe_folder(domain)}','file://{SHARED}']"
+    return f"hydra.searchpath=[{quoted(f'file://{recipe_folder(domain)}')},{quoted(f'file://{SHARED}')}]"
+
+
+def quoted(text: object) -> str:
+    """Return a text as a quoted value of Hydra's overrides."""
+    return "'" + str(text).replace("'", "\\'") + "'"
 
 
 def compose(domain: str, name: str, overrides: Sequence[str], schema: type | str) -> DictConfig:
@@ -262,6 +271,8 @@ def settings(value: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]
 
 def check(path: str, rule: dict[str, Any], value: Any) -> None:
     """Raise a `UsageError` if a value breaks the rule that `setting` declared for it."""
+    if rule.get("size") is not None and len(value) != rule["size"]:
+        raise UsageError(f"needs {rule['size']} entries", field=path, value=list(value))
     for item in value if isinstance(value, list | tuple) else [value]:
         if rule.get("choices") is not None and item not in rule["choices"]:
             raise UsageError("not a valid choice", field=path, value=item, choices=rule["choices"])
@@ -271,6 +282,8 @@ def check(path: str, rule: dict[str, Any], value: Any) -> None:
             raise UsageError(f"must be at least {rule['low']}", field=path, value=item)
         if rule.get("high") is not None and not item <= rule["high"]:
             raise UsageError(f"must be at most {rule['high']}", field=path, value=item)
+        if rule.get("below") is not None and not item < rule["below"]:
+            raise UsageError(f"must be below {rule['below']}", field=path, value=item)
 
 
 def filled(

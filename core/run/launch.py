@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import QuintetError, UsageError
-from core.run.config import entries, instance, load_recipe, locate, place, register, searchpath, variants
+from core.run.config import entries, instance, load_recipe, locate, place, quoted, register, searchpath, variants
 
 __all__ = ["Order", "launch", "read"]
 
@@ -115,8 +115,8 @@ def hydra_defaults(domain: str, stem: str, out: Path) -> list[str]:
     return [
         searchpath(domain),
         f"hydra.job.name={stem}",
-        f"hydra.run.dir='{out}'",
-        f"hydra.sweep.dir='{out}'",
+        f"hydra.run.dir={quoted(out)}",
+        f"hydra.sweep.dir={quoted(out)}",
         "hydra.sweep.subdir=${hydra.job.override_dirname}",
         "hydra/job_logging=disabled",
         "hydra/hydra_logging=disabled",

@@ -12,11 +12,12 @@ returns the function (first, count) -> records of samples first ... first + coun
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import json
 import os
 import wave
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -250,6 +251,11 @@ def write_shards(
     return {"out": str(out.with_suffix(".json")), "samples": n, "files": shards, "bytes": size}
 
 
+def begun(out: Path) -> Iterator[Path]:
+    """Yield what there is of the samples themselves, whole shards and parts."""
+    return out.parent.glob(f"{glob.escape(out.stem)}-?????-of-?????{glob.escape(out.suffix)}*")
+
+
 def launched(processes: int) -> Any:
     """Return Fabric on so many processes of the CPU."""
     from lightning.fabric import Fabric
@@ -265,12 +271,14 @@ def claim(out: Path, request: Mapping[str, Any]) -> None:
     note = out.with_suffix(".json")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        held = json.loads(note.read_text()).get("request") if note.is_file() else None
-        if held is None:
+        held = json.loads(note.read_text())["request"] if note.is_file() else None
+        if held is None or (held != asked and not any(begun(out))):
             note.write_text(json.dumps({"request": asked}, indent=1) + "\n")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"cannot be used ({error})", field="out", value=str(note)) from None
-    if held is not None and held != asked:
+            held = asked
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        detail = "it holds something else" if isinstance(error, TypeError | KeyError) else error
+        raise UsageError(f"cannot be used ({detail})", field="out", value=str(note)) from None
+    if held != asked:
         different = next(k for k in {**held, **asked} if held.get(k) != asked.get(k))
         hint = "choose another --out"
         raise UsageError(f"holds the samples of another request ({different})", field="out", value=str(out), hint=hint)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as full
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from core.errors import CheckpointError
 
@@ -60,17 +61,20 @@ class Weights:
 
 
 class Average:
-    """The exponential moving average of a module's parameters; `decay` 0 keeps none."""
+    """The exponential moving average of a module's parameters; `decay` 0 keeps none.
+
+    Of parameters in half precision it is kept in float32: a step towards them is smaller than their last digit.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self.parameters = list(module.parameters())
+        self.names, self.parameters = [n for n, _ in module.named_parameters()], list(module.parameters())
         self.decay = decay
         self.shadow: list[Tensor] = []
         self.reset()
 
     def reset(self) -> None:
         """Start from the module's present weights."""
-        self.shadow = [p.detach().clone() for p in self.parameters] if self.decay else []
+        self.shadow = [wide(p.detach()).clone() for p in self.parameters] if self.decay else []
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -78,7 +82,25 @@ class Average:
         if self.decay:
             weight = 1 - min(self.decay, (1 + step) / (10 + step))
             for average, parameter in zip(self.shadow, self.parameters, strict=True):
-                average.lerp_(parameter, weight)
+                average.lerp_(wide(parameter), weight)
+
+    def get(self, weights: Weights) -> dict[str, Tensor]:
+        """Return the module's full state with the average in place of its weights, on the CPU."""
+        with self.applied():
+            state = weights.get()
+        return state | {name: whole(self.shadow[i]).cpu().clone() for i, name in self.halves()}
+
+    def put(self, weights: Weights, state: Mapping[str, Tensor]) -> None:
+        """Start from a full state, with which the module is left."""
+        weights.put(state)
+        self.reset()
+        for i, name in self.halves():
+            self.shadow[i].copy_(alike(state[name], self.shadow[i]))
+
+    def halves(self) -> list[tuple[int, str]]:
+        """Return number and name of the parameters whose average is kept in another precision."""
+        every = zip(self.names, self.parameters, self.shadow, strict=bool(self.decay))
+        return [(i, name) for i, (name, p, average) in enumerate(every) if p.dtype != average.dtype]
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -98,6 +120,24 @@ class Average:
         """Overwrite the module's parameters."""
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
+
+
+def wide(value: Tensor) -> Tensor:
+    """Return half precision as float32, anything else as it is."""
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+
+
+def whole(value: Tensor) -> Tensor:
+    """Return a tensor, of a sharded one all of it (every process has to ask)."""
+    return value.full_tensor() if isinstance(value, DTensor) else value  # type: ignore[no-any-return]
+
+
+def alike(value: Tensor, pattern: Tensor) -> Tensor:
+    """Return a whole tensor on the device of another, sharded as that one is."""
+    value = value.to(pattern.device)
+    if isinstance(pattern, DTensor):
+        return distribute_tensor(value, pattern.device_mesh, pattern.placements)
+    return value
 
 
 def shard(module: nn.Module, mesh: Any) -> nn.Module:

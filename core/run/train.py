@@ -1,9 +1,9 @@
 """The one training loop.
 
-Step s of process r draws everything from streams keyed by (seed, s, r): the batch is `task.batch(s, r, world)`, and
-torch is reseeded from a hash of the key before the loss. So the state of a run is (weights, averaged weights,
-optimiser, s) and nothing else; a run that was killed and resumed ends with the same bits as one that was not (same
-machine, same number of threads).
+Step s of process r draws everything from streams keyed by (seed, s, r): the batch is `task.batch(s, r, world)`, the
+noise of its items is that of `core.run.lane`, and torch is reseeded from a hash of the key before the loss. So the
+state of a run is (weights, averaged weights, optimiser, s) and nothing else; a run that was killed and resumed ends
+with the same bits as one that was not (same machine, same number of threads).
 
 One step, with A micro-batches on each of W processes (micro-batch a of process r counts as process r A + a of W A):
 
@@ -38,6 +38,7 @@ from core.run.config import LoggerConfig, OptimConfig, TrainerConfig, filled
 from core.run.data import stream
 from core.run.fabric import agree, average_figures, launch
 from core.run.guard import Interrupted, reserved, signals
+from core.run.lane import within
 from core.run.log import Journal
 from core.run.memory import Feed, scarce
 from core.run.optim import learning_rate, make_optimizer, pace
@@ -167,7 +168,9 @@ def prepare(
     run = Run(
         task, app, config, trainer, optim, out, fabric, module, optimizer, weights, Average(module.module, trainer.ema)
     )
-    found = store.newest(out / "checkpoints", complain=fabric.print if fabric.is_global_zero else lambda line: None)
+    store.finite(dict(module.module.named_buffers()), "network")  # told before hours of training, not at their end
+    first = fabric.is_global_zero
+    found = store.newest(out / "checkpoints", fabric.print if first else lambda line: None, aside=first)
     if found is not None:
         restore(run, store.load(found, app=app), defaults)
     elif initial is not None:
@@ -191,9 +194,7 @@ def restore(run: Run, saved: store.Checkpoint, defaults: Mapping[str, Any]) -> N
         print(f"made before these settings were; their defaults are taken: {', '.join(fresh)}", file=sys.stderr)
     if saved.optimizer is None:
         raise CheckpointError("an inference checkpoint cannot be resumed", field=str(saved.path))
-    if saved.ema:
-        run.weights.put(saved.ema)
-        run.average.reset()
+    run.average.put(run.weights, saved.inference)
     run.weights.put(saved.weights)
     run.weights.put_optimizer(saved.optimizer)
     run.step = run.saved = saved.step
@@ -220,6 +221,8 @@ def loop(
     feed = Feed(run.task, fabric.global_rank, fabric.world_size, cfg.accumulate, cfg.prefetch, smaller, run.parts)
     run.task, run.parts = feed.task, feed.parts
     clock = time.monotonic()
+    if run.step < cfg.steps and exhausted_patience(run):
+        return "early"
     try:
         while run.step < cfg.steps:
             figures = advance(run, feed, journal)
@@ -230,7 +233,7 @@ def loop(
                 validate(run, journal)
             late = cfg.max_minutes and time.monotonic() - began > 60 * cfg.max_minutes
             stop, late = agree(fabric, caught[-1] if caught else 0, float(bool(late)))
-            early = bool(cfg.patience) and run.stale >= cfg.patience
+            early = exhausted_patience(run)
             if stop or late or early or due(run.step, cfg.checkpoint_every, cfg.steps):
                 save(run)
             if stop:
@@ -244,6 +247,11 @@ def loop(
     finally:
         feed.close()
     return "steps"
+
+
+def exhausted_patience(run: Run) -> bool:
+    """Tell whether so many validations brought nothing that the run ends."""
+    return bool(run.trainer.patience) and run.stale >= run.trainer.patience
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -281,8 +289,9 @@ def gradient(run: Run, feed: Feed) -> tuple[list[Any], Tensor, dict[str, Any]] |
     try:
         batches = feed.get(run.step, run.trainer.steps)
         for number, batch in enumerate(batches):
-            reseed(run.trainer.seed, run.step, fabric.global_rank * len(batches) + number)
-            with fabric.no_backward_sync(run.module, enabled=number < len(batches) - 1):
+            at = fabric.global_rank * len(batches) + number
+            reseed(run.trainer.seed, run.step, at)
+            with within(at), fabric.no_backward_sync(run.module, enabled=number < len(batches) - 1):
                 loss, figures = run.task.loss(run.module, fabric.to_device(batch), run.step)
                 fabric.backward(loss / len(batches))
             total += loss.detach().float() / len(batches)
@@ -323,8 +332,7 @@ def save(run: Run) -> None:
     if run.saved == run.step:
         return
     weights, optimizer = run.weights.get(), run.weights.get_optimizer()
-    with run.average.applied():
-        ema = run.weights.get() if run.average.decay else {}
+    ema = run.average.get(run.weights) if run.average.decay else {}
     if run.fabric.is_global_zero:
         counters = {"stale": run.stale} | ({"best": run.best} if math.isfinite(run.best) else {})
         counters |= {"parts": run.parts} if run.parts > 1 else {}
@@ -345,8 +353,7 @@ def save(run: Run) -> None:
 
 def export(run: Run, path: Path) -> None:
     """Write the averaged weights as an inference checkpoint."""
-    with run.average.applied():
-        weights = run.weights.get()
+    weights = run.average.get(run.weights)
     if run.fabric.is_global_zero:
         store.export(path, store.Checkpoint(run.app, run.config, run.step, weights, metrics=run.metrics))
 

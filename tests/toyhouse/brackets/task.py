@@ -8,6 +8,7 @@ from apps.brackets.model import network
 from core.noise import Stream
 from core.objective import elbo
 from core.process.categorical import Categorical
+from core.run.lane import noise
 
 
 class BracketTask:
@@ -26,12 +27,13 @@ class BracketTask:
 
     def loss(self, module, batch, step):
         """Return the evidence bound in nats per site, and figures."""
-        net, stream = getattr(module, "module", module), Stream.of(self.recipe.seed, len(batch)).fold(1, step)
+        net, stream = getattr(module, "module", module), noise(self.recipe.seed, len(batch)).fold(1, step)
         return elbo.count_form(net.beside(batch, self.recipe.length), Categorical.absorbing(4), batch, stream)
 
     def validate(self, module, step):
         """Return the loss on a batch that no step reads."""
-        return {"loss": float(self.loss(module, self.batch(2**40, 0, 1), 0)[0])}
+        batch = self.batch(2**40, 0, 1).to(next(module.parameters()).device)
+        return {"loss": float(self.loss(module, batch, 0)[0])}
 
 
 make = BracketTask
