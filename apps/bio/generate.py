@@ -220,7 +220,9 @@ class SequenceModel:
         base = replace(self.base(None, self.recipe.sample.steps, rules, tokens), network=straight(self.net))
         return way(base, reward, n, Stream(seed, torch.from_numpy(streams))).x
 
-    def nll(self, x: Tensor, *, block: int | None = None, draws: int = 8, seed: int = 0) -> Tensor:
+    def nll(
+        self, x: Tensor, *, block: int | None = None, draws: int = 8, seed: int = 0, index: Tensor | None = None
+    ) -> Tensor:
         """Return nats of each sequence, float64 [B]: an unbiased estimate of the bound, exact at block 1.
 
         Args:
@@ -228,10 +230,12 @@ class SequenceModel:
             block: tokens per block; None for the whole sequence.
             draws: Monte Carlo draws; even numbers come in antithetic pairs.
             seed: of the masks.
+            index: number of each sequence's stream, int64 [B]; without blocks, an estimate then depends on no other
+                sequence. By default rows are numbered, and what is masked is stratified over them.
         """
         from apps.bio.likelihood import nll
 
-        return nll(self, x, block=block, draws=draws, seed=seed).nats
+        return nll(self, x, block=block, draws=draws, seed=seed, index=index).nats
 
 
 @dataclass(eq=False)

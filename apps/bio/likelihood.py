@@ -59,7 +59,8 @@ class Estimate:
 
 
 @torch.no_grad()
-def nll(model: SequenceModel, x: Tensor, *, block: int | None = None, draws: int = 8, seed: int = 0) -> Estimate:
+def nll(model: SequenceModel, x: Tensor, *, block: int | None = None, draws: int = 8, seed: int = 0,
+        index: Tensor | None = None) -> Estimate:  # fmt: skip
     """Estimate the bound of tokens [B, S] (arguments as in `SequenceModel.nll`)."""
     if block is not None and (block < 1 or x.shape[1] % block):
         raise UsageError(f"does not divide the {x.shape[1]} tokens of a sequence", field="block", value=block)
@@ -67,9 +68,9 @@ def nll(model: SequenceModel, x: Tensor, *, block: int | None = None, draws: int
     parts, chain = [], _chain(model)
     for a in range(0, len(x), ROWS):
         rows = x[a : a + ROWS]
-        stream = Stream(seed, torch.arange(a, a + len(rows)))
+        stream = Stream(seed, torch.arange(a, a + len(rows)) if index is None else index[a : a + ROWS])
         if block in (None, x.shape[1]):
-            parts.append(_whole(model, chain, rows, draws, stream))
+            parts.append(_whole(model, chain, rows, draws, stream, index is not None))
         elif isinstance(model.net, TokenNet):
             denoiser = model.net.beside(rows.to(model.device), block)
             parts.append(_repeated(denoiser, model, rows, draws, stream, block))
@@ -93,14 +94,19 @@ def _log_p(model: SequenceModel, x_t: Tensor, **more: Tensor) -> Tensor:
     return subs(model.net(x_t.to(device), t.to(device), **more).cpu(), x_t, model.process.K).log_p
 
 
-def _whole(model: SequenceModel, chain: Any, x: Tensor, draws: int, stream: Stream) -> Tensor:
-    """Return independent estimates [ceil(draws / 2), B] from antithetic pairs, less the chain's count form."""
-    rows, length = x.shape
+def _whole(model: SequenceModel, chain: Any, x: Tensor, draws: int, stream: Stream, alone: bool) -> Tensor:
+    """Return estimates [ceil(draws / 2), B] from antithetic pairs, less the chain's count form.
+
+    Counts are stratified over the batch, or with `alone` over the pairs of each sequence.
+    """
+    length, pairs = x.shape[1], (draws + 1) // 2
+    stratum = stream.fold(pairs).uniform(pairs).argsort(-1) if alone else None
     out = []
-    for k in range((draws + 1) // 2):
+    for k in range(pairs):
         here = stream.fold(k)
         rank = here.fold(1).uniform(length).argsort(-1).argsort(-1)
-        n = 1 + (stratified((), here.fold(0)) * length).long().clamp(max=length - 1)
+        u = stratified((), here.fold(0)) if stratum is None else (stratum[:, k] + here.fold(0).uniform()) / pairs
+        n = 1 + (u * length).long().clamp(max=length - 1)
         pair = [(rank < n[:, None], n), (rank >= n[:, None] - 1, length + 1 - n)][: min(2, draws - 2 * k)]
         values = []
         for masked, many in pair:

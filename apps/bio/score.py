@@ -6,6 +6,7 @@ of the inverse-folding model, each residue given the others of other groups (`ap
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from apps.bio.tokenizer import Tokenizer
 from core.errors import DataError, UsageError
 
-__all__ = ["by_length", "columns", "folded", "score"]
+__all__ = ["by_length", "columns", "folded", "keys", "score"]
 
 
 def score(
@@ -89,8 +90,14 @@ def columns(sequences: Sequence[str], reward: Sequence[str], model: str, seed: i
         ways[found.name] = Tokenizer(letters), found.score
     if loaded is not None:
         k = loaded.tokenizer.k
-        ways["nats per letter"] = loaded.tokenizer, lambda x: loaded.nll(x, seed=seed) / (x.shape[1] * k)
+        ways["nats per letter"] = loaded.tokenizer, lambda x: loaded.nll(x, seed=seed, index=keys(x)) / (x.shape[1] * k)
     return {name: by_length(sequences, *way) for name, way in ways.items()}
+
+
+def keys(x: Tensor) -> Tensor:
+    """Return a number for each sequence of tokens [B, S] that its letters alone say, int64 [B]."""
+    found = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in x.numpy()]
+    return torch.tensor([int.from_bytes(d, "little") >> 1 for d in found])
 
 
 def folded(sequences: Sequence[str], reward: Sequence[str], model: str, template: Path) -> dict[str, list[float]]:

@@ -15,6 +15,7 @@ from apps.bio.dna.network import build
 from apps.bio.generate import SequenceModel
 from apps.bio.likelihood import nll
 from apps.bio.model import DataConfig, ModelConfig, Recipe, SampleConfig
+from apps.bio.score import keys
 from core.errors import CheckpointError, UsageError
 from core.run.config import load_recipe
 from core.run.launch import run
@@ -106,6 +107,18 @@ def test_an_untrained_network_has_the_bound_of_its_chain_without_any_noise() -> 
     found = nll(model, x, draws=2)
     assert found.chain is not None
     torch.testing.assert_close(found.nats, found.chain, atol=1e-5, rtol=0)
+
+
+def test_with_streams_of_their_own_sequences_do_not_see_each_other() -> None:
+    """The estimate of a sequence is the same alone, last or first; its mean is the bound by enumeration."""
+    model = made(CONV, 6)
+    x = torch.randint(0, 4, (9, 6), generator=torch.Generator().manual_seed(2))
+    whole, turned = (model.nll(v, index=keys(v)) for v in (x, x.flip(0)))
+    torch.testing.assert_close(turned.flip(0), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.nll(x[4:5], index=keys(x[4:5])), whole[4:5], atol=1e-5, rtol=0)
+    assert len(set(keys(x).tolist())) == 9 and not torch.allclose(whole, model.nll(x), atol=1e-5)
+    many = nll(model, x[:1].expand(2000, -1), index=torch.arange(2000), draws=4).nats
+    assert abs(float(many.mean() - exact_bound(model, x[:1])[0])) < 4 * float(many.std()) / 2000**0.5
 
 
 @pytest.mark.parametrize("config", [CONV, LONG], ids=["conv", "transformer"])
