@@ -177,9 +177,8 @@ def short_runs(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
 
 def fixed(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
     """Tell whether the fixed letters stand where they should."""
-    form = "".join("." if c == "?" else expression(c, dna) for c in rule.letters)
-    at = rule.position - 1
-    return re.fullmatch(form, x[at : at + len(rule.letters)]) is not None
+    form, at = expression(rule.letters.upper().replace("?", "."), dna), rule.position - 1
+    return re.fullmatch(form, x[at : at + width(rule.letters.upper())]) is not None
 
 
 def spelt(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
@@ -233,7 +232,7 @@ def width(*patterns: str) -> int:
 BEYOND: dict[str, Callable[[Any], int]] = {
     "Forbid": lambda r: width(*r.patterns) - 1, "Require": lambda r: width(*r.motifs) - 1,
     "Spacing": lambda r: width(r.a) + r.hi + width(r.b) - 1, "Homopolymer": lambda r: r.longest,
-    "Fix": lambda r: len(r.letters) - 1, "Frame": lambda r: 3 * len(r.protein) - 1, "Alphabet": lambda r: 0,
+    "Fix": lambda r: width(r.letters.upper()) - 1, "Frame": lambda r: 3 * len(r.protein) - 1, "Alphabet": lambda r: 0,
     "Gc": lambda r: (r.window or 1) - 1,
 }  # fmt: skip
 """How many letters beyond the last one of a circle a rule looks at."""
@@ -289,7 +288,7 @@ def lettered(names: Sequence[str], sequences: Sequence[str], rules: Sequence[Any
 
     dna = nucleic(sequences, rules)
     known = set("ACGTRYSWKMBDHVN" if dna else "ABCDEFGHIJKLMNOPQRSTUVWXYZ*")
-    texts = [x.upper().replace("U", "T") if dna else x.upper() for x in sequences]
+    texts = [x.upper().replace("U", "T") if dna else x.upper().replace("/", "") for x in sequences]
     for name, text in zip(names, texts, strict=True):
         if wrong := sorted(set(text) - known):
             what = "nucleotide" if dna else "residue"

@@ -325,6 +325,7 @@ def finish(
         model=model.name, seed=seed, n=len(found) + missed, rules={k: v for k, v in rules.items() if v},
         reward=getattr(aim, "name", None), **how,
         template=wish.template.record.id if wish.template else None,
+        circular=True if wish.template and wish.template.circular else None,
         nats={k: round(v.nats, 4) for k, v in paid.items()},
     )  # fmt: skip
     found.notes = [noted(wish, s) for s in found.sequences]

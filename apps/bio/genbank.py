@@ -246,8 +246,10 @@ def genbank(designs: Designs) -> str:
         notes = designs.notes[i] if designs.notes else []
         if designs.template is not None:
             record = inserted(designs.template, sequence, name, notes)
+            record.id = record.name = f"{record.name}_{name}"
+            record.annotations.pop("gi", None)  # the number of another sequence
         else:
-            alone = SeqRecord(Seq(sequence), id=name, name=name[:16], annotations={"topology": "linear"})
+            alone = SeqRecord(Seq(sequence), id=name, name=name, annotations={"topology": "linear"})
             record = inserted(Template(alone, np.zeros(len(sequence), bool), 0, len(sequence)), sequence, name, notes)
         protein = set(sequence) - set("ACGTN") != set() and designs.template is None
         record.annotations.setdefault("molecule_type", "protein" if protein else "DNA")

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-__all__ = ["header", "manifest", "parse_header"]
+__all__ = ["header", "manifest", "parse_comment", "parse_header"]
 
 FIELD = re.compile(r"(\w+)=(\S+)")
 
@@ -28,6 +28,19 @@ def header(scores: dict[str, float], entries: dict[str, Any]) -> str:
     text = json.dumps(entries, separators=(",", ":"), default=str).replace(" ", "\\u0020")
     fields = [f"{re.sub(r'[^A-Za-z0-9_]', '_', k)}={v:.6g}" for k, v in scores.items()]
     return " ".join([*fields, *([f"manifest={text}"] if entries else [])])
+
+
+def parse_comment(text: str) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return (scores, manifest) that end a GenBank comment, however its lines are wrapped."""
+    before, mark, after = text.rpartition("manifest=")
+    if not mark:
+        return {}, {}
+    fields: list[str] = []
+    for word in reversed(before.split()):
+        if not FIELD.fullmatch(word):
+            break
+        fields.insert(0, word)
+    return parse_header(" ".join([*fields, f"manifest={''.join(after.split())}"]))
 
 
 def parse_header(text: str) -> tuple[dict[str, float], dict[str, Any]]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apps.bio.manifest import header, parse_header
+from apps.bio.manifest import header, parse_comment, parse_header
 from core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -299,16 +299,20 @@ def _read_tsv(path: Path | str) -> list[Entry]:
 def _read_json(path: Path | str) -> list[Entry]:
     try:
         data = json.loads(_text(path))
-        about = data.get("manifest", {})
-        return [Entry(str(r["name"]), str(r["sequence"]), dict(r.get("scores", {})), about) for r in data["records"]]
+        about, rows = data.get("manifest", {}), data["records" if "records" in data else "designs"]
+        names = [str(r["name"] if "name" in r else r["sample"]) for r in rows]
+        return [Entry(name, str(r["sequence"]), dict(r.get("scores", {})), about)
+                for name, r in zip(names, rows, strict=True)]  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError('is not {"manifest": ..., "records": [{"name", "sequence"}]}', field=str(path)) from None
 
 
 def _read_genbank(path: Path | str) -> list[Entry]:
     return [
-        Entry(str(r.id), str(r.seq), circular=r.annotations.get("topology") == "circular") for r in read_genbank(path)
-    ]
+        Entry(str(r.id), str(r.seq), *parse_comment(str(r.annotations.get("comment", ""))),
+              r.annotations.get("topology") == "circular")
+        for r in read_genbank(path)
+    ]  # fmt: skip
 
 
 READERS: dict[str, Callable[[Path | str], list[Entry]]] = {
@@ -322,7 +326,7 @@ def read(path: Path | str) -> list[Entry]:
 
     Raises:
         UsageError: the file's name ends in no known format.
-        DataError: missing, empty or malformed.
+        DataError: missing, empty or malformed, or a record without letters.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in READERS:
@@ -330,4 +334,6 @@ def read(path: Path | str) -> list[Entry]:
     found = READERS[suffix](path)
     if not found:
         raise DataError("holds no sequence", field=str(path))
+    if empty := [entry.name for entry in found if not entry.sequence]:
+        raise DataError("a record has no letters", field=str(path), value=empty[0])
     return found

@@ -176,7 +176,7 @@ def rule_sections(sequences: Sequence[str], rules: Sequence[Any], about: dict[st
 
     out = []
     if rules:
-        found = audit.check(sequences, rules, dna)
+        found = audit.check([s.replace("/", "") for s in sequences], rules, dna)
         lines = [[f.rule, f.by, f.sequences, f.violations] for f in found]
         out.append(Section("Rules", [Table(["rule", "judged by", "sequences", "violations"], lines)]))
     nats = [[k, v] for k, v in about.get("nats", {}).items()]

@@ -68,6 +68,16 @@ def test_each_rule_can_fail_and_hold(rule: c.Spec, at: int, letters: str) -> Non
     assert not audit.clean(audit.check([x[:at] + letters + x[at + len(letters) :]], [rule]))
 
 
+def test_a_place_may_leave_a_choice() -> None:
+    rule = c.fix(2, "M[DE]{CW}?K")
+    assert rule.size == 5 and audit.width(rule.letters) == 5
+    words = {"AMDAGKA": True, "AMEAGK": True, "AMKAGK": False, "AMDCGK": False, "AMDAG": False}
+    assert {w: audit.holds(rule, w, dna=False) for w in words} == words
+    law = c.compile_([rule], 6, "ACDEGKMW").layers
+    tokens = np.array([["ACDEGKMW".index(a) for a in w[:6]] for w in words if len(w) > 5])
+    assert law.accepts(tokens).tolist() == [v for w, v in words.items() if len(w) > 5]
+
+
 def test_what_lies_outside_a_span_is_not_judged() -> None:
     x = background()
     outside = x[:10] + "AAAA" + x[14:]

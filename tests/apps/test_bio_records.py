@@ -55,6 +55,36 @@ def test_genbank_of_designs_alone(tmp_path: Path) -> None:
     assert "manifest=" in first.annotations["comment"].replace("\n", "")
 
 
+def test_genbank_gives_back_names_scores_and_manifest(tmp_path: Path) -> None:
+    """In a template too, whose own comment stays and whose identity no design keeps."""
+    from Bio.Seq import Seq
+    from Bio.SeqRecord import SeqRecord
+
+    designs = made(2)
+    for place in (None, SeqRecord(Seq("A" * 90), id="X1.1", name="X1", annotations={"comment": "by k=3 hands"})):
+        if place is not None:
+            designs.template = template(place, np.ones(90, bool))
+        designs.write(tmp_path / "x.gb")
+        back = read(tmp_path / "x.gb")
+        names = designs.names if place is None else [f"X1_{name}" for name in designs.names]
+        assert [e.name for e in back] == names and all(e.manifest == designs.manifest for e in back)
+        assert [e.scores for e in back] == [pytest.approx(designs.score_of(i), rel=1e-5) for i in range(2)]
+    text = (tmp_path / "x.gb").read_text()
+    (tmp_path / "x.gb").write_text(text.replace('{"model":', '{"mo\n            del":'))  # as other programs wrap it
+    assert read(tmp_path / "x.gb")[1].manifest == designs.manifest and "by k=3 hands" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.fa", ">x\n\n>y\nACG\n"), ("a.tsv", "name\tsequence\nx\t\ny\tACG\n"), ("a.fastq", "@x\n\n+\n\n"),
+     ("a.json", '{"records": [{"name": "x", "sequence": ""}]}')],
+)  # fmt: skip
+def test_a_record_without_letters_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=f"{name}: a record has no letters; got 'x'"):
+        read(tmp_path / name)
+
+
 @QUICK
 @given(
     scores=st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.floats(-1e6, 1e6), max_size=3),

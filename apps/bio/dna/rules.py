@@ -181,7 +181,7 @@ class Spacing:
 
 @dataclass(frozen=True)
 class Fix:
-    """Letters from a position on; codes leave a choice, `?` anything."""
+    """Letters from a position on; codes leave a choice, [..] one of, {..} none of, `?` anything."""
 
     position: int
     letters: str
@@ -195,13 +195,18 @@ class Fix:
     @property
     def size(self) -> int:
         """Number of letters."""
-        return len(self.letters)
+        return len(self.places)
+
+    @property
+    def places(self) -> list[str]:
+        """What may stand at each site."""
+        return re.findall(r"\[[A-Z]+\]|\{[A-Z]+\}|.", self.letters.upper())
 
     def atoms(self, length: int, letters: str) -> Iterator[Atom]:
         """Yield the rule."""
         low, high = span((self.position, self.position + self.size - 1), length, "fix")
         sites = np.ones((length, len(letters)), bool)
-        for i, c in enumerate(self.letters.upper()):
+        for i, c in enumerate(self.places):
             if c != "?":
                 sites[low + i] = [v in motifs.parse(c, letters)[0] for v in range(len(letters))]
         yield Atom(str(self), sites=sites, span=(low, high))

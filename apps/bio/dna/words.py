@@ -41,7 +41,7 @@ def _gc(word: str) -> Any:
 
 
 def _fix(word: str) -> Any:
-    m = _match(r"(\d+):([A-Za-z?]+)", word, "fix", "1:ACGT")
+    m = _match(r"(\d+):([A-Za-z?[\]{}]+)", word, "fix", "1:ACGT")
     return fix(int(m[1]), m[2].upper())
 
 
@@ -116,9 +116,9 @@ def specs_of(
     about = entries[0].manifest if entries else {}
     given, sequences = dict(rules) or dict(about.get("rules", {})), [e.sequence.upper() for e in entries]
     if template is None:
-        if about.get("template") or given.get("keep"):
+        if (about.get("template") and not rules) or given.get("keep"):
             raise UsageError("these designs stand in a template", field="template", hint="give it by --template FILE")
-        return parse(given), sequences, [e.circular for e in entries]
+        return parse(given), sequences, [e.circular or bool(e.manifest.get("circular")) for e in entries]
     from apps.bio.design import order
 
     wish = order(given, 0, template)

@@ -1,7 +1,8 @@
 """Designed sequences on their backbone: FASTA, structures and JSON, and a hook for a folding program of the user's.
 
 FASTA headers carry what a reader needs to repeat the design: structure, sample number, seed, temperature, score
-(mean nats per designed residue) and recovery (share of designed residues that are native), chains joined by `/`.
+(mean nats per designed residue) and recovery (share of designed residues that are native), chains joined by `/`; and
+last the manifest with the letters allowed at each residue, so that the file can be audited alone.
 
 Nothing here folds a sequence. `refold` runs an external command that the user names, once for each design, and
 measures the CA distance of what it wrote to the backbone after superposition; without such a command no claim about
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from apps.bio.manifest import header
 from apps.bio.protein.data import AMINO
 from apps.bio.protein.sites import Sites
 from apps.bio.protein.structure import read_structure
@@ -74,9 +76,20 @@ class ProteinDesigns:
         name = self.sites.structure.residues
         return [f"design {r}: {name[i].label} is {AMINO[self.tokens[r, i]]}" for r, i in zip(rows, where, strict=True)]
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """Return the manifest with the letters that the rules allow, residue after residue."""
+        spelt = "".join(_class(allowed) for allowed in self.sites.allowed)
+        kept = {k: v for k, v in self.manifest.items() if v not in ("", None, {})}
+        return {**kept, "rules": {"fix": [f"1:{spelt}"]}}
+
     def header(self, i: int) -> str:
         """Return the FASTA header of a design."""
-        m = {k: v for k, v in self.manifest.items() if v not in ("", None)}
+        return f"{self.words(i)} {header({}, self.about)}"
+
+    def words(self, i: int) -> str:
+        """Return what is said of a design in words without spaces, its name first."""
+        m = {k: v for k, v in self.manifest.items() if v not in ("", None) and not isinstance(v, dict)}
         words = [f"{m.pop('structure')}_{self.index[i]}", f"sample={self.index[i]}", f"score={self.score[i]:.4f}"]
         words += [f"recovery={self.recovery[i]:.4f}", *(f"{k}={v[i]:.4f}" for k, v in self.scores.items())]
         words += [f"{k}={v}" for k, v in m.items()]
@@ -98,18 +111,22 @@ class ProteinDesigns:
         for i, letters in enumerate(self.sequences):
             sure = np.where(self.sites.fixed, 1.0, self.confidence[i])
             paths.append(folder / f"{stem}_{self.index[i]:04d}{suffix}")
-            lines = ["quintet", *self.header(i).split()]
+            lines = ["quintet", *self.words(i).split()]
             self.sites.structure.write(paths[-1], letters, sure.tolist(), lines)
         return paths
 
     def to_tsv(self) -> str:
-        """Return one row for each design: sample, sequence (chains joined by `/`), score, recovery, other scores."""
+        """Return one row for each design: sample, sequence (chains joined by `/`), score, recovery, other scores.
+
+        A first comment line has the manifest.
+        """
         rows = [["sample", "sequence", "score", "recovery", *self.scores]]
         for i, s in enumerate(self.sequences):
             values = (self.score[i], self.recovery[i], *(v[i] for v in self.scores.values()))
             joined = "/".join(self.sites.structure.by_chain(s).values())
             rows.append([str(self.index[i]), joined, *(f"{v:.6g}" for v in values)])
-        return "".join("\t".join(row) + "\n" for row in rows)
+        about = f"# {json.dumps(self.about, default=str)}\n"
+        return about + "".join("\t".join(row) + "\n" for row in rows)
 
     def to_json(self) -> str:
         """Return designs, scores and manifest as JSON."""
@@ -128,7 +145,7 @@ class ProteinDesigns:
             )
         ]
         where = [labels[i] for i in self.sites.designed]
-        return json.dumps({"manifest": self.manifest, "residues": labels, "designed": where, "designs": rows})
+        return json.dumps({"manifest": self.about, "residues": labels, "designed": where, "designs": rows})
 
     def refold(self, command: str, seconds: float = 3600.0) -> np.ndarray:
         """Fold each design with a program of the user's and return CA distances to the backbone, angstrom [n].
@@ -150,7 +167,7 @@ class ProteinDesigns:
             with tempfile.TemporaryDirectory() as name:
                 fasta, out = Path(name) / "design.fasta", Path(name) / "folded.pdb"
                 chains = self.sites.structure.by_chain(sequence)
-                fasta.write_text(f">{self.header(i)}\n{':'.join(chains.values())}\n")
+                fasta.write_text(f">{self.words(i)}\n{':'.join(chains.values())}\n")
                 called = [w.replace("{fasta}", str(fasta)).replace("{out}", str(out)) for w in words]
                 try:
                     done = subprocess.run(called, capture_output=True, text=True, timeout=seconds, check=False)
@@ -164,6 +181,14 @@ class ProteinDesigns:
                 raise QuintetError(f"wrote {len(folded)} residues, not {len(sequence)}", field="fold", value=words[0])
             found.append(superposed(folded, self.sites.structure.coords[:, 1]))
         return np.array(found)
+
+
+def _class(allowed: np.ndarray) -> str:
+    """Return the letters of a residue, bool [20], as a rule spells them: `?` any, A, [..] one of, {..} none of."""
+    some, others = ("".join(a for a, v in zip(AMINO, allowed, strict=True) if v == want) for want in (True, False))
+    if not others or len(some) == 1:
+        return some if others else "?"
+    return f"[{some}]" if len(some) <= len(others) else f"{{{others}}}"
 
 
 def superposed(a: np.ndarray, b: np.ndarray) -> float:

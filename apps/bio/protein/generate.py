@@ -179,6 +179,7 @@ class InverseFolder:
             x = torch.cat([base.sample(Stream(seed, torch.from_numpy(part))) for part in self._parts(streams)])
         network = replace(base, network=self.condition(self.graph(whole)))
         manifest = {"model": self.name, "structure": whole.name, "seed": seed, **chosen, "fix": fix, "design": design}
+        manifest |= {"letters": dict(letters or {}), "exclude": exclude}
         found = ProteinDesigns(sites, x.cpu().numpy(), self.confidence(network, x), manifest, streams)
         if reward is not None:
             found.scores[re.sub(r"\W+", "_", reward.name)] = reward.score(x).double().numpy()
