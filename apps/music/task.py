@@ -26,6 +26,7 @@ from core.errors import UsageError
 from core.nn.flow_context import FlowContext
 from core.noise import Stream
 from core.run import checkpoint
+from core.run.lane import noise
 
 __all__ = ["CodecTask", "FlowTask", "make"]
 
@@ -95,7 +96,7 @@ class FlowTask:
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Any]]:
         """Return the flow-matching loss."""
-        stream = Stream.of(self.recipe.seed, len(batch["x"])).fold(step).to(batch["x"].device)
+        stream = noise(self.recipe.seed, len(batch["x"])).fold(step).to(batch["x"].device)
         return module(batch["x"], batch["control"], stream)
 
     def validate(self, module: nn.Module, step: int) -> dict[str, float]:

@@ -22,8 +22,8 @@ from apps.pde.data import Splits, interval, splits, units
 from apps.pde.dynamics import Dynamics
 from apps.pde.model import Recipe
 from core.errors import UsageError
-from core.noise import Stream
 from core.run import checkpoint
+from core.run.lane import noise
 
 __all__ = ["FieldTask", "make"]
 
@@ -115,7 +115,7 @@ class FieldTask:
         """Return the refiner's loss at `REFINED` places in each window."""
         assert net.refiner is not None
         before, after, truth, span = self._pairs(net, batch, min(REFINED, batch.target.shape[1] - 1))
-        stream = Stream.of(self.recipe.trainer.seed, len(before)).fold(8, step)
+        stream = noise(self.recipe.trainer.seed, len(before)).fold(8, step)
         return net.refiner.loss(before, after, truth, span, stream)
 
     def loss(self, module: torch.nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
