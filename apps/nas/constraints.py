@@ -9,6 +9,8 @@ with the fewest rules that contradict each other and the nearest value that can 
 
 Parameters and FLOPs add up over the variables of spaces that sum (they are exact whole numbers); where cells
 concatenate they depend on the whole graph, and the limit is a list on spaces that can be listed, refused on others.
+Nodes off every path from input to output are no part of the network: no limit and no requirement counts them
+(costs of the space's own do where edges are free).
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ class Forbid:
 
 @dataclass(frozen=True)
 class Require:
-    """An operation that must occur `least` to `most` times."""
+    """An operation that must occur `least` to `most` times in the network."""
 
     operation: str
     least: int = 1
@@ -74,7 +76,9 @@ class Require:
     def rule(self, space: Space) -> Timed:
         """Return the law."""
         _known(space, self.operation, "require")
-        return rules.at_least(space, [self.operation], self.least, self.most)
+        if space.place == "nodes" and not space.given and space.connected != "all":
+            return rules.on_paths(space, [self.operation], self.least, self.most)
+        return rules.at_least(space, [self.operation], self.least, self.most, _off(space))
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,8 @@ class Edges:
         cost = np.zeros((space.D, space.K), np.int64)
         for d, v in enumerate(space.variables):
             cost[d, : len(v.values)] = [v.source is not None and w not in (NONE, "no") for w in v.values]
-        return rules.total(space, cost, self.low, self.high, rules.alphabets(space))
+        given = len(space.pairs) if space.given else 0
+        return rules.total(space, cost, self.low - given, self.high - given, rules.alphabets(space))
 
 
 @dataclass(frozen=True)
@@ -188,10 +193,11 @@ def additive(space: Space, resource: str, settings: dict[str, int]) -> tuple[np.
     Raises:
         UsageError: the space knows no such resource.
     """
-    cost = np.zeros((space.D, space.K), np.int64)
+    cost, off = np.zeros((space.D, space.K), np.int64), _off(space)
+    inside = [(d, v) for d, v in enumerate(space.variables) if v.node not in off]
     own = (space.costs or {}).get(resource)
     if own is not None:
-        for d, v in enumerate(space.variables):
+        for d, v in inside:
             cost[d, : len(v.values)] = [int(own.get(w, 0)) for w in v.values]
         return cost, int(own.get("base", 0))
     if resource not in ("params", "flops"):
@@ -203,7 +209,7 @@ def additive(space: Space, resource: str, settings: dict[str, int]) -> tuple[np.
     which = ("params", "flops").index(resource)
     channels, cells = settings.get("channels", 16), settings.get("cells", 5)
     size, stages = settings.get("size", 32), settings.get("stages", 3)
-    for d, v in enumerate(space.variables):
+    for d, v in inside:
         for k, word in enumerate(v.values):
             if word in COST:
                 parts = (COST[word](channels << s, (size >> s) ** 2)[which] for s in range(stages))
@@ -212,6 +218,12 @@ def additive(space: Space, resource: str, settings: dict[str, int]) -> tuple[np.
 
     base = skeleton(channels, stages, size, settings.get("classes", 10), settings.get("inputs", 3))
     return cost, base[which]
+
+
+def _off(space: Space) -> frozenset[int]:
+    """Return the nodes off every path from input to output where the space itself gives all edges, else none."""
+    nodes = frozenset(range(space.nodes))
+    return nodes - Cell.of(space, [0] * space.D).live if space.given else frozenset()
 
 
 def _extremes(layers: Layers, cost: np.ndarray, base: int) -> tuple[int, int]:
@@ -309,7 +321,7 @@ def _nearest(space: Space, part: Depth | Edges | Require, others: Sequence[Const
     def one(n: int) -> Constraint:
         return replace(part, least=n, most=n) if isinstance(part, Require) else replace(part, low=n, high=n)
 
-    reach = [n for n in range(space.D + 1) if _unfold(space, (*others, one(n))) is not None]
+    reach = [n for n in range(max(space.D, len(space.pairs)) + 1) if _unfold(space, (*others, one(n))) is not None]
     word = part.operation if isinstance(part, Require) else type(part).__name__.lower()
     return f"{word} reaches from {reach[0]} to {reach[-1]} here" if reach else "relax another one"
 

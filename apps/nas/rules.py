@@ -4,6 +4,7 @@ The state after some variables holds what the rest needs to know and no more:
 
     structure   which nodes are present, which hear of the input, which are heard; the in-degree of the open column
     depth       of each node, the most counted operations on a path from the input
+    on_paths    of each node, which nodes with counted operations lead to it, itself included
     sum         of additive costs so far; one state for all sums that no completion can push over the limit, and none
                 for those that every completion does (exact reasoning about the budget that remains)
     listed      the prefix of the cells of a list (any limit at all, on spaces small enough to be listed)
@@ -22,7 +23,7 @@ from apps.nas.space import ABSENT, NONE, Space
 from core.constrain.timed import Timed
 from core.errors import UsageError
 
-__all__ = ["alphabets", "at_least", "depth", "listed", "structure", "total", "unroll"]
+__all__ = ["alphabets", "at_least", "depth", "listed", "on_paths", "structure", "total", "unroll"]
 
 LARGEST = 300_000
 """States of one rule beyond which it is refused."""
@@ -158,30 +159,61 @@ def depth(space: Space, counted: Collection[str], low: int, high: int) -> Timed:
 
     State: the depth of each node, -1 where it hears of nothing, and the open column's depth so far.
     """
+    return _followed(space, counted, max, lambda deepest, _, own: deepest + own, lambda found: low <= found <= high)
+
+
+def on_paths(space: Space, counted: Collection[str], low: int, high: int) -> Timed:
+    """Return the law that low ... high nodes on paths from input to output have counted operations.
+
+    State: the counted nodes that lead to each node as bits, -1 where it hears of nothing, and those of the open column.
+    """
+    return _followed(
+        space,
+        counted,
+        lambda first, other: max(first, 0) | other,
+        lambda heard, j, own: heard | own << j,
+        lambda found: low <= max(found, 0).bit_count() <= high,
+    )
+
+
+def _followed(
+    space: Space, counted: Collection[str], join: Callable[[int, int], int], extend: Callable[[int, int, int], int],
+    accept: Callable[[int], bool],
+) -> Timed:  # fmt: skip
+    """Return the law on what the output hears, where each node passes on a whole number, or -1 for nothing.
+
+    Args:
+        space: whose variables are read.
+        counted: the operations that matter.
+        join: of what was heard (-1 at first) and one more number >= 0.
+        extend: of what was heard, by node j, whose operation is counted (1) or not (0).
+        accept: of what the output hears.
+    """
     closed, last = _columns(space), space.nodes - 1
     given = [[i for i, k in space.pairs if k == j] for j in range(space.nodes)] if space.given else None
 
     def close(state: tuple[Any, ...], nodes: Sequence[int]) -> tuple[Any, ...] | None:
-        depths, deepest, own = state
+        known, heard, own = state
         for j in nodes:
             for i in given[j] if given else ():
-                deepest = max(deepest, depths[i])
-            depths = (*depths, deepest + own if deepest >= 0 else -1)
-            deepest, own = -1, 0
-        return depths, deepest, own
+                heard = join(heard, known[i]) if known[i] >= 0 else heard
+            known = (*known, extend(heard, j, own) if heard >= 0 else -1)
+            heard, own = -1, 0
+        return known, heard, own
 
     def step(state: tuple[Any, ...], d: int, k: int) -> Hashable:
-        depths, deepest, own = state
+        known, heard, own = state
         v = space.variables[d]
         word = v.values[k]
         if v.source is None:
             own = int(word in counted)
-        elif word not in (NONE, "no") and depths[v.source] >= 0:
-            deepest = max(deepest, depths[v.source] + (space.place == "edges" and word in counted))
-        return close((depths, deepest, own), closed[d + 1])
+        elif word not in (NONE, "no") and known[v.source] >= 0:
+            hit = int(space.place == "edges" and word in counted)
+            heard = join(heard, extend(known[v.source], v.node, hit))
+        return close((known, heard, own), closed[d + 1])
 
     start = close(((0,), -1, 0), closed[0])
-    return unroll(space, start, step, lambda state: low <= state[0][last] <= high)
+    return unroll(space, start, step, lambda state: accept(state[0][last]))
 
 
 def total(space: Space, cost: np.ndarray, low: int, high: int, allowed: np.ndarray) -> Timed:
@@ -212,11 +244,11 @@ def total(space: Space, cost: np.ndarray, low: int, high: int, allowed: np.ndarr
     )
 
 
-def at_least(space: Space, words: Collection[str], low: int, high: int) -> Timed:
-    """Return the law that low ... high variables have one of some values."""
+def at_least(space: Space, words: Collection[str], low: int, high: int, off: Collection[int] = ()) -> Timed:
+    """Return the law that low ... high variables have one of some values, those of the nodes `off` left out."""
     cost = np.zeros((space.D, space.K), np.int64)
     for d, v in enumerate(space.variables):
-        cost[d, : len(v.values)] = [w in words for w in v.values]
+        cost[d, : len(v.values)] = [w in words and v.node not in off for w in v.values]
     return total(space, cost, low, high, alphabets(space))
 
 
