@@ -21,7 +21,7 @@ from torch import Tensor
 from apps.nas.cell import Cell
 from apps.nas.constraints import Constraint, compile_
 from apps.nas.data import window
-from apps.nas.rewards import Queries, classes
+from apps.nas.rewards import Queries, classes, floored
 from apps.nas.space import Space
 from apps.nas.surrogate import Surrogate
 from core.constrain.layers import Layers
@@ -202,12 +202,14 @@ class Reinforce:
             before = queries.unique
             unknown = torch.full((min(self.batch, budget - before), field.space.D), -1)
             x = field.complete(unknown, logits.log_softmax(-1).expand(len(unknown), -1, -1))
-            r = queries.score(x)
+            r = floored(queries.score(x))
+            idle = 0 if queries.unique > before else idle + 1
+            if not bool(r.isfinite().all()):
+                continue
             mean = float(r.mean()) if mean is None else 0.9 * mean + 0.1 * float(r.mean())
             a = (r - mean) / r.std(correction=0).clamp_min(1e-6)
             hot = torch.nn.functional.one_hot(x, field.space.K) - logits.softmax(-1)
             logits = logits + self.rate * (a[:, None, None] * hot).mean(0)
-            idle = 0 if queries.unique > before else idle + 1
 
 
 def listable(field: Field) -> np.ndarray | None:

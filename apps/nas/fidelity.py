@@ -7,7 +7,9 @@ it came to, so that scores are comparable,
     score(x) = v_k(x)                            at the dearest fidelity
     score(x) = least_{k+1} - (cut_k - v_k(x))    where it stopped at k, with value below the cut of that moment
 
-with `least` the least score that any cell that went on has: what stopped stands below what went on, in its order.
+with `least` the least score that any cell that went on has (cut_k until there is one): what stopped stands below what
+went on, in its order. A value that is no finite number ends the climb with the score -inf, and moves neither cut nor
+`least`.
 """
 
 from __future__ import annotations
@@ -58,15 +60,16 @@ class Ladder:
 
     def _one(self, row: Tensor, k: int) -> float:
         value = float(self.rungs[k].score(row)[0])
+        value = value if math.isfinite(value) else -math.inf
         self.seen[k].append(value)
-        if k == len(self.rungs) - 1:
+        if k == len(self.rungs) - 1 or math.isinf(value):
             return value
         kept = sorted(self.seen[k], reverse=True)[: max(1, math.floor(self.keep * len(self.seen[k])))]
         if value >= kept[-1]:
             out = self._one(row, k + 1)
-            self.least[k] = min(self.least[k], out)
+            self.least[k] = min(self.least[k], math.inf if math.isinf(out) else out)
             return out
-        return self.least[k] - (kept[-1] - value)
+        return (kept[-1] if math.isinf(self.least[k]) else self.least[k]) - (kept[-1] - value)
 
     def spent(self) -> dict[str, int]:
         """Return how often each fidelity was asked."""

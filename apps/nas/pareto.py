@@ -2,8 +2,9 @@
 
 Cost is known or cheap (a closed form, a latency table) and costs no query; accuracy does. In each round the surrogate
 gives one draw of the accuracy of every candidate (samples of the policy, mutants of the present front), and the
-candidate is asked that would add the most area to the front of what was asked, drawn alike. The policy hears a
-preference between the two (`Compromise`), and is what a user keeps: asked with a preference, it draws such cells.
+candidate is asked that would add the most area to the front of what was asked, drawn alike. Cells whose cost is no
+finite number are never asked for, and those whose reward is none are on no front. The policy hears a preference
+between the two (`Compromise`), and is what a user keeps: asked with a preference, it draws such cells.
 
 Reference: Zitzler and Thiele, 1999 (hypervolume); Bradford et al., 2018 (Thompson sampling for fronts).
 """
@@ -22,6 +23,7 @@ from apps.nas.generate import CellModel
 from apps.nas.model import CellNet
 from apps.nas.rewards import Queries
 from apps.nas.search import Tuner
+from core.errors import UsageError
 from core.finetune.reward import Reward, hypervolume, pareto
 from core.nn.graph_transformer import GraphTransformer
 
@@ -39,7 +41,9 @@ class Front:
 
     @classmethod
     def of(cls, x: Tensor, values: Tensor) -> Front:
-        """Return the front of some cells, by falling reward."""
+        """Return the front of those cells whose values are finite, by falling reward."""
+        told = values.isfinite().all(-1)
+        x, values = x[told], values[told]
         keep = pareto(values)
         order = values[keep][:, 0].argsort(descending=True)
         return cls(x[keep][order], values[keep][order])
@@ -142,39 +146,59 @@ def search(
         pool: samples of the policy in each round, and as many mutants and uniform draws.
         batch: cells asked in each round.
         steps: of the policy in each round.
+
+    Raises:
+        UsageError: no cell has both a finite reward and a finite cost.
     """
     policy = Compromise(model, field)
-    queries.score(policy.sample(torch.rand(min(20, budget))).unique(dim=0))
+    queries.score(priced(policy.sample(torch.rand(min(20, budget))).unique(dim=0), cost)[0])
     while queries.unique < budget:
-        x, values = asked(queries, cost)
+        x, values = asked(queries, cost, field.space.D)
         front = Front.of(x, torch.from_numpy(values))
-        policy.learn(x, values, steps)
-        parents = front.x[torch.from_numpy(field.rng.integers(len(front.x), size=pool))]
+        told = np.isfinite(values).all(1)
+        parents = front.x
+        if told.any():
+            policy.learn(x[torch.from_numpy(told)], values[told], steps)
+            parents = parents[torch.from_numpy(field.rng.integers(len(parents), size=pool))]
         wishes = torch.from_numpy(field.rng.random(pool))
         wide = torch.cat([policy.sample(wishes), field.mutate(parents), field.uniform(pool)]).unique(dim=0)
-        fresh = np.array([row for row in wide.tolist() if not queries.known(row)])
+        fresh, ahead = priced(wide[[not queries.known(row) for row in wide.tolist()]], cost)
         count = min(batch, budget - queries.unique, len(fresh))
         if not count:
             break
-        queries.score(torch.from_numpy(fresh[_choose(queries, field, fresh, cost, -values[:, 1], count)]))
-    x, values = asked(queries, cost)
-    return Front.of(x, torch.from_numpy(values)), policy
+        queries.score(fresh[_choose(queries, field, fresh.numpy(), ahead, values, count)])
+    x, values = asked(queries, cost, field.space.D)
+    front = Front.of(x, torch.from_numpy(values))
+    if not len(front.x):
+        problem = f"has no finite value beside a finite {cost.name} for any of {queries.unique} cells"
+        raise UsageError(problem, field=queries.name)
+    return front, policy
 
 
-def asked(queries: Queries, cost: Reward) -> tuple[Tensor, np.ndarray]:
-    """Return the cells that were asked for, and their rewards and negated costs [n, 2]."""
-    x = torch.tensor([row for row, _ in queries.history])
-    return x, np.column_stack([[v for _, v in queries.history], -cost.score(x).numpy()])
+def asked(queries: Queries, cost: Reward, D: int) -> tuple[Tensor, np.ndarray]:
+    """Return the cells that were asked for, int64 [n, D], and their rewards and negated costs [n, 2]."""
+    x = torch.tensor([row for row, _ in queries.history], dtype=torch.long).reshape(-1, D)
+    price = cost.score(x).numpy() if len(x) else np.zeros(0)
+    return x, np.column_stack([[v for _, v in queries.history], -price])
+
+
+def priced(x: Tensor, cost: Reward) -> tuple[Tensor, np.ndarray]:
+    """Return those of cells x [n, D] whose cost is a finite number, and the costs."""
+    price = cost.score(x).numpy() if len(x) else np.zeros(0)
+    told = np.isfinite(price)
+    return x[torch.from_numpy(told)], price[told]
 
 
 def _choose(
-    queries: Queries, field: Field, fresh: np.ndarray, cost: Reward, price: np.ndarray, count: int
+    queries: Queries, field: Field, fresh: np.ndarray, ahead: np.ndarray, values: np.ndarray, count: int
 ) -> list[int]:
-    """Return which candidates add the most to the drawn front, one for each draw."""
-    model = fitted(queries, field.space, "normal")
-    ahead = cost.score(torch.from_numpy(fresh)).numpy()
+    """Return which candidates add the most to the drawn front, one for each draw; any where nothing is known yet."""
+    told = np.isfinite(values).all(1)
+    if not told.any():
+        return field.rng.permutation(len(fresh))[:count].tolist()
+    model, price = fitted(queries, field.space, "normal"), -values[told, 1]
     scale = max(float(price.std()), 1e-9)
-    known = np.column_stack([model.y, -price / scale])
+    known = np.column_stack([model.y[told], -price / scale])
     reference = known.min(0) - 0.1
     chosen: list[int] = []
     for draw in model.thompson(model.describe(fresh), count, field.rng):

@@ -140,7 +140,7 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def controls(space: Space, history: Sequence[tuple[tuple[int, ...], float]]) -> dict[str, float | None]:
-    """Return the rank correlations of what was asked with parameters and FLOPs."""
-    costs = [resources(Cell.of(space, row)) for row, _ in history]
-    values = [value for _, value in history]
+    """Return the rank correlations of what was answered by a finite number with parameters and FLOPs."""
+    told = [(row, value) for row, value in history if math.isfinite(value)]
+    costs, values = [resources(Cell.of(space, row)) for row, _ in told], [value for _, value in told]
     return {name: spearman(values, [c[k] for c in costs]) for k, name in enumerate(("params", "flops"))}

@@ -15,13 +15,15 @@ for what was good in A (`apps.nas.fidelity`). DATA is an .npz file or a folder o
 
 `Queries` wraps any of them: each cell is asked for once (each class, where the reward is a table by class or a real
 training), further questions are answered from memory and cost nothing, and everything that was ever evaluated,
-evaluation samples included, is in its `history`.
+evaluation samples included, is in its `history`. An answer that is no finite number counts like any other and stands
+there as -inf: the worst to learn from, and never a result.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -44,7 +46,7 @@ from core.errors import DataError, UsageError
 from core.finetune.reward import Reward, Weighted
 from core.finetune.reward import load as load_reward
 
-__all__ = ["Closed", "Negated", "Queries", "Table", "Target", "columns", "load"]
+__all__ = ["Closed", "Negated", "Queries", "Table", "Target", "columns", "floored", "load"]
 
 FOLDER = "../shared/data/nas"
 FILES = {"nb201": ("nb201_main.csv.gz", "nb201_test200.csv.gz", "nb201_zc_cifar10.csv.gz"), "hw": ("nb201_hw.csv.gz",)}
@@ -86,8 +88,8 @@ class Table:
         return torch.tensor(found, dtype=torch.float64)
 
     def best(self) -> float:
-        """Return the greatest value."""
-        return max(self.values.values())
+        """Return the greatest finite value."""
+        return max(filter(math.isfinite, self.values.values()))
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Queries:
     """A reward that is asked once for each cell, or for each class (`Cell.key`) where its cells have one value.
 
     Attributes:
-        history: tokens and values in the order in which they were asked for.
+        history: tokens and values in the order in which they were asked for; -inf for what is no finite number.
         asked: questions, repeated ones included.
         places: where in the history the answer for a cell or class stands.
         beyond: cells of the history that break the limits: asked for to learn from, never a result.
@@ -174,6 +176,11 @@ class Queries:
         """Number of different cells that were evaluated."""
         return len(self.history)
 
+    @property
+    def failed(self) -> int:
+        """Number of queries without a finite answer."""
+        return sum(math.isinf(value) for _, value in self.history)
+
     @cached_property
     def identity(self) -> Callable[[tuple[int, ...]], tuple[int, ...] | str]:
         """What two cells share if an answer for one is an answer for the other."""
@@ -186,7 +193,7 @@ class Queries:
         return place is not None and (tuple(row) in self.beyond or self.history[place][0] not in self.beyond)
 
     def score(self, x: Tensor) -> Tensor:
-        """Return the values [B]; only cells never seen cost a query."""
+        """Return the values [B], -inf for what is no finite number; only cells never seen cost a query."""
         rows = [tuple(row) for row in x.tolist()]
         names = [self.identity(row) for row in rows]
         self.asked += len(rows)
@@ -199,7 +206,8 @@ class Queries:
         if fresh:
             answers = self.reward.score(torch.tensor(list(fresh.values()))).tolist()
             self.places |= {name: len(self.history) + k for k, name in enumerate(fresh)}
-            self.history += zip(fresh.values(), answers, strict=True)
+            told = [value if math.isfinite(value) else -math.inf for value in answers]
+            self.history += zip(fresh.values(), told, strict=True)
         return torch.tensor([self.history[self.places[name]][1] for name in names], dtype=torch.float64)
 
     def scout(self, x: Tensor, law: Layers) -> None:
@@ -213,8 +221,16 @@ class Queries:
         return np.array([-np.inf if row in self.beyond else v for row, v in self.history])
 
     def best(self) -> tuple[tuple[int, ...], float]:
-        """Return the best cell within the limits and its value."""
-        return self.history[int(self.values().argmax())]
+        """Return the best cell within the limits and its value.
+
+        Raises:
+            UsageError: none has a finite value.
+        """
+        values = self.values()
+        if not np.isfinite(values).any():
+            cells = self.unique - len(self.beyond)
+            raise UsageError(f"gave no finite number for any of {cells} cells within the limits", field=self.name)
+        return self.history[int(values.argmax())]
 
     def curve(self) -> np.ndarray:
         """Return the best value after each query, float64 [unique]."""
@@ -224,6 +240,12 @@ class Queries:
         """Return the number of queries until a value of at least `level`, None where it never came."""
         found = np.flatnonzero(self.values() >= level)
         return int(found[0]) + 1 if len(found) else None
+
+
+def floored(values: Tensor) -> Tensor:
+    """Return values [B] with the least finite one in place of -inf, so that means exist; none finite: unchanged."""
+    told = values[values.isfinite()]
+    return values.clamp_min(float(told.min())) if len(told) else values
 
 
 @lru_cache(maxsize=8)
@@ -257,6 +279,8 @@ def _real(source: str, column: str, space: Space, folder: str) -> Table:
     if space.name != "nb201":
         raise UsageError("is about the space nb201", field="reward", value=f"{source}:{column}")
     found = {tuple(int(c) for c in code): float(r[column]) for code, r in rows.items() if r.get(column)}
+    if source == "hw":  # -1 where it was not measured
+        found = {cell: value if value >= 0 else math.nan for cell, value in found.items()}
     return Table(f"{source}:{column}", space, found)  # type: ignore[arg-type]
 
 

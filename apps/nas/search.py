@@ -23,7 +23,7 @@ from apps.nas.baselines import BASELINES, PATIENCE, Field, Search, fitted, liste
 from apps.nas.cell import Cell
 from apps.nas.generate import CellModel
 from apps.nas.model import TuneConfig
-from apps.nas.rewards import Queries, classes
+from apps.nas.rewards import Queries, classes, floored
 from apps.nas.space import Space
 from core.errors import UsageError
 from core.finetune.policy_gradient import Advantage, Penalties, Replay, eager, per_step, record, states
@@ -70,9 +70,15 @@ class Tuner:
         return torch.tensor(again + fresh, dtype=torch.long)
 
     def learn(self, x: Tensor, reward: Tensor, inner: int | None = None) -> None:
-        """Take the steps that a batch of rewarded cells is good for (`inner` of them, else as the recipe says)."""
-        self.replay.add(x, reward)
-        advantage = self.advantage(reward)
+        """Take the steps that a batch of rewarded cells is good for (`inner` of them, else as the recipe says).
+
+        Cells with the reward -inf count as the worst of the others; where there are no others, nothing is learnt.
+        """
+        told = reward.isfinite()
+        if not bool(told.any()):
+            return
+        self.replay.add(x[told], reward[told])
+        advantage = self.advantage(floored(reward))
         for _ in range(inner or self.config.inner):
             old = round(self.config.replay * self.config.queries)
             rows, weight = x, advantage
@@ -117,7 +123,10 @@ class Tuner:
         start = start if m.process.mask is not None else m.process.prior((m.space.D,), stream.fold(7))
         solver = SOLVERS[m.recipe.sample.solver]()
         path = record(m.predict, m.process, uniform_plan(m.recipe.sample.steps), law, solver, stream, start)
-        advantage = self.advantage(score(path.x_0))
+        reward = floored(score(path.x_0))
+        if not bool(reward.isfinite().all()):
+            return
+        advantage = self.advantage(reward)
         for k in field.rng.permutation(len(path.x) - 1):
             self.step(per_step(m.predict, m.process, path, int(k), advantage)[0])
 
@@ -178,9 +187,10 @@ class Guided:
         tuner.learn(first, queries.score(first))
         every = listed_classes(field) if classes(queries.reward) is not None else None
         if field.constraints and self.scouts:
-            queries.scout(Field(field.space, (), field.seed).uniform(min(self.scouts, budget // 2)), field.layers)
+            count = min(self.scouts, budget // 2, budget - queries.unique)
+            queries.scout(Field(field.space, (), field.seed).uniform(count), field.layers)
         while queries.unique < budget and idle < PATIENCE // 10:
-            if tuner.replay.reward[0] > best:
+            if tuner.replay.x and tuner.replay.reward[0] > best:
                 best, since = tuner.replay.reward[0], queries.unique
             pool = self.candidates(tuner, field) if every is None else every
             fresh = pool[[not queries.known(row) for row in pool.tolist()]]
@@ -197,6 +207,8 @@ class Guided:
 
     def candidates(self, tuner: Tuner, field: Field) -> np.ndarray:
         """Return samples of the policy and mutants of its best cells, each once [n, D]."""
+        if not tuner.replay.x:
+            return tuner.sample(self.pool).unique(dim=0).numpy()
         parents = distinct(field.space, tuner.replay.x, 10)
         mutants = field.mutate(parents[torch.from_numpy(field.rng.integers(len(parents), size=self.mutants))])
         return torch.cat([tuner.sample(self.pool), mutants]).unique(dim=0).numpy()

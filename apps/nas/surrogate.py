@@ -137,8 +137,8 @@ class Surrogate:
         return (averages if self.by_class else features)(self.space, x)
 
     def fit(self, x: np.ndarray, y: np.ndarray) -> Surrogate:
-        """Learn from cells x [n, D] with rewards y [n]."""
-        rank = np.argsort(np.argsort(y, kind="stable"), kind="stable")
+        """Learn from cells x [n, D] with rewards y [n]; all that have -inf share the lowest rank."""
+        rank = np.where(np.isfinite(y), np.argsort(np.argsort(y, kind="stable"), kind="stable"), 0)
         above = (len(y) - rank) / (len(y) + 1.0)
         scores = -np.log(above) if self.scores == "best" else -torch.special.ndtri(torch.from_numpy(above)).numpy()
         self.y = (scores - scores.mean()) / max(float(scores.std()), 1e-9)

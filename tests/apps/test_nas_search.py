@@ -155,6 +155,14 @@ def test_scouts_are_counted_and_never_win() -> None:
         method("random", scouts=3)
 
 
+@pytest.mark.parametrize("budget", [1, 10, 12, 20])
+def test_scouts_stay_within_the_budget(budget: int) -> None:
+    q, field = Queries(Hidden()), Field(NB201, [Forbid("nor_conv_3x3")], seed=0)
+    method("guided", model("tune.inner=1"), 60)(q, field, budget)
+    assert q.unique == budget and len(q.beyond) <= budget // 2
+    assert any(row not in q.beyond for row, _ in q.history)
+
+
 def test_policy_gradient_raises_the_reward_and_keeps_variety() -> None:
     config = TuneConfig(queries=16, inner=4, states=2, lr=3e-3, floor=0.2)
     q = Queries(Hidden())
