@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from apps.nas.cell import Cell
+from apps.nas.files import replacing
 from apps.nas.modules import Network, build
 from core.errors import UsageError
 
@@ -121,14 +121,9 @@ def write(cell: Cell, out: Path) -> None:
     """Write a cell to a file of any known suffix; the file appears whole or not at all.
 
     Raises:
-        UsageError: the suffix is not known, or a package is missing.
+        UsageError: the suffix is not known, a package is missing, or the file cannot be written.
     """
     if out.suffix not in WRITERS:
         raise UsageError("no such format", field="out", value=out.name, choices=sorted(WRITERS))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".part-{os.getpid()}-{out.name}")
-    try:
+    with replacing(out) as part:
         WRITERS[out.suffix](cell, part)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.nas import constraints as limits
+from apps.nas import files
 from apps.nas.cell import Cell, resources
 from apps.nas.space import Space
 from apps.nas.tokenizer import from_string
@@ -55,8 +56,8 @@ def wishes(
         if not equals:
             raise UsageError("must be VARIABLE=VALUE", field="fix", value=word, hint='as in "0-3=skip_connect"')
         out.append(limits.Fix(variable, value))
-    out += [limits.Limit("params", max_params * 1e6)] if max_params is not None else []
-    out += [limits.Limit("flops", max_flops * 1e6)] if max_flops is not None else []
+    out += [limits.Limit("params", millions(max_params))] if max_params is not None else []
+    out += [limits.Limit("flops", millions(max_flops))] if max_flops is not None else []
     if min_depth or max_depth is not None:
         out.append(limits.Depth(min_depth, 10**9 if max_depth is None else max_depth))
     out += [limits.Edges(0, max_edges)] if max_edges is not None else []
@@ -69,11 +70,18 @@ def wishes(
     return out
 
 
+def millions(value: float) -> float:
+    """Return so many millions; the whole number where six decimals name one."""
+    return round(value * 1e6, 3)
+
+
 def sample(name: str, asked: Sequence[limits.Constraint], *, n: int, seed: int, settings: dict[str, Any],
            out: Path | None) -> dict[str, Any] | None:  # fmt: skip
     """Draw cells; write them to `out` (.txt or .jsonl), or print them and return None."""
     if out is not None and out.suffix not in {".txt", ".jsonl"}:
         raise UsageError("no such format", field="out", value=str(out), choices=[".txt", ".jsonl"])
+    if out is not None:
+        files.file(out)
     cells = load(name).sample(n, constraints=asked, seed=seed, **settings)
     lines = [str(c) for c in cells]
     if out is None:
@@ -81,7 +89,7 @@ def sample(name: str, asked: Sequence[limits.Constraint], *, n: int, seed: int, 
         return None
     if out.suffix == ".jsonl":
         lines = [json.dumps(described(c)) for c in cells]
-    out.write_text("".join(f"{line}\n" for line in lines))
+    files.save(out, "".join(f"{line}\n" for line in lines))
     return {"out": str(out), "cells": len(cells), "unique": cells.unique()}
 
 
@@ -103,6 +111,8 @@ def search(
     from apps.nas.rewards import Queries
     from apps.nas.rewards import load as load_reward
 
+    if out is not None:
+        files.folder(out)
     model = load(name)
     queries = Queries(load_reward(reward, model.space, folder))
     field = Field(model.space, asked, seed)
@@ -114,6 +124,8 @@ def search(
              "asked": queries.asked, "found_at": queries.reached(value)}  # fmt: skip
     if queries.beyond:
         found["beyond"] = len(queries.beyond)
+    if queries.failed:
+        found["failed"] = queries.failed
     found["controls"] = controls(model.space, queries.history)
     if isinstance(queries.reward, Ladder):
         found["fidelities"] = queries.reward.spent()
@@ -130,10 +142,9 @@ def keep(out: Path, space: Space, history: Sequence[tuple[tuple[int, ...], float
     from apps.nas.export import write
     from core.run.cli import finite
 
-    out.mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps({"cell": str(Cell.of(space, x)), "value": v}) for x, v in history]
-    (out / "queries.jsonl").write_text("".join(f"{row}\n" for row in rows))
-    (out / "search.json").write_text(json.dumps(finite(found), indent=1) + "\n")
+    rows = [json.dumps(finite({"cell": str(Cell.of(space, x)), "value": v})) for x, v in history]
+    files.save(out / "queries.jsonl", "".join(f"{row}\n" for row in rows))
+    files.save(out / "search.json", json.dumps(finite(found), indent=1) + "\n")
     for file in ("cell.py", "cell.dot", "cell.png", "cell.txt"):
         write(cell, out / file)
 
@@ -154,7 +165,9 @@ def evaluate(name: str, *, reward: str, budget: int, seeds: int, folder: str) ->
         for seed in range(seeds):
             queries = Queries(load_reward(reward, model.space, folder))
             searches.method(method, model)(queries, Field(model.space, seed=seed), budget)
-            values.append(float(queries.curve()[-1]))
+            values.append(queries.best()[1])
+            if queries.failed:
+                say(f"{method}, seed {seed}: {queries.failed} of {queries.unique} answers are no finite number")
         out[method] = float(np.median(values))
         say(f"{method}: {out[method]:.3f}")
     return out
@@ -182,6 +195,8 @@ def pareto(
     from apps.nas.rewards import Queries
     from apps.nas.rewards import load as load_reward
 
+    if out is not None:
+        files.file(out)
     model = load(name)
     queries = Queries(load_reward(reward, model.space, folder))
     price = load_reward(cost, model.space, folder)
@@ -189,11 +204,12 @@ def pareto(
     rows = [{"cell": str(Cell.of(model.space, x)), reward: float(v[0]), cost: -float(v[1])}
             for x, v in zip(front.x.tolist(), front.values, strict=True)]  # fmt: skip
     if out is not None:
-        out.write_text(json.dumps(rows, indent=1) + "\n")
+        files.save(out, json.dumps(rows, indent=1) + "\n")
     else:
         for row in rows:
             print(f"{row[reward]:.4f}  {row[cost]:.4f}  {row['cell']}")
-    return {"front": len(rows), "queries": queries.unique} | ({"out": str(out)} if out else {})
+    failed = {"failed": queries.failed} if queries.failed else {}
+    return {"front": len(rows), "queries": queries.unique, **failed} | ({"out": str(out)} if out else {})
 
 
 def table(folder: Path, part: str, limit: int, out: Path | None) -> dict[str, Any]:
@@ -201,7 +217,7 @@ def table(folder: Path, part: str, limit: int, out: Path | None) -> dict[str, An
     from apps.nas import table as tables
 
     if out is not None:
-        return {**tables.merge(folder, out), "out": str(out)}
+        return {**tables.merge(folder, files.file(out)), "out": str(out)}
     first, slash, parts = part.partition("/")
     if not (slash and first.isdigit() and parts.isdigit() and int(parts)):
         raise UsageError("must be I/N, as 0/2 and 1/2 for two processes", field="part", value=part)

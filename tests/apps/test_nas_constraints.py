@@ -23,6 +23,7 @@ from apps.nas.constraints import (
 )  # fmt: skip
 from apps.nas.data import uniform, window
 from apps.nas.space import Space, load, make
+from apps.nas.verbs import wishes
 from core.errors import InfeasibleError, UsageError
 from core.noise import Stream
 
@@ -132,6 +133,52 @@ def test_infilling_keeps_what_is_given_and_sampling_follows_the_prediction() -> 
 def test_what_no_cell_can_obey_is_refused_with_the_nearest_value(wishes: list, words: str) -> None:
     with pytest.raises(InfeasibleError, match=words):
         compile_(NB201, wishes)
+
+
+def test_limits_in_millions_admit_the_value_that_they_name() -> None:
+    costs = {resources(c)[k] for c in every(NB201)[::7] for k in (0, 1)} | {65_574_592, 158_328_832, 82_351_808}
+    for cost in costs:
+        for limit in (*wishes(max_params=float(f"{cost / 1e6}")), *wishes(max_flops=float(f"{cost / 1e6}"))):
+            assert isinstance(limit, Limit) and cost <= limit.high < cost + 1
+    dense = Cell.of(NB201, [2, 2, 2, 2, 2, 3])
+    assert resources(dense)[1] == 65_574_592 and violations(dense, wishes(max_flops=65.574592)) == []
+    assert violations(dense, wishes(max_flops=65.574591))
+
+
+LOOSE = {"name": "loose", "place": "nodes", "nodes": 4, "operations": ["nor_conv_3x3", "max_pool_3x3"]}
+
+
+@pytest.mark.parametrize("more", [
+    {"connected": "path"}, {"connected": "no"}, {"connected": "path", "optional": True},
+    {"connected": "path", "edges": [[0, 1], [1, 3], [0, 2]], "free_edges": False},
+    {"connected": "no", "edges": [[0, 1], [0, 2]], "free_edges": False}, {"edges": "chain"},
+])  # fmt: skip
+def test_nodes_off_every_path_count_for_nothing(more: dict) -> None:
+    space = make(LOOSE | more | {"costs": {"energy": {"nor_conv_3x3": 5, "base": 1}}})
+    cells = [Cell.of(space, row) for row in admissible(space).tolist()]
+    convs = [c.literal()["ops"].count("nor_conv_3x3") for c in cells]
+    sizes = [resources(c)[0] for c in cells]
+
+    def obey(wish: Limit | Require) -> set[tuple[int, ...]]:
+        return {tuple(row) for row in admissible(space, [wish]).tolist()}
+
+    for most in range(max(convs) + 1):
+        assert obey(Require("nor_conv_3x3", 0, most)) == {c.x for c, n in zip(cells, convs, strict=True) if n <= most}
+        assert obey(Require("nor_conv_3x3", most)) == {c.x for c, n in zip(cells, convs, strict=True) if n >= most}
+        if space.given:
+            wish = Limit("energy", 1 + 5 * most)
+            assert obey(wish) == {c.x for c, n in zip(cells, convs, strict=True) if n <= most}
+    for most in set(sizes):
+        assert obey(Limit("params", most)) == {c.x for c, n in zip(cells, sizes, strict=True) if n <= most}
+    with pytest.raises(InfeasibleError, match=f"reaches from 0 to {max(convs)}"):
+        compile_(space, [Require("nor_conv_3x3", max(convs) + 1)])
+
+
+def test_given_edges_count() -> None:
+    chain = load("chain")
+    assert violations(Cell.of(chain, [1] * chain.D), [Edges(9, 9)]) == []
+    with pytest.raises(InfeasibleError, match="edges reaches from 9 to 9"):
+        compile_(chain, [Edges(0, 3)])
 
 
 def test_wrong_words_are_refused() -> None:
