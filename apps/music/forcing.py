@@ -29,6 +29,7 @@ from core.nn.flow_context import FlowContext
 from core.noise import Stream
 from core.plan import Table
 from core.process.gaussian import Gaussian
+from core.run.lane import noise
 from core.solvers import grid
 from core.solvers.presets import solver
 
@@ -98,7 +99,7 @@ class ArcTask(FlowTask):
         net: MusicNet = getattr(module, "module", module)  # type: ignore[assignment]
         r, a, real, asked = self.recipe, self.recipe.arc, batch["x"], batch["control"]
         assert net.critic is not None
-        stream, learns = Stream.of(r.seed, len(real)).fold(step).to(real.device), step >= a.lead
+        stream, learns = noise(r.seed, len(real)).fold(step).to(real.device), step >= a.lead
         with torch.set_grad_enabled(learns):
             made = self._roll(net, batch, stream.fold(0))
         window = r.model.window * r.model.block
