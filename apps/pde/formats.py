@@ -2,12 +2,13 @@
 
 Named boundary parts are gmsh's physical groups, sets of edges (Abaqus), or, in any format with cell data, arrays called
 `group:NAME` that are 1 on the edges of the part; this is how they are written, because names do not survive conversions
-otherwise.
+otherwise, but for gmsh's own format, which gets physical groups.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import os
 import xml.etree.ElementTree as ET
@@ -20,16 +21,47 @@ import numpy as np
 from apps.pde.mesh import Mesh, fold
 from core.errors import DataError, UsageError
 
-__all__ = ["check_format", "read_mesh", "write_mesh", "write_series"]
+__all__ = ["check_format", "check_place", "read_mesh", "write_mesh", "write_series"]
 
 SERIES = (".xdmf", ".pvd", ".npz")
 MARK = "group:"
+UNSAID = {".vtu": '"<&\t\r\n', ".vtk": " \t\r\n\f\v", ".msh": '"\r\n'}  # what names cannot hold there
 
 
 def check_format(path: Path) -> None:
-    """Refuse an ending that `write_series` does not know."""
+    """Refuse what `write_series` cannot write, or could only over files that are no part of a series of that name.
+
+    Raises:
+        UsageError: the ending is unknown, the file is a folder or cannot stand where it is to be, or what lies beside
+            it (`.h5`, the folder of `.vtu`) has its name but belongs to no series.
+    """
     if path.suffix not in SERIES:
         raise UsageError("cannot write this format", field="out", value=str(path), choices=SERIES)
+    check_place(path.parent)
+    if path.is_dir():
+        raise UsageError("is a folder", field="out", value=str(path))
+    store, folder = path.with_suffix(".h5"), path.with_suffix("")
+    taken: Path | None = None
+    if path.suffix == ".xdmf" and (store.is_dir() or (store.exists() and not _names(path, f"{store.name}:/"))):
+        taken = store
+    if path.suffix == ".pvd" and folder.exists():
+        own = next((f for f in folder.glob(f"{glob.escape(path.stem)}_*.vtu")), None) if folder.is_dir() else folder
+        taken = own if own is not None and (own is folder or not _names(path, f"{folder.name}/")) else None
+    if taken is not None:
+        message = f"would be written over {str(taken)!r}, which is no part of a series of that name"
+        raise UsageError(message, field="out", value=str(path), hint="choose another name")
+
+
+def check_place(folder: Path) -> None:
+    """Refuse a folder that cannot be made because it, or one above it, is a file."""
+    wrong = next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None)
+    if wrong is not None:
+        raise UsageError("is a file, not a folder", field="out", value=str(wrong))
+
+
+def _names(path: Path, text: str) -> bool:
+    """Tell whether a file is there and its text holds another."""
+    return path.is_file() and text.encode() in path.read_bytes()
 
 
 def read_mesh(path: Path | str, period: tuple[float, float] = (0.0, 0.0), tagged: bool = True) -> Mesh:
@@ -109,31 +141,63 @@ def unfolded(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return flat[first], index.reshape(-1, 3), mesh.triangles.ravel()[first]
 
 
-def _blocks(mesh: Mesh) -> tuple[list[tuple[str, np.ndarray]], dict[str, list[np.ndarray]]]:
-    edges = [e for e in mesh.groups.values()]
-    lines = np.concatenate(edges) if edges else np.zeros((0, 2), np.int64)
-    cells = [("triangle", mesh.triangles), *([("line", lines)] if len(lines) else [])]
-    data, start = {}, 0
+Blocks = list[tuple[str, np.ndarray]]
+
+
+def _cells(mesh: Mesh) -> Blocks:
+    """Return the triangles, and the edges of all groups one after the other."""
+    lines = np.concatenate([np.zeros((0, 2), np.int64), *mesh.groups.values()])
+    return [("triangle", mesh.triangles), *([("line", lines)] if len(lines) else [])]
+
+
+def _physical(mesh: Mesh) -> dict[str, Any]:
+    """Return gmsh's physical groups: each part is one of dimension 1, the domain one of dimension 2."""
+    domain = "domain"
+    while domain in mesh.groups:
+        domain += "_"
+    names = {name: np.array([k, 1]) for k, name in enumerate(mesh.groups, 1)} | {domain: np.array([1, 2])}
+    sizes = [len(own) for own in mesh.groups.values()]
+    tags = [np.ones(len(mesh.triangles), np.int32)]
+    tags += [np.repeat(np.arange(1, len(sizes) + 1, dtype=np.int32), sizes)] if sum(sizes) else []
+    return {"field_data": names, "cell_data": {"gmsh:physical": tags, "gmsh:geometrical": tags}}
+
+
+def _flags(mesh: Mesh) -> dict[str, list[np.ndarray]]:
+    """Return the arrays `group:NAME` of the parts."""
+    lines, data, start = sum(map(len, mesh.groups.values())), {}, 0
     for name, own in mesh.groups.items():
-        flag = np.zeros(len(lines), np.int32)
+        flag = np.zeros(lines, np.int32)
         flag[start : start + len(own)] = 1
         start += len(own)
-        data[MARK + name] = [np.zeros(len(mesh.triangles), np.int32), flag]
-    return cells, data
+        data[MARK + name] = [np.zeros(len(mesh.triangles), np.int32), *([flag] if lines else [])]
+    return data
 
 
 def write_mesh(path: Path, mesh: Mesh, fields: Mapping[str, np.ndarray] | None = None) -> Path:
-    """Write a mesh with its boundary parts and fields on nodes; a periodic one is cut open, its parts unnamed."""
+    """Write a mesh with its boundary parts and fields on nodes; a periodic one is cut open, its parts unnamed.
+
+    The parts are physical groups in `.msh` and arrays of cell data in `.vtu` and `.vtk`.
+
+    Raises:
+        UsageError: the ending is unknown, or a name cannot be written in that format.
+    """
     import meshio
 
-    points, triangles, index = unfolded(mesh)
-    cells, data = ([("triangle", triangles)], {}) if any(mesh.period) else _blocks(mesh)
+    kind, points, triangles, index = _format(path), *unfolded(mesh)
     values = {k: v[index] for k, v in (fields or {}).items()}
+    for name in (*mesh.groups, *values):
+        if bad := [c for c in name if c in UNSAID[path.suffix]]:
+            able = [ending for ending, not_there in UNSAID.items() if not set(name) & set(not_there)]
+            hint = "write " + " or ".join(able) if able else "rename it"
+            raise UsageError(f"{path.suffix} cannot hold a name with {bad[0]!r}", field="name", value=name, hint=hint)
+    cells, data = [("triangle", triangles)], {}
+    if not any(mesh.period):
+        cells, data = _cells(mesh), _physical(mesh) if kind == "gmsh22" else {"cell_data": _flags(mesh)}
     flat = np.column_stack([points, np.zeros(len(points))])
     part = path.with_name(f".part-{path.name}")
     try:
-        made: Any = meshio.Mesh(flat, cells, point_data=values, cell_data=data)  # type: ignore[arg-type]
-        made.write(part, file_format=_format(path))
+        made: Any = meshio.Mesh(flat, cells, point_data=values, **data)  # type: ignore[arg-type]
+        made.write(part, file_format=kind)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

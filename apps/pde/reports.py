@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.pde import metrics, truth
+from apps.pde.formats import check_format, check_place
 from apps.pde.verbs import load, say
 from core.errors import UsageError
 
@@ -128,6 +129,8 @@ def report(name: str, *, row: int, out: Path) -> dict[str, Any]:
 
     if out.suffix:
         raise UsageError("is a folder, not a file", field="out", value=str(out), hint="--out report")
+    check_place(out)
+    check_format(out / "fields.xdmf")
     found = compare(load(name), row)
     out.mkdir(parents=True, exist_ok=True)
     mesh, u, v = found.model.mesh, found.fields.states, found.orbit.states

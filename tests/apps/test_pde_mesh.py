@@ -180,3 +180,49 @@ def test_shapes_have_their_parts_and_areas() -> None:
     assert hole.quality().min_angle > 8
     with pytest.raises(UsageError, match="did you mean 'square'"):
         shapes.make("sqare", 100)
+
+
+def test_gmsh_files_hold_physical_groups(tmp_path: Path) -> None:
+    import meshio
+
+    mesh = shapes.make("channel", 120)
+    path = formats.write_mesh(tmp_path / "channel.msh", mesh, {"T": mesh.points[:, 0]})
+    found, twin = meshio.read(path), formats.read_mesh(path)
+    assert {k: tuple(v.tolist()) for k, v in found.field_data.items()} == {
+        **{name: (k, 1) for k, name in enumerate(mesh.groups, 1)}, "domain": (1, 2)}  # fmt: skip
+    assert np.array_equal(twin.points, mesh.points) and np.array_equal(found.point_data["T"], mesh.points[:, 0])
+    assert all(np.array_equal(twin.groups[k], v) for k, v in mesh.groups.items())
+    own = Mesh(SQUARE, TWO, {"domain": SIDES["wall"], "outer wall": SIDES["open"]})
+    assert set(formats.read_mesh(formats.write_mesh(tmp_path / "own.msh", own)).groups) == {"domain", "outer wall"}
+
+
+def test_names_that_a_format_cannot_hold_are_refused(tmp_path: Path) -> None:
+    for name, ending, able in (("outer wall", ".vtk", ".vtu"), ('"outer"', ".msh", ".vtk"), ("a<b", ".vtu", ".msh")):
+        mesh = Mesh(SQUARE, TWO, {"in": SIDES["wall"], name: SIDES["open"]})
+        with pytest.raises(UsageError, match=rf"name: \{ending} cannot hold a name with .*; write .*\{able}"):
+            formats.write_mesh(tmp_path / f"m{ending}", mesh)
+        twin = formats.read_mesh(formats.write_mesh(tmp_path / f"x{able}", mesh))
+        assert set(twin.groups) == set(mesh.groups) and not list(tmp_path.glob("*m.*"))
+    with pytest.raises(UsageError, match="cannot hold"):
+        formats.write_mesh(tmp_path / "m.vtk", Mesh(SQUARE, TWO, SIDES), {"u std": np.zeros(4)})
+
+
+@pytest.mark.parametrize(("out", "neighbour"), [
+    ("fields.pvd", "fields"), ("fields.pvd", "fields/fields_00001.vtu"), ("keep.xdmf", "keep.h5"),
+    ("folder.npz", "folder.npz/x"), ("file/run.npz", "file"),
+])  # fmt: skip
+def test_what_is_no_part_of_a_series_is_not_written_over(tmp_path: Path, out: str, neighbour: str) -> None:
+    there = tmp_path / neighbour
+    there.parent.mkdir(exist_ok=True)
+    there.write_text("mine")
+    with pytest.raises(UsageError, match=r"^out: ") as caught:
+        formats.write_series(tmp_path / out, Mesh(SQUARE, TWO), np.zeros(1), {"u": np.zeros((1, 4))})
+    assert "\n" not in str(caught.value) and there.read_text() == "mine"
+
+
+@pytest.mark.parametrize("ending", [".xdmf", ".pvd", ".npz"])
+def test_a_series_may_be_written_again(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "run").mkdir()  # a folder that holds nothing of that name is free
+    for _ in range(2):
+        path = formats.write_series(tmp_path / f"run{ending}", Mesh(SQUARE, TWO), np.zeros(1), {"u": np.ones((1, 4))})
+    assert path.is_file()
