@@ -229,8 +229,8 @@ def read_sumo_network(path: str | Path) -> RoadNetwork:
         length=np.array([r[4] for r in rows]), speed=np.array([r[5] * 3.6 for r in rows]),
         road_class=np.array([_NUMBER[_road(r[2])] for r in rows]),
         geom_ptr=np.concatenate([[0], np.cumsum([len(p) for p in lines])]),
-        geom_xy=np.concatenate(lines) - np.array(net.offset), label=np.array(names), pairs=(source, target),
-        connected=False,
+        geom_xy=np.concatenate(lines) - np.array(net.offset), label=np.array(names), junction=list(node),
+        pairs=(source, target), connected=False,
     )  # fmt: skip
 
 

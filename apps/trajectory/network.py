@@ -67,6 +67,9 @@ class RoadNetwork:
         succ_ptr, succ: [N+1], [M] successors of each segment, ascending within a row.
         turn: [M] change of heading of each transition, radians in (-pi, pi], left positive.
         label: [N] the ids of another system (SUMO, LibCity), or [0] when there are none.
+        junction: [J] that system's names of the junctions 0 to J - 1 in u and v, or [0] when u and v are its ids.
+        way_ptr, way_id: [N+1], [W] all OpenStreetMap ways of segment i are `way_id[way_ptr[i]:way_ptr[i+1]]`; [0], [0]
+            when only `osm_way` is known.
     """
 
     name: str
@@ -89,6 +92,9 @@ class RoadNetwork:
     succ: np.ndarray
     turn: np.ndarray
     label: np.ndarray = field(default_factory=lambda: np.empty(0, dtype="U1"))
+    junction: np.ndarray = field(default_factory=lambda: np.empty(0, dtype="U1"))
+    way_ptr: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    way_id: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __repr__(self) -> str:
         return f"RoadNetwork({self.name!r}, {self.n} segments, {self.m} transitions, {self.crs})"
@@ -217,23 +223,32 @@ class RoadNetwork:
         best = np.lexsort((found, away))[:k]
         return found[best], away[best]
 
+    def of_way(self, way: int) -> np.ndarray:
+        """Return the segments that an OpenStreetMap way is part of, ascending."""
+        if not len(self.way_ptr):
+            return np.flatnonzero(self.osm_way == way)
+        return np.unique(np.searchsorted(self.way_ptr, np.flatnonzero(self.way_id == way), side="right") - 1)
+
     def segment(self, text: str | int) -> int:
         """Return the id of a segment given as an id, "u-v", "u-v-key" (junction ids) or a label.
+
+        Where segments have labels a text is the label of a segment, or junction ids that the file states, never an id.
 
         Raises:
             UsageError: there is no such segment.
         """
-        if isinstance(text, (int, np.integer)) or re.fullmatch(r"\d+", text):
+        if not isinstance(text, str) or (not len(self.label) and re.fullmatch(r"\d+", text)):
             if 0 <= int(text) < self.n:
                 return int(text)
             raise UsageError(f"no segment {text} in {self.name!r}", field="segment", hint=f"ids are 0 to {self.n - 1}")
         named = np.flatnonzero(self.label == text) if len(self.label) else np.empty(0, dtype=int)
         if len(named):
             return int(named[0])
-        part = re.fullmatch(r"(-?\d+)-(-?\d+)(?:-(\d+))?", text)
+        part = None if len(self.junction) else re.fullmatch(r"(-?\d+)-(-?\d+)(?:-(\d+))?", text)
         if not part:
             form = f"use an id from 0 to {self.n - 1}, or u-v or u-v-key with junction ids"
             known = self.label.tolist() or None
+            form = "use the id that the file gives it" if known else form
             raise UsageError("not a segment", field="segment", value=text, choices=known, hint=form)
         u, v, key = (int(g) if g else None for g in part.groups())
         same = np.flatnonzero((self.u == u) & (self.v == v))
@@ -253,13 +268,16 @@ class RoadNetwork:
         new = np.cumsum(mask) - 1
         keep = mask[self.source] & mask[self.succ]
         count = np.bincount(new[self.source[keep]], minlength=int(mask.sum()))
-        sizes = np.diff(self.geom_ptr)
+        geom_ptr, geom_xy = _rows(self.geom_ptr, self.geom_xy, mask)
+        way_ptr, way_id = _rows(self.way_ptr, self.way_id, mask) if len(self.way_ptr) else (self.way_ptr, self.way_id)
         rows = {f.name: getattr(self, f.name)[mask] for f in fields(self) if f.name in _PER_SEGMENT}
         return replace(
             self,
             **rows,
-            geom_ptr=np.concatenate([[0], np.cumsum(sizes[mask])]).astype(np.int64),
-            geom_xy=self.geom_xy[np.repeat(mask, sizes)],
+            geom_ptr=geom_ptr,
+            geom_xy=geom_xy,
+            way_ptr=way_ptr,
+            way_id=way_id,
             succ_ptr=np.concatenate([[0], np.cumsum(count)]).astype(np.int64),
             succ=new[self.succ[keep]].astype(np.int32),
             turn=self.turn[keep],
@@ -292,7 +310,7 @@ class RoadNetwork:
             with np.load(path, allow_pickle=False) as stored:
                 if "format" not in stored.files or int(stored["format"]) != _FORMAT:
                     raise DataError("not a prepared road network of this version", field=str(path))
-                values = {k: stored[k] for k in names}
+                values = {k: stored[k] for k in names if k in stored.files or k not in _OPTIONAL}
         except FileNotFoundError:
             raise DataError("no such file", field=str(path)) from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -310,9 +328,12 @@ class RoadNetwork:
         for name in _PER_SEGMENT:
             if len(getattr(self, name)) != n:
                 return f"{name} has {len(getattr(self, name))} rows, not {n}"
-        for name, ptr, size in (("succ", self.succ_ptr, self.m), ("geom", self.geom_ptr, len(self.geom_xy))):
+        ragged = [("succ", self.succ_ptr, self.m), ("geom", self.geom_ptr, len(self.geom_xy))]
+        for name, ptr, size in [*ragged, ("way", self.way_ptr, len(self.way_id))][: 3 if len(self.way_ptr) else 2]:
             if len(ptr) != n + 1 or ptr[0] != 0 or ptr[-1] != size or (np.diff(ptr) < 0).any():
                 return f"{name}_ptr does not index {name}"
+        if len(self.junction) and max(self.u.max(), self.v.max()) >= len(self.junction):
+            return "a junction has no name"
         if len(self.turn) != self.m or (self.m and (self.succ.min() < 0 or self.succ.max() >= n)):
             return "a transition leads nowhere"
         if len(self.label) not in (0, n) or (self.m and (np.diff(self._pairs) <= 0).any()):
@@ -328,3 +349,10 @@ class RoadNetwork:
 _PER_SEGMENT = (
     "u", "v", "key", "osm_way", "length", "speed", "road_class", "heading_in", "heading_out", "start", "middle", "end",
 )  # fmt: skip
+_OPTIONAL = ("junction", "way_ptr", "way_id")
+
+
+def _rows(ptr: np.ndarray, values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pointers and values of the rows of a ragged array where `mask` holds."""
+    sizes = np.diff(ptr)
+    return np.concatenate([[0], np.cumsum(sizes[mask])]).astype(np.int64), values[np.repeat(mask, sizes)]

@@ -195,9 +195,10 @@ def _build(graph: MultiDiGraph, name: str) -> RoadNetwork:
     crs = utm_zone(*np.median(lonlat, axis=0))
     project = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
     columns = _columns(edges)
+    ways = [[int(way) for way in _values(e[3].get("osmid"))] for e in edges]
     ptr = np.concatenate([[0], np.cumsum([len(p) for p in lines])]).astype(np.int64)
     xy = np.stack(project.transform(lonlat[:, 0], lonlat[:, 1]), axis=1)
-    return assemble(name, crs, **columns, geom_ptr=ptr, geom_xy=xy)
+    return assemble(name, crs, **columns, geom_ptr=ptr, geom_xy=xy, ways=ways)
 
 
 def _line(nodes: dict[int, tuple[float, float]], u: int, v: int, data: dict[str, Any]) -> np.ndarray:

@@ -3,8 +3,9 @@
 | written | means, as origin | as destination or via | as closure |
 |---|---|---|---|
 | `17`, `"u-v"`, `"u-v-key"` | that segment | that segment | that segment |
+| `"edge"`, a name in the file (SUMO, HOSER) | the segment of that name, even a number | the same | the same |
 | `"node:123"` | any segment that leaves the junction | any that enters it | all that touch it |
-| `"way:456"` | any segment of the OpenStreetMap way | the same | all of them |
+| `"way:456"` | any segment that is part of the OpenStreetMap way | the same | all of them |
 | `"lon,lat"` | the nearest segment and its twin in the other direction | the same | both |
 | `"zone:file.geojson"`, a polygon | any segment whose middle lies inside | the same | all that touch it |
 
@@ -94,9 +95,10 @@ def _written(network: RoadNetwork, text: str, role: Role) -> Sequence[int] | np.
     if kind == "zone":
         return _inside(network, _read_area(Path(rest)), role)
     if kind == "node":
-        return _at_node(network, _number(rest, "node"), role)
+        return _at_node(network, _junction(network, rest.strip()), role)
     if kind == "way":
-        return _known(np.flatnonzero(network.osm_way == _number(rest, "way")), "way", rest, network.osm_way)
+        every = network.way_id if len(network.way_id) else network.osm_way
+        return _known(network.of_way(_number(rest, "way")), "way", rest, every)
     try:
         return [network.segment(text)]
     except UsageError:
@@ -109,6 +111,13 @@ def _number(text: str, kind: str) -> int:
     if not re.fullmatch(r"-?\d{1,18}", text.strip()):
         raise UsageError(f"the id of a {kind} is a whole number", field=kind, value=text)
     return int(text)
+
+
+def _junction(network: RoadNetwork, name: str) -> int:
+    """Return the number of a junction in u and v: the file's name for it, or the number itself."""
+    if not len(network.junction):
+        return _number(name, "node")
+    return int(_known(np.flatnonzero(network.junction == name), "node", name, network.junction)[0])
 
 
 def _known(found: np.ndarray, kind: str, value: object, ids: np.ndarray) -> np.ndarray:

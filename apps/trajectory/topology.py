@@ -11,6 +11,8 @@ back, or doubles back by more than 150 degrees to the junction a came from) is r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
@@ -92,11 +94,14 @@ def _relation(
 def assemble(
     name: str, crs: str, *, u: np.ndarray, v: np.ndarray, key: np.ndarray, osm_way: np.ndarray, length: np.ndarray,
     speed: np.ndarray, road_class: np.ndarray, geom_ptr: np.ndarray, geom_xy: np.ndarray,
-    label: np.ndarray | None = None, pairs: tuple[np.ndarray, np.ndarray] | None = None, connected: bool = True,
+    label: np.ndarray | None = None, junction: Sequence[str] = (), ways: Sequence[Sequence[int]] = (),
+    pairs: tuple[np.ndarray, np.ndarray] | None = None, connected: bool = True,
 ) -> RoadNetwork:  # fmt: skip
     """Build a network from segments given as polylines between junctions.
 
     Args:
+        junction: the names of junctions 0, 1, ... in u and v, where those are not ids already.
+        ways: all OpenStreetMap ways of each segment, where they are known.
         pairs: the transitions (source, target), where the input states them; otherwise they follow from the
             junctions and the law on U-turns.
         connected: keep the largest strongly connected component only.
@@ -126,6 +131,9 @@ def assemble(
         succ=target.astype(np.int32),
         turn=turn.astype(np.float32),
         label=np.empty(0, dtype="U1") if label is None else np.asarray(label, dtype=str),
+        junction=np.array(junction, dtype=str),
+        way_ptr=np.cumsum([0, *map(len, ways)]).astype(np.int64) if len(ways) else np.empty(0, np.int64),
+        way_id=np.array([w for own in ways for w in own], dtype=np.int64),
     )
     network = network.subset(components(network.n, source, target)) if connected else network
     problem = network.problem()

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from apps.trajectory.city import synthetic_city
+from apps.trajectory.formats import read_sumo_network
 from apps.trajectory.network import ROAD_CLASSES, RoadNetwork, utm_zone
 from apps.trajectory.osm import from_osm
+from apps.trajectory.places import resolve
 from apps.trajectory.topology import assemble, components
 from core.errors import DataError, UsageError
 
@@ -245,3 +247,43 @@ def test_projected_graphml_is_the_same_network(tmp_path: Path) -> None:
     ox.save_graphml(ox.project_graph(graph), tmp_path / "projected.graphml")
     plain, projected = (from_osm(tmp_path / f"{n}.graphml", cache=tmp_path) for n in ("plain", "projected"))
     assert (plain.succ == projected.succ).all() and np.allclose(plain.geom_xy, projected.geom_xy, atol=0.01)
+
+
+def test_a_way_is_every_segment_that_it_is_part_of(tmp_path: Path) -> None:
+    """Ways 11 and 12 meet at a junction of two, so that they become one segment each way."""
+    net = from_osm(osm(tmp_path), cache=tmp_path / "cache")
+    again = from_osm(tmp_path / "ring.osm", cache=tmp_path / "cache")
+    direct = np.flatnonzero((abs(net.length - 573) < 3) & np.isin(net.u, (1, 3)) & (net.u != net.v))
+    for network in (net, again, net.subset(np.arange(net.n) < net.n)):
+        found = [set(resolve(network, f"way:{w}", "touch", "closed")) for w in (11, 12, 13, 14)]
+        assert found[0] == found[1] and len(found[0]) == 2 and found[0] <= set(direct.tolist())
+        assert not found[0] & (found[2] | found[3]) and set().union(*found) == set(range(net.n))
+
+
+def test_networks_saved_without_ways_and_junctions_load(city: RoadNetwork, tmp_path: Path) -> None:
+    city.save(tmp_path / "c.npz")
+    stored = {k: v for k, v in np.load(tmp_path / "c.npz").items() if k not in ("way_ptr", "way_id", "junction")}
+    np.savez(tmp_path / "old.npz", **stored)
+    old = RoadNetwork.load(tmp_path / "old.npz")
+    way = int(city.osm_way[3])
+    assert (old.succ == city.succ).all() and old.of_way(way).tolist() == city.of_way(way).tolist()
+
+
+SUMO = """<net version="1.9"><location netOffset="-500000,-5500000"
+ projParameter="+proj=utm +zone=32 +ellps=WGS84 +datum=WGS84 +units=m +no_defs"/>
+<edge id="1" from="10" to="0"><lane id="1_0" index="0" speed="14" length="100" shape="0,0 100,0"/></edge>
+<edge id="10" from="0" to="20"><lane id="10_0" index="0" speed="14" length="100" shape="100,0 200,0"/></edge>
+<edge id="2" from="20" to="10"><lane id="2_0" index="0" speed="14" length="100" shape="200,0 0,0"/></edge>
+<connection from="1" to="10"/><connection from="10" to="2"/><connection from="2" to="1"/></net>"""
+
+
+def test_names_of_edges_and_junctions_are_not_numbers(tmp_path: Path) -> None:
+    (tmp_path / "s.net.xml").write_text(SUMO)
+    read_sumo_network(tmp_path / "s.net.xml").save(tmp_path / "s.npz")
+    net = RoadNetwork.load(tmp_path / "s.npz")
+    assert [net.segment(name) for name in ("1", "10", "2")] == [0, 1, 2] == [net.segment(i) for i in range(3)]
+    assert resolve(net, "node:0", "leave", "x") == (1,) and resolve(net, "node:20", "enter", "x") == (1,)
+    for wrong in ("0", "0-1", "node:2", "node:x"):
+        with pytest.raises(UsageError) as caught:
+            resolve(net, wrong, "touch", "closed")
+        assert caught.value.field == "closed" and "\n" not in str(caught.value)
