@@ -150,14 +150,14 @@ def _cells(mesh: Mesh) -> Blocks:
     return [("triangle", mesh.triangles), *([("line", lines)] if len(lines) else [])]
 
 
-def _physical(mesh: Mesh) -> dict[str, Any]:
+def _physical(triangles: np.ndarray, groups: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return gmsh's physical groups: each part is one of dimension 1, the domain one of dimension 2."""
     domain = "domain"
-    while domain in mesh.groups:
+    while domain in groups:
         domain += "_"
-    names = {name: np.array([k, 1]) for k, name in enumerate(mesh.groups, 1)} | {domain: np.array([1, 2])}
-    sizes = [len(own) for own in mesh.groups.values()]
-    tags = [np.ones(len(mesh.triangles), np.int32)]
+    names = {name: np.array([k, 1]) for k, name in enumerate(groups, 1)} | {domain: np.array([1, 2])}
+    sizes = [len(own) for own in groups.values()]
+    tags = [np.ones(len(triangles), np.int32)]
     tags += [np.repeat(np.arange(1, len(sizes) + 1, dtype=np.int32), sizes)] if sum(sizes) else []
     return {"field_data": names, "cell_data": {"gmsh:physical": tags, "gmsh:geometrical": tags}}
 
@@ -190,9 +190,11 @@ def write_mesh(path: Path, mesh: Mesh, fields: Mapping[str, np.ndarray] | None =
             able = [ending for ending, not_there in UNSAID.items() if not set(name) & set(not_there)]
             hint = "write " + " or ".join(able) if able else "rename it"
             raise UsageError(f"{path.suffix} cannot hold a name with {bad[0]!r}", field="name", value=name, hint=hint)
-    cells, data = [("triangle", triangles)], {}
-    if not any(mesh.period):
-        cells, data = _cells(mesh), _physical(mesh) if kind == "gmsh22" else {"cell_data": _flags(mesh)}
+    closed = any(mesh.period)
+    cells = [("triangle", triangles)] if closed else _cells(mesh)
+    data: dict[str, Any] = {} if closed else {"cell_data": _flags(mesh)}
+    if kind == "gmsh22":
+        data = _physical(triangles, {} if closed else mesh.groups)
     flat = np.column_stack([points, np.zeros(len(points))])
     part = path.with_name(f".part-{path.name}")
     try:

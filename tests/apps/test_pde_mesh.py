@@ -182,7 +182,7 @@ def test_shapes_have_their_parts_and_areas() -> None:
         shapes.make("sqare", 100)
 
 
-def test_gmsh_files_hold_physical_groups(tmp_path: Path) -> None:
+def test_gmsh_files_hold_physical_groups(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import meshio
 
     mesh = shapes.make("channel", 120)
@@ -192,6 +192,11 @@ def test_gmsh_files_hold_physical_groups(tmp_path: Path) -> None:
         **{name: (k, 1) for k, name in enumerate(mesh.groups, 1)}, "domain": (1, 2)}  # fmt: skip
     assert np.array_equal(twin.points, mesh.points) and np.array_equal(found.point_data["T"], mesh.points[:, 0])
     assert all(np.array_equal(twin.groups[k], v) for k, v in mesh.groups.items())
+    torus = shapes.jittered(6)
+    capfd.readouterr()
+    formats.write_mesh(tmp_path / "torus.msh", torus)
+    assert len(formats.read_mesh(tmp_path / "torus.msh", tagged=False).triangles) == len(torus.triangles)
+    assert capfd.readouterr() == ("", "")  # meshio has nothing to add
     own = Mesh(SQUARE, TWO, {"domain": SIDES["wall"], "outer wall": SIDES["open"]})
     assert set(formats.read_mesh(formats.write_mesh(tmp_path / "own.msh", own)).groups) == {"domain", "outer wall"}
 
