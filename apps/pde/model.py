@@ -64,9 +64,10 @@ class ModelConfig:
 class DataConfig:
     """Which trajectories, and how they are made.
 
-    `file` is a data set written by `quintet pde simulate`; without one the trajectories are simulated from `seed` on
-    (and kept in `cache` where one is given): `train`, `valid` and `test` of them, of different initial states, or for
-    the cylinder one for each of the Reynolds numbers `reynolds`, `reynolds_valid`, `reynolds_test`.
+    `file` is a data set written by `quintet pde simulate`, whose time between states becomes `dt`; without one the
+    trajectories are simulated from `seed` on (and kept in `cache` where one is given): `train`, `valid` and `test` of
+    them, of different initial states, or for the cylinder one for each of the Reynolds numbers `reynolds`,
+    `reynolds_valid`, `reynolds_test`.
     `mesh` is a mesh file; without one a mesh of `shape` with about `nodes` nodes is made. `dt` is the time between
     states, `steps` their number; `fine` the grid (spectral) or the number of refinements (finite elements) of the
     truth and `truth_dt` its time step (0: chosen). `substeps` are the model's steps between two states.
