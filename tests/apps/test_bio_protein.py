@@ -168,6 +168,8 @@ def test_the_table_and_the_rules(pdb: Path) -> None:
         choose(s, letters={"A3": "C"}, exclude="C")
     with pytest.raises(InfeasibleError, match="nothing is left"):
         choose(s, fix="A,B")
+    with pytest.raises(UsageError, match="not one of the twenty"):
+        choose(s, exclude="Z")
 
 
 def test_designs_keep_the_rules_whatever_the_batch(pdb: Path) -> None:
