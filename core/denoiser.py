@@ -161,6 +161,8 @@ class TopP(_Reshaped):
     p: float = 0.9
 
     def reshape(self, log_p: Float[Tensor, "*x k"]) -> Float[Tensor, "*x k"]:
+        if self.p >= 1:
+            return log_p
         ranked, order = log_p.sort(-1, descending=True)
         mass = ranked.to(torch.float64).exp()
         before = mass.cumsum(-1) - mass

@@ -110,6 +110,12 @@ def test_nucleus_keeps_the_token_that_crosses(p: float, want: list[float]) -> No
     assert torch.allclose(got, torch.tensor(want, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
+def test_a_nucleus_of_everything_leaves_nothing_out() -> None:
+    law = torch.randn(64, generator=torch.Generator().manual_seed(0)).mul(4).softmax(0).tolist()
+    got = TopP(fixed(constant(law)), 1.0)(torch.zeros(1, 1, dtype=torch.long), torch.tensor(0.5)).log_p
+    assert bool(got.isfinite().all())
+
+
 def test_temperature_sharpens_and_keeps_points() -> None:
     hot = Temperature(fixed(constant([0.5, 0.25, 0.25])), 0.5)(torch.zeros(1, 1, dtype=torch.long), torch.tensor(0.5))
     want = torch.tensor([4.0, 1.0, 1.0], dtype=torch.float64) / 6

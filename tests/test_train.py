@@ -207,8 +207,9 @@ def distance(a: Path, b: Path) -> float:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_two_processes_equal_one(tmp_path: Path, strategy: str) -> None:
-    go(tmp_path / "one", Toy(batch=32, dropout=0.0), steps=5)
+def test_two_processes_equal_one_also_when_they_resume(tmp_path: Path, strategy: str) -> None:
+    for steps in (3, 5):
+        go(tmp_path / "one", Toy(batch=32, dropout=0.0), steps=steps)
     script = tmp_path / "two.py"
     script.write_text(
         "from pathlib import Path\n"
@@ -216,9 +217,10 @@ def test_two_processes_equal_one(tmp_path: Path, strategy: str) -> None:
         "from core.run.config import LoggerConfig, OptimConfig, TrainerConfig\n"
         "from core.run.train import train\n"
         "if __name__ == '__main__':\n"
-        f"    trainer = TrainerConfig(steps=5, accelerator='cpu', devices=2, strategy={strategy!r})\n"
-        "    train(Toy(batch=16, dropout=0.0), app='toy', config={}, trainer=trainer, logger=LoggerConfig(),\n"
-        f"        optim=OptimConfig(lr=1e-2, warmup=3), out=Path({str(tmp_path / 'two')!r}))\n"
+        "    for steps in (3, 5):\n"
+        f"        trainer = TrainerConfig(steps=steps, accelerator='cpu', devices=2, strategy={strategy!r})\n"
+        "        train(Toy(batch=16, dropout=0.0), app='toy', config={}, trainer=trainer, logger=LoggerConfig(),\n"
+        f"            optim=OptimConfig(lr=1e-2, warmup=3), out=Path({str(tmp_path / 'two')!r}))\n"
     )
     root = Path(__file__).resolve().parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}

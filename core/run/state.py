@@ -48,7 +48,8 @@ class Weights:
             if value.shape != state[name].shape:
                 shapes = f"shape {tuple(state[name].shape)}, the network has {tuple(value.shape)}"
                 raise CheckpointError(f"does not fit this network: {shapes}", field=name)
-        full.set_model_state_dict(self.module, dict(state), options=full.StateDictOptions(full_state_dict=True))
+        ordered = {name: state[name] for name in own}  # shards are sent tensor by tensor: one order for all processes
+        full.set_model_state_dict(self.module, ordered, options=full.StateDictOptions(full_state_dict=True))
 
     def get_optimizer(self) -> dict[str, Any]:
         """Return the optimiser's state by parameter name."""
@@ -57,7 +58,8 @@ class Weights:
     def put_optimizer(self, state: dict[str, Any]) -> None:
         """Load an optimiser's state."""
         options = full.StateDictOptions(full_state_dict=True)
-        full.set_optimizer_state_dict(self.module, self.optimizer, state, options=options)
+        slots = {name: dict(sorted(state["state"][name].items())) for name in sorted(state["state"])}
+        full.set_optimizer_state_dict(self.module, self.optimizer, state | {"state": slots}, options=options)
 
 
 class Average:
