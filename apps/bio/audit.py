@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError, UsageError
+from core.run import outputs
 
 __all__ = ["Finding", "audit", "check", "clean", "table"]
 
@@ -328,7 +329,7 @@ def audit(
     import sys
 
     from apps.bio.dna.words import alike, specs_of
-    from apps.bio.records import put, read
+    from apps.bio.records import read
 
     entries, found, given = [entry for path in files for entry in read(path)], [], {k: v for k, v in rules.items() if v}
     for numbers in alike(given, entries):
@@ -340,7 +341,7 @@ def audit(
         ]
     rows = [vars(f) for f in found]
     if out is not None:
-        put(out, json.dumps({"sequences": len(entries), "rules": rows}, indent=1) + "\n")
+        outputs.save(out, json.dumps({"sequences": len(entries), "rules": rows}, indent=1) + "\n")
     print(table(found), file=sys.stderr)
     broken = [f for f in found if f.violations]
     if broken:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
@@ -21,13 +20,14 @@ from torch import Tensor
 
 from apps.bio.manifest import header, parse_comment, parse_header
 from core.errors import DataError, UsageError
+from core.run import outputs
 
 if TYPE_CHECKING:
     from Bio.SeqRecord import SeqRecord
 
     from apps.bio.genbank import Template
 
-__all__ = ["CHEMICAL", "Designs", "Entry", "check_format", "check_place", "put", "read", "read_fasta",
+__all__ = ["CHEMICAL", "Designs", "Entry", "check_format", "read", "read_fasta",
            "read_fastq", "read_genbank"]  # fmt: skip
 
 
@@ -145,24 +145,24 @@ class Designs:
 
     def to_fasta(self, path: Path | str) -> None:
         """Write FASTA."""
-        put(path, self.fasta())
+        outputs.save(path, self.fasta())
 
     def to_genbank(self, path: Path | str) -> None:
         """Write GenBank."""
-        put(path, self.genbank())
+        outputs.save(path, self.genbank())
 
     def to_tsv(self, path: Path | str) -> None:
         """Write a table."""
-        put(path, self.tsv())
+        outputs.save(path, self.tsv())
 
     def to_json(self, path: Path | str) -> None:
         """Write JSON."""
-        put(path, self.json())
+        outputs.save(path, self.json())
 
     def write(self, path: Path | str) -> None:
         """Write in the format that the file's name ends in."""
         check_format(path)
-        put(path, FORMATS[Path(path).suffix.lower()](self))
+        outputs.save(path, FORMATS[Path(path).suffix.lower()](self))
 
 
 FORMATS: dict[str, Callable[[Designs], str]] = {
@@ -183,39 +183,7 @@ def check_format(path: Path | str) -> None:
     """
     if Path(path).suffix.lower() not in FORMATS:
         raise UsageError("no such format", field="out", value=Path(path).suffix or str(path), choices=FORMATS)
-    check_place(path)
-
-
-def check_place(path: Path | str) -> None:
-    """Refuse a path that cannot be written, before any work is done and without making a folder.
-
-    Raises:
-        UsageError: a part of it is a file, or may not be written.
-    """
-    above = Path(path).absolute().parent
-    while not os.path.lexists(above):
-        above = above.parent
-    if not above.is_dir() or not os.access(above, os.W_OK) or Path(path).is_dir():
-        raise UsageError("cannot be written", field="out", value=str(path))
-
-
-def put(path: Path | str, text: str) -> None:
-    """Write a file whole or not at all; its folder is made where it is missing.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot be written ({error.strerror})", field="out", value=str(path)) from None
-    finally:
-        if part.is_file():
-            part.unlink()
+    outputs.file(Path(path))
 
 
 def _text(path: Path | str) -> str:

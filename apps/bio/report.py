@@ -25,8 +25,9 @@ import numpy as np
 
 from apps.bio import audit
 from apps.bio.baselines import euler
-from apps.bio.records import Entry, check_place, put, read
+from apps.bio.records import Entry, read
 from core.errors import UsageError
+from core.run import outputs
 
 if TYPE_CHECKING:
     from core.run.report import Section
@@ -247,11 +248,11 @@ def report(
     target = out or Path("report.html")
     if target.suffix.lower() not in (".html", ".htm"):
         raise UsageError("the report is a page", field="out", value=str(target), hint="name it FILE.html")
-    check_place(target)
+    outputs.file(Path(target))
     entries = [entry for path in files for entry in read(path)]
     real = [e.sequence.upper() for e in read(reference)] if reference is not None else []
     with tempfile.TemporaryDirectory() as folder:
         parts = sections(entries, real, folder=Path(folder), model=model, rewards=reward or (), seed=seed)
         page = write(Path(folder) / "report.html", "Designed sequences", parts).read_text(encoding="utf-8")
-    put(target, page)
+    outputs.save(target, page)
     return {"out": str(target), "sequences": len(entries), "sections": len(parts)}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from apps.bio.tokenizer import Tokenizer
 from core.errors import DataError, UsageError
+from core.run import outputs
 
 __all__ = ["by_length", "columns", "folded", "keys", "score"]
 
@@ -45,7 +46,7 @@ def score(
     if not reward and not model:
         raise UsageError("is needed, or --model", field="reward", hint="name an oracle's folder or a built-in reward")
     if out is not None:
-        records.check_place(out)
+        outputs.file(out)
     entries, words = [], []
     for path in files:
         found = records.read(path)
@@ -68,7 +69,7 @@ def score(
     if out is None:
         sys.stdout.write(text)
         return None
-    records.put(out, text)
+    outputs.save(out, text)
     means = {f"mean {k}": sum(v) / max(len(v), 1) for k, v in table.items()}
     return {"out": str(out), "sequences": len(entries), **means}
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.errors import UsageError
+from core.run import outputs
 
 if TYPE_CHECKING:
     from apps.bio.generate import SequenceModel
@@ -84,18 +85,17 @@ def evaluate(name: str, *, n: int, draws: int, seed: int, out: Path | None) -> d
     """Judge a model on sequences that it was not trained on, beside Markov chains; maybe write the figures as JSON."""
     import json
 
-    from apps.bio.records import check_place, put
     from core.run.cli import finite
 
     if out is not None:
-        check_place(out)
+        outputs.file(out)
     loaded = load(name)
     if hasattr(loaded, "evaluate"):
         found = loaded.evaluate(n=n, seed=seed)
     else:
         found = judge(sequences(loaded, "evaluate", "see its own verbs"), n, draws, seed)
     if out is not None:
-        put(out, json.dumps(finite(found), indent=1, allow_nan=False) + "\n")
+        outputs.save(out, json.dumps(finite(found), indent=1, allow_nan=False) + "\n")
     return found
 
 

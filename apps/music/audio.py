@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apps.music.files import whole
 from apps.music.synth import RATE
 from core.errors import DataError, UsageError
+from core.run.outputs import replacing
 
 __all__ = ["FORMATS", "Resampler", "channels", "check_format", "limit", "pcm", "read", "write"]
 
@@ -91,7 +91,7 @@ def write(path: Path, audio: Tensor, rate: int = RATE) -> None:
         import soxr
 
         sound = soxr.resample(sound, RATE, rate)
-    with whole(path) as part:
+    with replacing(path) as part:
         try:
             soundfile.write(str(part), sound, rate)
         except soundfile.SoundFileError as error:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from apps.music.files import whole
 from core.errors import DataError
+from core.run.outputs import replacing
 
 __all__ = ["DRUMS", "Score", "read_midi", "write_midi"]
 
@@ -172,7 +172,7 @@ def write_midi(score: Score, path: Path | str, ppq: int = 480) -> None:
         body, now = body + _length(max(time, 0) - now) + message, max(time, 0)
     body += b"\x00\xff\x2f\x00"
     head = b"MThd" + (6).to_bytes(4, "big") + bytes([0, 0, 0, 1]) + ppq.to_bytes(2, "big")
-    with whole(path) as part:
+    with replacing(path) as part:
         part.write_bytes(head + b"MTrk" + len(body).to_bytes(4, "big") + body)
 
 

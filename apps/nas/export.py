@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from apps.nas.cell import Cell
-from apps.nas.files import replacing
 from apps.nas.modules import Network, build
 from core.errors import UsageError
+from core.run.outputs import replacing
 
 __all__ = ["WRITERS", "network", "picture", "source", "write"]
 

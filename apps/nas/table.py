@@ -22,11 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apps.nas import files
 from apps.nas.cell import Cell, enumerate_classes, resources
 from apps.nas.space import ABSENT, Space, load
 from apps.nas.tokenizer import from_string
 from core.errors import DataError, UsageError
+from core.run import outputs
 
 if TYPE_CHECKING:
     from apps.nas.digits import Score
@@ -113,7 +113,7 @@ def compute(folder: Path, part: int = 0, parts: int = 1, limit: int = 0) -> dict
     if not 0 <= part < parts:
         raise UsageError(f"must lie between 0 and {parts - 1}", field="part", value=part)
     torch.set_num_threads(1)
-    files.folder(folder).mkdir(parents=True, exist_ok=True)
+    outputs.folder(folder).mkdir(parents=True, exist_ok=True)
     path = folder / f"part-{part}.csv"
     _repair(path)
     done = {(r.space, r.cell, r.seed) for p in folder.glob("part-*.csv") for r in read(p)}
@@ -164,7 +164,7 @@ def merge(folder: Path, out: Path) -> dict[str, int]:
     writer.writerow(COLUMNS)
     for key in sorted(rows):
         writer.writerow([getattr(rows[key], c) for c in COLUMNS])
-    with files.replacing(out) as part:
+    with outputs.replacing(out) as part:
         part.write_bytes(gzip.compress(text.getvalue().encode(), 9, mtime=0))
     return {"rows": len(rows), "bytes": out.stat().st_size}
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.nas import constraints as limits
-from apps.nas import files
 from apps.nas.cell import Cell, resources
 from apps.nas.space import Space
 from apps.nas.tokenizer import from_string
 from core.errors import UsageError
+from core.run import outputs
 
 if TYPE_CHECKING:
     from apps.nas.generate import CellModel
@@ -81,7 +81,7 @@ def sample(name: str, asked: Sequence[limits.Constraint], *, n: int, seed: int, 
     if out is not None and out.suffix not in {".txt", ".jsonl"}:
         raise UsageError("no such format", field="out", value=str(out), choices=[".txt", ".jsonl"])
     if out is not None:
-        files.file(out)
+        outputs.file(out)
     cells = load(name).sample(n, constraints=asked, seed=seed, **settings)
     lines = [str(c) for c in cells]
     if out is None:
@@ -89,7 +89,7 @@ def sample(name: str, asked: Sequence[limits.Constraint], *, n: int, seed: int, 
         return None
     if out.suffix == ".jsonl":
         lines = [json.dumps(described(c)) for c in cells]
-    files.save(out, "".join(f"{line}\n" for line in lines))
+    outputs.save(out, "".join(f"{line}\n" for line in lines))
     return {"out": str(out), "cells": len(cells), "unique": cells.unique()}
 
 
@@ -112,7 +112,7 @@ def search(
     from apps.nas.rewards import load as load_reward
 
     if out is not None:
-        files.folder(out)
+        outputs.folder(out)
     model = load(name)
     queries = Queries(load_reward(reward, model.space, folder))
     field = Field(model.space, asked, seed)
@@ -143,8 +143,8 @@ def keep(out: Path, space: Space, history: Sequence[tuple[tuple[int, ...], float
     from core.run.cli import finite
 
     rows = [json.dumps(finite({"cell": str(Cell.of(space, x)), "value": v})) for x, v in history]
-    files.save(out / "queries.jsonl", "".join(f"{row}\n" for row in rows))
-    files.save(out / "search.json", json.dumps(finite(found), indent=1) + "\n")
+    outputs.save(out / "queries.jsonl", "".join(f"{row}\n" for row in rows))
+    outputs.save(out / "search.json", json.dumps(finite(found), indent=1) + "\n")
     for file in ("cell.py", "cell.dot", "cell.png", "cell.txt"):
         write(cell, out / file)
 
@@ -196,7 +196,7 @@ def pareto(
     from apps.nas.rewards import load as load_reward
 
     if out is not None:
-        files.file(out)
+        outputs.file(out)
     model = load(name)
     queries = Queries(load_reward(reward, model.space, folder))
     price = load_reward(cost, model.space, folder)
@@ -204,7 +204,7 @@ def pareto(
     rows = [{"cell": str(Cell.of(model.space, x)), reward: float(v[0]), cost: -float(v[1])}
             for x, v in zip(front.x.tolist(), front.values, strict=True)]  # fmt: skip
     if out is not None:
-        files.save(out, json.dumps(rows, indent=1) + "\n")
+        outputs.save(out, json.dumps(rows, indent=1) + "\n")
     else:
         for row in rows:
             print(f"{row[reward]:.4f}  {row[cost]:.4f}  {row['cell']}")
@@ -217,7 +217,7 @@ def table(folder: Path, part: str, limit: int, out: Path | None) -> dict[str, An
     from apps.nas import table as tables
 
     if out is not None:
-        return {**tables.merge(folder, files.file(out)), "out": str(out)}
+        return {**tables.merge(folder, outputs.file(out)), "out": str(out)}
     first, slash, parts = part.partition("/")
     if not (slash and first.isdigit() and parts.isdigit() and int(parts)):
         raise UsageError("must be I/N, as 0/2 and 1/2 for two processes", field="part", value=part)

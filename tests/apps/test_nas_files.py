@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from apps.nas import files, table, verbs
+from apps.nas import table, verbs
 from apps.nas.generate import untrained
 from core.errors import UsageError
+from core.run import outputs
 from core.run.config import load_recipe
 
 
@@ -55,8 +56,8 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     out = tmp_path / "sub" / "a.txt"
-    files.save(out, "first")
-    with pytest.raises(ZeroDivisionError), files.replacing(out) as part:
+    outputs.save(out, "first")
+    with pytest.raises(ZeroDivisionError), outputs.replacing(out) as part:
         part.write_text("half")
         raise ZeroDivisionError
     assert out.read_text() == "first" and [p.name for p in out.parent.iterdir()] == ["a.txt"]

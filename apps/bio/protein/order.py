@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from apps.bio.protein.data import AMINO
 from apps.bio.protein.sites import choose, select
 from apps.bio.protein.structure import read_structure
-from apps.bio.records import put
 from core.errors import UsageError
+from core.run import outputs
 
 if TYPE_CHECKING:
     from apps.bio.protein.generate import InverseFolder
@@ -84,7 +84,7 @@ def carried_out(
         return None
     if out.suffix:
         form = {".json": found.to_json, ".tsv": found.to_tsv}.get(out.suffix.lower(), found.to_fasta)
-        put(out, form())
+        outputs.save(out, form())
     else:
         found.to_structures(out)
     return {

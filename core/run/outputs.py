@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from core.errors import UsageError
@@ -38,25 +38,26 @@ def folder(out: Path) -> Path:
 
 
 @contextmanager
-def replacing(out: Path) -> Iterator[Path]:
-    """Yield a temporary name of the same suffix beside `out`, which takes its place unless something fails.
+def replacing(out: Path | str) -> Iterator[Path]:
+    """Yield a name of the same ending beside `out`, whose folder is made; unless something fails it becomes `out`.
 
     Raises:
         UsageError: the file cannot be written.
     """
+    out = file(Path(out))
+    part = out.with_name(f".{out.stem}.{os.getpid()}.part{out.suffix}")
     try:
-        file(out).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot be written ({error.strerror})", field="out", value=str(out)) from None
-    part = out.with_name(f".part-{os.getpid()}-{out.name}")
-    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         yield part
         part.replace(out)
+    except OSError as error:
+        raise UsageError(f"cannot be written ({error.strerror or error})", field="out", value=str(out)) from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
-def save(out: Path, text: str) -> None:
-    """Write a text (errors as in `replacing`)."""
+def save(out: Path | str, text: str) -> None:
+    """Write a text in UTF-8 (errors as in `replacing`)."""
     with replacing(out) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
