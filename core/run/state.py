@@ -48,7 +48,8 @@ class Weights:
             if value.shape != state[name].shape:
                 shapes = f"shape {tuple(state[name].shape)}, the network has {tuple(value.shape)}"
                 raise CheckpointError(f"does not fit this network: {shapes}", field=name)
-        ordered = {name: state[name] for name in own}  # shards are sent tensor by tensor: one order for all processes
+        # shards are sent tensor by tensor: one order for all processes
+        ordered: dict[str, Any] = {name: state[name] for name in own}
         full.set_model_state_dict(self.module, ordered, options=full.StateDictOptions(full_state_dict=True))
 
     def get_optimizer(self) -> dict[str, Any]:
@@ -59,7 +60,8 @@ class Weights:
         """Load an optimiser's state."""
         options = full.StateDictOptions(full_state_dict=True)
         slots = {name: dict(sorted(state["state"][name].items())) for name in sorted(state["state"])}
-        full.set_optimizer_state_dict(self.module, self.optimizer, state | {"state": slots}, options=options)
+        ordered: dict[str, Any] = {**state, "state": slots}
+        full.set_optimizer_state_dict(self.module, self.optimizer, ordered, options=options)
 
 
 class Average:
