@@ -73,17 +73,17 @@ def silence(*drums: str) -> Rule:
 
 
 def columns(codec: RollCodec, rules: tuple[Rule, ...]) -> np.ndarray:
-    """Return which columns of a roll must be silent, bool [width].
+    """Return which columns of a roll must be silent, bool [width]: by the rules, and those that are silent already.
 
     Raises:
         InfeasibleError: nothing at all may sound.
     """
-    out = np.zeros(codec.width, bool)
+    out = np.zeros(codec.width, bool) if codec.silent is None else codec.silent.copy()
     for kind in range(codec.hits // 3):
-        out[3 * kind] = not all(r.drum(kind) for r in rules)
+        out[3 * kind] |= not all(r.drum(kind) for r in rules)
     for pitch in range(codec.low, codec.high):
         at = codec.hits + 2 * (pitch - codec.low)
-        out[at : at + 2] = not all(r.pitch(pitch) for r in rules)
+        out[at : at + 2] |= not all(r.pitch(pitch) for r in rules)
     first = np.r_[0 : codec.hits : 3, codec.hits : codec.width : 2].astype(int)
     if len(first) and out[first].all():
         raise InfeasibleError("nothing may sound", field="constraints", value=[r.name for r in rules])

@@ -137,7 +137,7 @@ class MusicModel:
         return out
 
     def obeying(self, *rules: Rule) -> MusicModel:
-        """Return the model under rules that all its music keeps.
+        """Return the model under rules that all its music keeps, beside those that it keeps already.
 
         Raises:
             InfeasibleError: they leave nothing to play.

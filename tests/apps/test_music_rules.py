@@ -42,6 +42,15 @@ def test_rules_hold_whatever_the_network_says(model: MusicModel) -> None:
     assert any(constraints.violations(model.sample(1, frames=16, seed=k, steps=2).score(0), RULES) for k in range(3))
 
 
+def test_rules_add_up(model: MusicModel) -> None:
+    calm = model.obeying(RULES[1])
+    together = calm.obeying(RULES[0]).sample(4, frames=16, seed=1, steps=2, constraints=RULES[2:])
+    assert all(constraints.violations(together.score(k), RULES) == [] for k in range(4))
+    assert torch.equal(together.frames, model.sample(4, frames=16, seed=1, steps=2, constraints=RULES).frames)
+    with pytest.raises(InfeasibleError):
+        calm.obeying(constraints.silence(*tunes_drums())).obeying(constraints.span(90, 100))
+
+
 def test_impossible_and_unknown_rules_are_refused(model: MusicModel) -> None:
     none = (constraints.span(90, 100), constraints.silence(*tunes_drums()))
     with pytest.raises(InfeasibleError):
