@@ -7,7 +7,7 @@ the nodes:
     on nodes   h_j = op_j(sum over edges (i, j) of h_i),  the output sums or concatenates      (NAS-Bench-101)
 
 With `concat` the output's channels are shared out among the nodes that feed it, every node has as many channels as the
-narrowest of its successors needs, and edges from the input pass a 1 x 1 projection, as in NAS-Bench-101. What never
+widest of its successors needs, and edges from the input pass a 1 x 1 projection, as in NAS-Bench-101. What never
 hears of the input is zero and stays zero.
 
 The network around the cell is that of NAS-Bench-201: a stem, stages of equal cells, a residual reduction between
@@ -165,13 +165,13 @@ def vertex_channels(nodes: int, edges: Sequence[tuple[int, int]], channels: int)
 
 
 class Reduction(nn.Module):
-    """The residual block between stages: half the resolution, twice the channels."""
+    """The residual block between stages: half the resolution (rounded up), twice the channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.a = ReLUConvBN(channels, 2 * channels, 3, 2)
         self.b = ReLUConvBN(2 * channels, 2 * channels, 3)
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, 2 * channels, 1, bias=False))
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(channels, 2 * channels, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, H, W] to [B, 2 C, H / 2, W / 2]."""
