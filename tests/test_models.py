@@ -82,6 +82,20 @@ def test_what_cannot_be_averaged_is_told_and_nothing_is_written(tmp_path: Path) 
     assert not out.exists()
 
 
+def test_a_mean_takes_the_place_of_nothing_but_a_checkpoint(tmp_path: Path) -> None:
+    models = [write(tmp_path / "runs" / k, "bio") for k in "ab"]
+    (tmp_path / "thesis").mkdir()
+    for mine in (tmp_path / "thesis" / "notes.txt", tmp_path / "file", tmp_path / "thesis" / "manifest.json"):
+        mine.write_text("{}")
+        for out in (mine.parent if mine.name != "file" else mine, tmp_path / "runs"):
+            with pytest.raises(UsageError, match="out: holds what is no checkpoint"):
+                average(models, "bio", out)
+        assert mine.read_text() == "{}" and all(find(m, "bio").step for m in models)
+    (tmp_path / "empty").mkdir()
+    for _ in range(2):
+        assert find(average(models, "bio", tmp_path / "empty")["model"], "bio").app == "bio"
+
+
 def test_the_recipe_of_a_mean_can_be_changed_as_one_that_is_trained(tmp_path: Path) -> None:
     shown = average(["toy", "toy"], "music", tmp_path / "mean", ["sample.steps=3"])
     first, found = find("toy", "music"), find(tmp_path / "mean", "music")

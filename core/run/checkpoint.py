@@ -32,9 +32,9 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 import core
-from core.errors import CheckpointError, QuintetError
+from core.errors import CheckpointError, QuintetError, UsageError
 
-__all__ = ["FORMAT", "Checkpoint", "export", "load", "newest", "prune", "save"]
+__all__ = ["FORMAT", "Checkpoint", "export", "load", "newest", "prune", "replaceable", "save", "write"]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -176,8 +176,9 @@ def prune(folder: Path, keep: int, last: Path) -> None:
 
 
 def write(target: Path, files: Mapping[str, Mapping[str, Tensor]], head: Mapping[str, Any]) -> None:
-    """Make the folder `target` appear with all its files, or not at all."""
+    """Make the folder `target` appear with all its files, or not at all; only a checkpoint gives way to it."""
     scratch = target.parent / f".tmp-{target.name}-{os.getpid()}"
+    replaceable(target)
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -192,6 +193,20 @@ def write(target: Path, files: Mapping[str, Mapping[str, Tensor]], head: Mapping
     except OSError as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise QuintetError(f"cannot write the checkpoint ({error.strerror or error})", field=str(target)) from error
+
+
+def replaceable(target: Path) -> None:
+    """See that a checkpoint may stand at `target`: where nothing is, an empty folder or another checkpoint.
+
+    Raises:
+        UsageError: something else stands there, which would be lost.
+    """
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        if not target.exists() or {p.name for p in target.iterdir()} <= {MANIFEST, *FILES}:
+            return
+        if {"format", "step", "sha256"} <= set(json.loads((target / MANIFEST).read_bytes())):
+            return
+    raise UsageError("holds what is no checkpoint", field="out", value=str(target), hint="choose another --out")
 
 
 def flush(path: Path, blob: bytes) -> None:

@@ -86,7 +86,7 @@ def average(
         schema: the dotted path of the recipe's dataclass, as in `load_recipe`.
 
     Raises:
-        UsageError: fewer than two models, no folder, or a change that the recipe does not know.
+        UsageError: fewer than two models, no folder or one of other things, or a change that the recipe does not know.
         CheckpointError: one is missing or damaged, or its tensors have other names or shapes; names the first.
     """
     import torch
@@ -97,6 +97,7 @@ def average(
         raise UsageError("names at least two models", field="models", value=" ".join(map(str, names)))
     if out is None:
         raise UsageError("is needed: where to write the mean", field="out")
+    checkpoint.replaceable(out)
     first, *others = (find(name, domain) for name in names)
     total = {k: v.double() if v.is_floating_point() else v for k, v in first.inference.items()}
     for name, other in zip(names[1:], others, strict=True):
