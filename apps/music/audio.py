@@ -21,6 +21,8 @@ __all__ = ["FORMATS", "Resampler", "channels", "check_format", "limit", "pcm", "
 FORMATS = (".wav", ".flac", ".ogg")
 KNEE = 0.9
 PCM = ("s16", "f32")
+PORTION = 1 << 16
+"""Samples that are written at once: libsndfile's Ogg encoder keeps a portion on the stack, which minutes overflow."""
 
 
 def limit(sound: Tensor) -> Tensor:
@@ -93,7 +95,9 @@ def write(path: Path, audio: Tensor, rate: int = RATE) -> None:
         sound = soxr.resample(sound, RATE, rate)
     with replacing(path) as part:
         try:
-            soundfile.write(str(part), sound, rate)
+            with soundfile.SoundFile(str(part), "w", rate, 1 if sound.ndim == 1 else sound.shape[1]) as file:
+                for at in range(0, len(sound), PORTION):
+                    file.write(sound[at : at + PORTION])
         except soundfile.SoundFileError as error:
             raise UsageError(f"cannot be written ({error})", field="out", value=str(path)) from None
 

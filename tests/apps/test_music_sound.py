@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +129,19 @@ def test_files_come_back(tmp_path: Path, sound: Tensor) -> None:
     parts = [resampler.push(sound[s]) for s in cuts(len(sound), 3, 5000)] + [resampler.push(sound[:0], True)]
     whole = audio.Resampler(RATE, 48000).push(sound, True)
     assert torch.equal(torch.cat(parts), whole)
+
+
+def test_minutes_of_ogg_are_written(tmp_path: Path) -> None:
+    """Write them in a process of their own: the encoder ended it."""
+    code = f"""
+import torch
+from pathlib import Path
+from apps.music import audio
+audio.write(Path({str(tmp_path)!r}) / "long.ogg", 0.1 * torch.randn(4_000_000).clamp(-3, 3))
+print(len(audio.read({str(tmp_path)!r} + "/long.ogg")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["4000000"] and done.returncode == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
