@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import DataError
+from core.errors import DataError, UsageError
 from core.run.outputs import replacing
 
 __all__ = ["DRUMS", "Score", "read_midi", "write_midi"]
@@ -79,8 +79,10 @@ class Score:
 def read_midi(path: Path | str) -> Score:
     """Read a standard MIDI file of format 0 or 1; channel 10 is drums, the first tempo in time counts.
 
+    Of several tempi at that time the last one does. A note that nothing ends lasts until the end of its track.
+
     Raises:
-        DataError: no such file, not a MIDI file, or a tempo that gives a beat no time.
+        DataError: no such file, not a MIDI file of these formats, or a tempo that gives a beat no time.
     """
     try:
         data = Path(path).read_bytes()
@@ -88,6 +90,8 @@ def read_midi(path: Path | str) -> Score:
         raise DataError(f"cannot be read ({error.strerror})", field="midi", value=str(path)) from None
     if data[:4] != b"MThd" or len(data) < 14:
         raise DataError("is not a standard MIDI file", field="midi", value=str(path))
+    if data[9] > 1:
+        raise DataError(f"is a MIDI file of format {data[9]}, not 0 or 1", field="midi", value=str(path))
     ppq = int.from_bytes(data[12:14], "big")
     if ppq & 0x8000 or ppq == 0:
         raise DataError("counts time in frames, not in beats", field="midi", value=str(path))
@@ -105,7 +109,7 @@ def read_midi(path: Path | str) -> Score:
             at += 8 + size
     except IndexError:
         raise DataError("ends in the middle of an event", field="midi", value=str(path)) from None
-    beat = min(tempo, key=itemgetter(0), default=(0, 500_000))[1]
+    beat = min(reversed(tempo), key=itemgetter(0), default=(0, 500_000))[1]
     if not beat:
         hint = "set a tempo in the program that wrote it"
         raise DataError("its first tempo is 0 microseconds a beat", field="midi", value=str(path), hint=hint)
@@ -124,11 +128,12 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
 
 def _track(data: bytes, ppq: int, notes: list, hits: list, tempo: list) -> None:
     """Read a track's events into the lists; a tempo is its time and the microseconds of a beat."""
-    at, time, status = 0, 0, 0
+    at, time, running = 0, 0, 0
     sounding: dict[tuple[int, int], tuple[float, float]] = {}
     while at < len(data):
         delta, at = _number(data, at)
         time += delta
+        status = running
         if data[at] >= 0x80:
             status, at = data[at], at + 1
         if status in (0xFF, 0xF0, 0xF7):
@@ -138,6 +143,7 @@ def _track(data: bytes, ppq: int, notes: list, hits: list, tempo: list) -> None:
                 tempo.append((time, int.from_bytes(data[at : at + size], "big")))
             at += size
             continue
+        running = status
         kind, channel = status & 0xF0, status & 0x0F
         first, second = data[at], data[at + 1] if kind not in (0xC0, 0xD0) else 0
         at += 1 if kind in (0xC0, 0xD0) else 2
@@ -150,22 +156,29 @@ def _track(data: bytes, ppq: int, notes: list, hits: list, tempo: list) -> None:
                 hits.append((beat, float(CLASSES.get(first, 8)), second / 127))
             else:
                 sounding[channel, first] = (beat, second / 127)
+    for (_, pitch), (start, velocity) in sounding.items():
+        notes.append((start, max(time / ppq - start, 1 / ppq), float(pitch), velocity))
 
 
 def write_midi(score: Score, path: Path | str, ppq: int = 480) -> None:
     """Write a standard MIDI file of format 0, whole or not at all; its folder is made.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: it cannot be written, or MIDI has no number for a pitch or for the tempo.
     """
+    for pitch in score.notes[:, 2]:
+        if not 0 <= pitch < 128:
+            raise UsageError("is not a MIDI pitch", field="pitch", value=float(pitch), hint="0 to 127")
+    if not 6e7 / 0xFFFFFF <= score.bpm <= 6e7:
+        raise UsageError("is no tempo that MIDI has", field="bpm", value=score.bpm, hint="3.58 to 60,000,000")
     events: list[tuple[int, int, bytes]] = []
     for start, length, pitch, velocity in score.notes:
         on, off = round(start * ppq), round((start + length) * ppq)
-        events.append((on, 1, bytes([0x90, int(pitch), max(1, round(velocity * 127))])))
+        events.append((on, 1, bytes([0x90, int(pitch), _loud(velocity)])))
         events.append((max(off, on + 1), 0, bytes([0x80, int(pitch), 0])))
     for start, kind, velocity in score.hits:
         on, pitch = round(start * ppq), MIDI_OF[int(kind)]
-        events.append((on, 1, bytes([0x99, pitch, max(1, round(velocity * 127))])))
+        events.append((on, 1, bytes([0x99, pitch, _loud(velocity)])))
         events.append((on + ppq // 8, 0, bytes([0x89, pitch, 0])))
     body, now = b"\x00\xff\x51\x03" + round(6e7 / score.bpm).to_bytes(3, "big"), 0
     for time, _, message in sorted(events):
@@ -174,6 +187,10 @@ def write_midi(score: Score, path: Path | str, ppq: int = 480) -> None:
     head = b"MThd" + (6).to_bytes(4, "big") + bytes([0, 0, 0, 1]) + ppq.to_bytes(2, "big")
     with replacing(path) as part:
         part.write_bytes(head + b"MTrk" + len(body).to_bytes(4, "big") + body)
+
+
+def _loud(velocity: float) -> int:
+    return min(127, max(1, round(velocity * 127)))
 
 
 def _length(value: int) -> bytes:

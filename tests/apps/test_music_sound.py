@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,29 @@ def test_the_first_tempo_in_time_counts(tmp_path: Path) -> None:
     assert read_midi(midi(tmp_path / "b.mid", NOTE)).bpm == 120.0
     with pytest.raises(DataError, match=r"^midi: its first tempo is 0 microseconds a beat; got '.*c\.mid'; set"):
         read_midi(midi(tmp_path / "c.mid", [(0, tempo(0)), *NOTE, (0, tempo(600_000))]))
+
+
+def test_files_of_other_programs_are_read(tmp_path: Path) -> None:
+    """Read notes that nothing ends, running status after a text, and two tempi at one time, as players do."""
+    open_ = midi(tmp_path / "a.mid", [(0, bytes([0x90, 60, 90])), (480, bytes([0x90, 64, 90])), (480, b"\xff\x2f\x00")])
+    assert read_midi(open_).notes[:, :3].tolist() == [[0, 2, 60], [1, 1, 64]]
+    text = midi(tmp_path / "b.mid", [NOTE[0], (0, b"\xff\x01\x02hi"), (480, bytes([60, 0]))])
+    assert read_midi(text).notes[:, :3].tolist() == [[0, 1, 60]]
+    assert read_midi(midi(tmp_path / "c.mid", [(0, tempo(500_000)), (0, tempo(600_000)), *NOTE])).bpm == 100.0
+    patterns = text.read_bytes().replace(b"\x00\x01\x00\x01", b"\x00\x02\x00\x01", 1)
+    (tmp_path / "d.mid").write_bytes(patterns)
+    with pytest.raises(DataError, match="format 2"):
+        read_midi(tmp_path / "d.mid")
+
+
+def test_midi_that_says_something_else_is_not_written(tmp_path: Path) -> None:
+    score, path = tunes.arrange("joy", 1), tmp_path / "a.mid"
+    for wrong in (score.transpose(80), score.transpose(-80), replace(score, bpm=3.0), replace(score, bpm=0.0)):
+        with pytest.raises(UsageError, match="^(pitch|bpm): is no"):
+            write_midi(wrong, path)
+    assert not path.exists()
+    write_midi(Score(np.array([[0, 1, 60, 1.2]])), path)
+    assert read_midi(path).notes.tolist() == [[0, 1, 60, 1]]
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, sound: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
