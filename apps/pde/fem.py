@@ -7,6 +7,9 @@ Crank-Nicolson for diffusion, Adams-Bashforth 2 for convection:
 with c(u) = B' W ((B u) (G_x u) + (B v) (G_y u)) at quadrature points: sparse products only, and one factorisation for
 all steps. The start is projected onto the elements, not interpolated. Opposite sides of a periodic domain share their
 unknowns. The vertices of the given mesh stay vertices under refinement, so states are read there without interpolation.
+
+Where the boundary has values g other than zero, the start is that of the caller plus the harmonic field with these
+values (K l = 0 within), so that nothing jumps, and every step has the values of its end.
 """
 
 from __future__ import annotations
@@ -25,9 +28,11 @@ from apps.pde.formats import unfolded
 from apps.pde.mesh import Mesh
 from core.errors import DataError
 
-__all__ = ["Move", "Space", "burgers", "factor", "spaces"]
+__all__ = ["Held", "Move", "Space", "burgers", "factor", "spaces"]
 
 Move = Callable[[np.ndarray], np.ndarray]
+Held = Callable[[np.ndarray, float], np.ndarray]
+"""From points [n, 2] and the time to values [n, 2]."""
 ELEMENTS = {1: ElementTriP1, 2: ElementTriP2}
 
 
@@ -185,9 +190,32 @@ def factor(matrix: csr_matrix, fixed: np.ndarray) -> tuple[object, csr_matrix]:
     return splu(inside, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options), columns
 
 
+class _Sides:
+    """The unknowns on parts of the boundary with given velocity, and their values; the part named first wins."""
+
+    def __init__(self, space: Space, mesh: Mesh, zero: tuple[str, ...], held: Mapping[str, Held]) -> None:
+        where = {g: space.unknowns(mesh.groups[g], mesh) for g in (*zero, *held)}
+        self.fixed = np.unique(np.concatenate([np.zeros(0, np.int64), *where.values()]))
+        self.parts = [(np.searchsorted(self.fixed, where[g]), space.points[where[g]], f) for g, f in held.items()]
+
+    def at(self, t: float) -> np.ndarray:
+        """Return the values at a time, [unknowns, 2]."""
+        out = np.zeros((len(self.fixed), 2))
+        for rows, points, value in reversed(self.parts):
+            out[rows] = value(points, t)
+        return out
+
+    def harmonic(self, space: Space) -> np.ndarray:
+        """Return the harmonic field of the values at the start [n, 2]."""
+        solver, columns = factor(space.stiffness, self.fixed)
+        right = -(columns @ self.at(0.0))
+        right[self.fixed] = self.at(0.0)
+        return solver.solve(right)  # type: ignore[attr-defined]
+
+
 def burgers(
     mesh: Mesh, start: Callable[[np.ndarray], np.ndarray], nu: float, dt: float, steps: int, every: int = 1, *,
-    degree: int = 2, refine: int = 1, zero: tuple[str, ...] = (),
+    degree: int = 2, refine: int = 1, zero: tuple[str, ...] = (), held: Mapping[str, Held] | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Solve Burgers' equation and return the states at the mesh's nodes.
 
@@ -197,6 +225,7 @@ def burgers(
         nu: viscosity. dt: step. steps: their number. every: steps between two states.
         degree, refine: of the elements, and how often the mesh is refined.
         zero: boundary parts on which the velocity is zero; others are free (zero flux).
+        held: parts with a velocity of their own; where there are some, the start is beyond their harmonic field.
 
     Returns:
         [steps / every + 1, N, 2].
@@ -205,20 +234,26 @@ def burgers(
         DataError: the solution is not finite.
     """
     (space,), nodes = spaces(mesh, (degree,), refine)
-    first = start(mesh.points).copy()
-    fixed = np.unique(np.concatenate([space.unknowns(mesh.groups[g], mesh) for g in zero])) if zero else (
-        np.zeros(0, np.int64))  # fmt: skip
+    first, sides = start(mesh.points).copy(), _Sides(space, mesh, zero, held or {})
+    fixed = sides.fixed
     u = space.project(start)
     u[fixed] = 0
     first[np.isin(nodes, fixed)] = 0
+    if held:
+        lift = sides.harmonic(space)
+        u, first = u + lift, first + lift[nodes]
     M, K = space.mass, space.stiffness
-    solver, _ = factor(csr_matrix(M / dt + 0.5 * nu * K), fixed)
+    solver, columns = factor(csr_matrix(M / dt + 0.5 * nu * K), fixed)
     explicit = csr_matrix(M / dt - 0.5 * nu * K)
     out, before = [first], None
     for step in range(1, steps + 1):
         now = space.convection(u)
         b = explicit @ u - (now if before is None else 1.5 * now - 0.5 * before)
         b[fixed] = 0
+        if held:
+            value = sides.at(step * dt)
+            b -= columns @ value
+            b[fixed] = value
         u, before = solver.solve(b), now  # type: ignore[attr-defined]
         if step % every == 0:
             if not np.isfinite(u).all() or np.abs(u).max() > 1e3:

@@ -7,12 +7,16 @@ test trajectories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from apps.pde.boundary import insulated, read_conditions
+from apps.pde.expressions import Expression, Scene
+from apps.pde.fem import Held
 from apps.pde.mesh import Mesh
 from apps.pde.model import DataConfig
 from apps.pde.systems import System
@@ -110,13 +114,45 @@ def _elements(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndar
     if own.name != "burgers":
         raise UsageError("has no solver on a domain with holes", field="system", value=own.name, choices=["burgers"])
     each = _stride(config)
-    zero = tuple(g for g in mesh.groups if own.boundary[g].startswith("dirichlet"))
+    given = _given(own, mesh)
+    fixed = tuple(given)
+    zero = fixed if all(e.text.strip() == "0" for pair in given.values() for e in pair) else ()
+    held = {} if zero else {part: _held(pair, own.parameters) for part, pair in given.items()}
 
     def start(p: np.ndarray) -> np.ndarray:
-        return tapered(p, mesh, zero, own.size)[:, None] * spectral.initial(p, seed, own.size, config.modes)
+        return tapered(p, mesh, fixed, own.size)[:, None] * spectral.initial(p, seed, own.size, config.modes)
 
     return fem.burgers(mesh, start, own.parameters["nu"], config.dt / each, config.steps * each, each,
-                       refine=config.fine or 1, zero=zero)  # fmt: skip
+                       refine=config.fine or 1, zero=zero, held=held)  # fmt: skip
+
+
+def _given(own: System, mesh: Mesh) -> dict[str, list[Expression]]:
+    """Return the velocity of each part of the boundary that has one, in the order of the conditions.
+
+    Raises:
+        UsageError: a condition that the elements do not know; they know values and no flux.
+    """
+    conditions = read_conditions(mesh, own.boundary, own.fields, tuple(own.parameters))
+    natural, out = {*insulated(conditions)}, {}
+    for part in conditions[0]:
+        kinds, values = {c[part].kind for c in conditions}, [c[part].g for c in conditions]
+        if kinds == {"dirichlet"} and not any(e is not None and e.used & {*own.fields} for e in values):
+            out[part] = [e for e in values if e is not None]
+        elif kinds != {"free"} and part not in natural:
+            hint = "dirichlet(g) for both fields, neumann(0) or free; trajectories of your own come as data.file"
+            raise UsageError("the elements cannot solve this", field=f"boundary.{part}", value=own.boundary[part],
+                             hint=hint)  # fmt: skip
+    return out
+
+
+def _held(pair: Sequence[Expression], parameters: Mapping[str, float]) -> Held:
+    """Return the values of two expressions as a function of points and time."""
+
+    def value(points: np.ndarray, t: float) -> np.ndarray:
+        scene = Scene.of((), torch.zeros(1, len(points), 0).double(), torch.from_numpy(points), t, parameters)
+        return np.stack([np.broadcast_to(e(scene).numpy(), len(points)) for e in pair], -1)
+
+    return value
 
 
 def _cells(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndarray:

@@ -1,0 +1,70 @@
+"""Meshes, conditions and times of the user: what is simulated is what was asked for, or one line says why not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apps.pde import data, fem
+from apps.pde.formats import write_mesh
+from apps.pde.mesh import Mesh
+from apps.pde.model import DataConfig
+from core.errors import UsageError
+
+WALLS = {"left": "dirichlet(1); dirichlet(0)", "right": "free", "bottom": "dirichlet(0)", "top": "neumann(0)"}
+
+
+def rectangle(n: int, width: float = 1.0, height: float = 1.0) -> Mesh:
+    """Return a lattice of n x n squares, cut in two, with the parts left, right, bottom and top."""
+    x = np.linspace(0, 1, n + 1)
+    points = np.stack(np.meshgrid(x * width, x * height, indexing="ij"), -1).reshape(-1, 2)
+    i = np.arange((n + 1) ** 2).reshape(n + 1, n + 1)
+    a, b, c, d = (k.ravel() for k in (i[:-1, :-1], i[1:, :-1], i[1:, 1:], i[:-1, 1:]))
+    triangles = np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
+    edges = Mesh(points, triangles).boundary
+    x, y = points[edges].mean(1).T
+    sides = {"left": x == 0, "right": x == width, "bottom": y == 0, "top": y == height}
+    return Mesh(points, triangles, {name: edges[own] for name, own in sides.items()})
+
+
+def own(folder: Path, mesh: Mesh, **changes: object) -> DataConfig:
+    file = write_mesh(folder / "own.msh", mesh)
+    config = DataConfig(shape="hole", mesh=str(file), boundary=WALLS, train=1, valid=1, test=1, dt=0.02, steps=3,
+                        truth_dt=0.01, modes=1, parameters={"nu": 0.05})  # fmt: skip
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def test_the_elements_keep_given_velocities_and_follow_a_travelling_front() -> None:
+    mesh, nu, a, c = rectangle(10), 0.05, 0.5, 0.6
+
+    def front(p: np.ndarray, t: float) -> np.ndarray:  # u_t + u u_x = nu u_xx
+        return np.stack([c - a * np.tanh(a * (p[:, 0] - 0.3 - c * t) / (2 * nu)), 0 * p[:, 0]], 1)
+
+    def start(p: np.ndarray) -> np.ndarray:  # beyond the harmonic field, which is linear in x here
+        low, high = front(np.zeros((1, 2)), 0), front(np.ones((1, 2)), 0)
+        return front(p, 0) - low - p[:, :1] * (high - low)
+
+    found = fem.burgers(mesh, start, nu, 0.005, 80, 40, held={"left": front, "right": front})
+    for k, t in enumerate((0.0, 0.2, 0.4)):
+        assert np.abs(found[k] - front(mesh.points, t)).max() < 2e-3
+        at = mesh.nodes("left")
+        assert np.allclose(found[k][at], front(mesh.points[at], t), atol=1e-12)
+
+
+def test_simulated_boundary_values_are_those_of_the_recipe(tmp_path: Path) -> None:
+    config = own(tmp_path, rectangle(6))
+    found = data.splits(config, 0).train
+    left, inside = found.mesh.nodes("left"), found.mesh.nodes("bottom")[1:]
+    assert np.all(found.states[0][:, left[1:]] == (1, 0)) and not found.states[0][:, inside].any()
+    moving = replace(config, boundary={**WALLS, "left": "dirichlet(1 + t*y); dirichlet(nu)"})
+    found = data.splits(moving, 0).train
+    want = np.stack([1 + found.times[:, None] * found.mesh.points[left, 1], 0.05 + np.zeros((4, len(left)))], -1)
+    assert np.allclose(found.states[0][:, left], want, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["neumann(3)", "robin(1, 1, 0)", "slip", "dirichlet(0); free", "dirichlet(v)"])
+def test_conditions_that_the_elements_do_not_know_are_refused(tmp_path: Path, text: str) -> None:
+    config = own(tmp_path, rectangle(6), boundary={**WALLS, "top": text})
+    with pytest.raises(UsageError, match=r"boundary\.top: the elements cannot solve this"):
+        data.splits(config, 0)
