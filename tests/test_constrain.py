@@ -18,8 +18,11 @@ from benchmarks._enumerate import Case, cases, product_law, reference_law
 from benchmarks._oracle import Oracle, index, total_variation
 from benchmarks.constraint_exact import draw_figures, exact_figures, marginals, prediction, window
 from benchmarks.constraint_law import LENGTH, K, Still, toys
+from core.constrain.automaton import contains
 from core.constrain.chain import Markov
 from core.constrain.law import Mode
+from core.constrain.regular import law
+from core.denoiser import Prediction
 from core.errors import InfeasibleError
 from core.finetune.particles import choose, impose, resample
 from core.noise import Stream
@@ -109,6 +112,28 @@ def test_particles_reach_the_conditioned_law_and_do_not_depend_on_their_batch() 
     assert torch.equal(again, x[5 * count : 7 * count]) and torch.equal(w, log_w[5:7])
     one = choose(x, log_w, torch.rand(150))
     assert one.shape == (150, LENGTH) and bool((toy.target[index(one, K)] > 0).all())
+
+
+def test_particles_that_the_model_rules_out_stay_dead() -> None:
+    every = torch.cartesian_prod(*[torch.arange(3)] * 4)
+    move = torch.tensor([[0.0, 0.7, 0.3], [0.5, 0.0, 0.5], [0.2, 0.8, 0.0]]).double()  # some steps never happen
+    weight = torch.tensor([0.5, 0.3, 0.2]).double()[every[:, 0]] * move[every[:, :-1], every[:, 1:]].prod(1)
+
+    def predict(x: Tensor, t: Tensor) -> Prediction:
+        fits = weight * ((x[:, None] == 3) | (x[:, None] == every)).all(-1)
+        law = torch.einsum("bn,nlv->blv", fits, torch.nn.functional.one_hot(every, 3).double())
+        return Prediction((law / law.sum(-1, keepdim=True)).nan_to_num(1 / 3).log())
+
+    rule, rows = contains([{0}, {1}, {0}], 3), 200 * 16
+    imposed = law(rule, rows, 4)
+    window = imposed.window(imposed.begin(), np.arange(rows), 4, 0)
+    start = torch.full((rows, 4), 3)
+    process, stream = Categorical.absorbing(3), Stream.of(3, rows)
+    x, log_w = impose(predict, process, uniform_plan(4), window, FirstHitting(), stream, start, 16)
+    target = weight * torch.from_numpy(rule.accepts(every.numpy()))
+    found = torch.zeros(81).double().index_add(0, index(x, 3), log_w.softmax(-1).reshape(-1)) / 200
+    assert bool((log_w == -torch.inf).any()) and float(found[weight == 0].sum()) == 0
+    assert total_variation(found, target / target.sum()) < 0.05
 
 
 def test_resampling_keeps_each_particle_as_often_as_it_weighs() -> None:

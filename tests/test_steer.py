@@ -55,6 +55,16 @@ def test_populations_reach_the_tilted_law(method: Smc) -> None:
     assert 0 < found.ess < DRAWS and found.ancestors is not None and 0 < found.ancestors <= DRAWS
 
 
+@pytest.mark.parametrize("method", [Smc(0.5, 64, 1), Smc(0.5, 64, 1, share=0.0)])
+def test_a_reward_may_rule_sequences_out(method: Smc) -> None:
+    chain, reward = toy()
+    reward = Table(torch.where(reward.values > 0, reward.values, -torch.inf), K)
+    target = tilt(chain.law(), reward.values, 0.5)
+    found = method(prior(chain, K, L), reward, DRAWS, Stream.of(0, 1))
+    assert found.log_weight is not None and bool(found.log_weight.isfinite().all())
+    assert total_variation(law_of(found.x, found.log_weight), target) < 4 * floor(target, DRAWS)
+
+
 @pytest.mark.parametrize("method", [Smc(0.5, 512), Tds(0.5, 512)])
 def test_populations_under_a_grid_tilt_the_samplers_own_law(method: Smc) -> None:
     chain, reward = toy()

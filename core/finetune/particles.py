@@ -93,7 +93,8 @@ class Particles:
         if step.t == 1.0:
             self.log_w, self.credit = torch.zeros(len(step.x_t) // self.count, self.count).double(), torch.zeros(())
             self.hit = step.hit
-        self.log_w = self.log_w + (self.twist.value(step) - self.credit).view_as(self.log_w)
+        gain = (self.twist.value(step) - self.credit).view_as(self.log_w)
+        self.log_w = torch.where(self.log_w == -torch.inf, self.log_w, self.log_w + gain)  # what is dead stays dead
         step = self._renew(replace(step, hit=self.hit), step)
         x_s = self.solver(step)
         self.credit = self.twist.paid(step, x_s)

@@ -5,9 +5,10 @@ Particles move by a proposal q and carry the weight
     w_s = w_t  psi(x_s) / psi(x_t)  p(x_s | x_t) / q(x_s | x_t),        psi(x_1) = 1,  psi(x_0) = exp(r(x_0) / alpha).
 
 The twists in between telescope away, so any positive psi is correct, also a random one, provided that its value stays
-with the particle. The best one is `E_pre[exp(r(x_0) / alpha) | x_t]`; here it is the mean of `exp(r / alpha)` over a
-few draws of x_0 from the prediction at x_t, each an admissible sequence (`lookahead`). On the GB1 landscape it halves
-the excess error of the exponential of the mean reward. At the end the reward is exact.
+with the particle (where all draws say 0, a reward of -inf, it keeps the one that it had). The best one is
+`E_pre[exp(r(x_0) / alpha) | x_t]`; here it is the mean of `exp(r / alpha)` over a few draws of x_0 from the prediction
+at x_t, each an admissible sequence (`lookahead`). On the GB1 landscape it halves the excess error of the exponential of
+the mean reward. At the end the reward is exact.
 
 A population is drawn anew (systematically) only where its effective number 1 / sum w^2 falls below a share of it. Its
 mean weight estimates the evidence `E_pre exp(r / alpha)` without bias; populations weighed by their evidence are exact
@@ -196,6 +197,7 @@ class Population:
 
     def _weigh(self, step: Step, log_psi: Tensor, proposal: Tensor | None) -> tuple[Step, Tensor | None]:
         """Multiply the weights by psi and draw poor populations anew."""
+        log_psi = torch.where(log_psi > -torch.inf, log_psi, self.credit)
         self.log_w = self.log_w + (log_psi - self.credit).view_as(self.log_w)
         poor = 1 / self.log_w.softmax(-1).square().sum(-1) < self.share * self.size
         self.credit = log_psi
