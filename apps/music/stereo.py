@@ -81,7 +81,8 @@ def picture(sound: Tensor) -> Tensor:
 def spread(mono: Tensor, places: Tensor) -> Tensor:
     """Return mono samples [m] as stereo [m, 2], put where `places` [n, BANDS] say.
 
-    After their last row sound stays where it was on average over the last second of them.
+    After their last row sound stays where it was on average over the last second of them. A channel has up to twice the
+    mono sound; where that exceeds what is bent (`audio.limit`), it is bent.
     """
     spectrum = _spectrum(mono)
     missing = spectrum.shape[1] - len(places)
@@ -90,7 +91,7 @@ def spread(mono: Tensor, places: Tensor) -> Tensor:
     side = torch.istft(
         spectrum * (places[: spectrum.shape[1]] @ _bands()).T, SIZE, HOP, window=window(), center=True, length=len(mono)
     )
-    return torch.stack([mono - side, mono + side], 1)
+    return limit(torch.stack([mono - side, mono + side], 1))
 
 
 def both(mono: Tensor) -> Tensor:

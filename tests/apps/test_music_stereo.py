@@ -47,6 +47,14 @@ def test_one_source_is_found_and_put_back(q: float) -> None:
     assert float((back.mean(1) - sound.mean(1)).abs().max()) < 1e-6
 
 
+def test_what_is_put_aside_stays_below_full_scale() -> None:
+    mono = 0.95 * torch.sin(torch.arange(RATE) / 5)
+    one_side = stereo.spread(mono, torch.ones(64, stereo.BANDS))
+    assert 0.95 < float(one_side.abs().max()) <= 1 and float(one_side[:, 0].abs().max()) < 1e-5
+    quiet = stereo.spread(0.4 * mono, torch.ones(64, stereo.BANDS))
+    assert float((quiet[:, 1] - 0.8 * mono).abs().max()) < 1e-5
+
+
 def test_bands_have_their_own_places() -> None:
     t = torch.arange(RATE) / RATE
     low, high = 0.3 * torch.sin(2 * torch.pi * 200 * t), 0.2 * torch.sin(2 * torch.pi * 6000 * t)
