@@ -19,13 +19,14 @@ from apps.pde.expressions import Expression, Scene
 from apps.pde.fem import Held
 from apps.pde.mesh import Mesh
 from apps.pde.model import DataConfig
-from apps.pde.systems import System
+from apps.pde.systems import SYSTEMS, System
 from core.errors import UsageError
 
 __all__ = ["Label", "Orbit", "labels", "solve", "tapered"]
 
 PARTS = ("train", "valid", "test")
 GRID = {"burgers": 128, "fitzhugh_nagumo": 128, "gray_scott": 192}
+POSED = ("cylinder", "cells")  # whose solvers know the boundary conditions of the system alone
 WARM = 0.02  # largest step of FitzHugh-Nagumo's warm-up from noise, whose errors do not matter
 Say = Callable[[str], None]
 Move = Callable[[np.ndarray], np.ndarray]
@@ -79,11 +80,23 @@ def solve(
         UsageError: the system has no solver on that domain.
         DataError: the time step is beyond stability.
     """
+    if own.name in POSED and (changed := [p for p, text in own.boundary.items() if text != _usual(own, p)]):
+        hint = "leave it as it is; trajectories of your own come as data.file"
+        raise UsageError("is not what this system's solver has there", field=f"boundary.{changed[0]}",
+                         value=own.boundary[changed[0]], hint=hint)  # fmt: skip
     if label.reynolds:
         return _cylinder(config, mesh, label.reynolds, say, state)
     run = _cells if own.name == "cells" else _spectral if all(mesh.period) and not mesh.groups else _elements
     states = run(config, own, mesh, label.seed(seed))
     return Orbit(states.astype(np.float32), dict(own.parameters))
+
+
+def _usual(own: System, part: str) -> str | None:
+    """Return the condition that a solver has on a part of the boundary, None where it knows no such part."""
+    known = SYSTEMS[own.name].boundary
+    if own.name == "cells":  # any number of cells, any names outside
+        return known["cell_1" if part.startswith("cell") else "left"]
+    return known.get(part)
 
 
 def _stride(config: DataConfig) -> int:

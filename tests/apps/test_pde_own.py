@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apps.pde import data, fem
+from apps.pde import data, fem, truth
 from apps.pde.formats import write_mesh
 from apps.pde.mesh import Mesh
 from apps.pde.model import DataConfig
@@ -68,3 +68,14 @@ def test_conditions_that_the_elements_do_not_know_are_refused(tmp_path: Path, te
     config = own(tmp_path, rectangle(6), boundary={**WALLS, "top": text})
     with pytest.raises(UsageError, match=r"boundary\.top: the elements cannot solve this"):
         data.splits(config, 0)
+
+
+@pytest.mark.parametrize(("name", "part"), [("cylinder", "bottom"), ("cells", "cell_2")])
+def test_solvers_with_conditions_of_their_own_refuse_others(name: str, part: str) -> None:
+    config = DataConfig(system=name, nodes=300, train=1, reynolds=[100] * (name == "cylinder"), dt=0.2, steps=2,
+                        warmup=0.6, boundary={part: "dirichlet(0)"})  # fmt: skip
+    own_system, mesh = data.posed(config)
+    with pytest.raises(UsageError, match=rf"boundary\.{part}: is not what this system's solver has there"):
+        truth.solve(config, own_system, mesh, 0, truth.labels(config)["train"][0])
+    own_system, mesh = data.posed(replace(config, boundary={}))
+    assert truth.solve(replace(config, steps=1), own_system, mesh, 0, truth.labels(config)["train"][0]).states.any()
