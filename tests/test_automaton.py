@@ -88,3 +88,13 @@ def test_mistakes_are_named() -> None:
     for wrong in (lambda: counter([-1, 0]), lambda: forbid([(0, 3)], 3), lambda: anything(2) & anything(3)):
         with pytest.raises(UsageError):
             wrong()
+    for low, high in ((-1, None), (-1, 2), (3, 2)):
+        with pytest.raises(UsageError, match="low"):
+            counter([0, 1], low, high)
+
+
+def test_a_site_may_be_left_without_any_token() -> None:
+    none = sites([{0, 1}, set(), {2}], 3)
+    assert none.accepts(np.array([[0, 1, 2], [1, 0, 2]])).tolist() == [False, False]
+    with pytest.raises(InfeasibleError, match="letters cannot be met within 3 tokens"):
+        feasible({"letters": none, "rest": anything(3)}, 3)

@@ -232,13 +232,13 @@ def counter(cost: Sequence[int], low: int = 0, high: int | None = None) -> Autom
         low, high: bounds, `high` None for none.
 
     Raises:
-        UsageError: a negative cost, or low > high.
+        UsageError: a negative cost or bound, or low > high.
     """
     price = np.asarray(cost, np.int64)
     if (price < 0).any():
         raise UsageError("costs may not be negative", field="cost", value=int(price.min()))
-    if high is not None and not 0 <= low <= high:
-        raise UsageError(f"must lie between 0 and high = {high}", field="low", value=low)
+    if low < 0 or (high is not None and low > high):
+        raise UsageError("must lie between 0 and the high bound", field="low", value=low)
     top = low if high is None else high
     total = np.arange(top + 1)[:, None] + price
     delta = np.minimum(total, top) if high is None else np.where(total > top, -1, total)
@@ -250,6 +250,7 @@ def sites(allowed: np.ndarray | Sequence[Iterable[int]], tokens: int) -> Automat
     table = np.zeros((len(allowed), tokens), bool)
     for i, values in enumerate(allowed):
         values = np.asarray(list(values))
+        values = values if len(values) else values.astype(np.int64)  # a site that nothing may stand at
         _check(set() if values.dtype == bool else set(values.tolist()), tokens, f"sites[{i}]")
         table[i, values] = True
     length = len(table)
