@@ -54,6 +54,8 @@ def test_contradictions_are_refused() -> None:
         Affine(csr_matrix(np.eye(3)[:1]), np.ones(1), None, np.array([0]), np.zeros(1))
     with pytest.raises(InfeasibleError, match="two values"):
         Affine.fixed(3, np.array([1]), np.ones(1)) & Affine.fixed(3, np.array([1]), np.zeros(1))
+    with pytest.raises(InfeasibleError, match="two values"):
+        Affine.fixed(3, np.array([1]), np.array([101325.0])) & Affine.fixed(3, np.array([1]), np.array([101326.0]))
     with pytest.raises(UsageError, match="do not fit"):
         Affine(csr_matrix(np.ones((2, 3))), np.zeros(3))
 

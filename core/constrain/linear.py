@@ -79,7 +79,7 @@ class Affine:
         """Return the intersection; weights are the other's where this one has only given coordinates."""
         where, first, again = np.unique(np.r_[self.where, other.where], return_index=True, return_inverse=True)
         both = np.r_[self.value, other.value]
-        if not np.allclose(both[first][again], both, atol=1e-12):
+        if not np.allclose(both[first][again], both, rtol=1e-12, atol=1e-12):
             raise InfeasibleError("a coordinate is given two values", field="constraint")
         weight = self.weight if self.A.shape[0] else other.weight
         return Affine(vstack([self.A, other.A]), np.r_[self.b, other.b], weight, where, both[first])
