@@ -69,13 +69,14 @@ def _loaded(path: Path | str, mono: bool = False) -> np.ndarray:
         raise DataError(f"cannot be read as audio ({error})", field="audio", value=str(path)) from None
     if mono or audio.shape[1] != 2:
         audio = audio.mean(1, keepdims=True)
-    if not len(audio) or not np.isfinite(audio).all():
-        what = "holds values that are not finite" if len(audio) else "holds no sound"
-        raise DataError(what, field="audio", value=str(path))
-    if rate != RATE:
+    if not np.isfinite(audio).all():
+        raise DataError("holds values that are not finite", field="audio", value=str(path))
+    if rate != RATE and len(audio):
         import soxr
 
         audio = soxr.resample(audio, rate, RATE)
+    if not len(audio):
+        raise DataError("holds no sound", field="audio", value=str(path))
     return np.ascontiguousarray(audio, dtype=np.float32)
 
 

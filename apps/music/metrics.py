@@ -28,7 +28,8 @@ DB = 20 / np.log(10)
 
 
 def _spectrum(audio: Tensor) -> Tensor:
-    return magnitude(Framer().push(audio))
+    """Return spectra of whole rows of a sound [m], one at least: what is missing of that is silence."""
+    return magnitude(Framer().push(torch.nn.functional.pad(audio, (0, max(0, HOP - len(audio))))))
 
 
 def mel_distance(real: Tensor, made: Tensor) -> float:
