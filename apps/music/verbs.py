@@ -139,12 +139,15 @@ def go_on(
 ) -> dict[str, Any]:
     """Continue a file; what is written is the file's end, as the codec keeps it, and what follows.
 
+    Frames of sound end where the file does: at its beginning, not at the join, a part of one is left out.
     What follows a stereo recording stays where the recording's last second was.
     """
     model = load(name, steps)
     _checked(model, out, form)
     given, codec_ = _read(model, file), model.net.codec
     bpm = given.bpm if isinstance(given, Score) else 120.0
+    if isinstance(given, Tensor) and len(given) > codec_.hop:
+        given = given[len(given) % int(codec_.hop) :]
     frames = codec_.encode(given if isinstance(given, Score) else given.mean(1))  # type: ignore[arg-type]
     past = _whole(model, frames)
     made = model.sample(1, seconds=seconds, past=past, bpm=bpm, seed=seed)

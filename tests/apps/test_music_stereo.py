@@ -188,6 +188,32 @@ def test_a_recordings_picture_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
         verbs.sample("m", {}, n=1, seconds=1.0, seed=0, settings={}, out=None, form=verbs.Form(stereo=True))
 
 
+def test_what_follows_joins_the_end_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, heard = made("codec.kind=mel", "codec.width=8"), []
+    monkeypatch.setattr(verbs, "restore", lambda name: model)
+    sample = MusicModel.sample
+    monkeypatch.setattr(MusicModel, "sample", lambda self, n, **k: heard.append(k["past"]) or sample(self, n, **k))
+    tone = 0.5 * torch.sin(torch.arange(10 * 2048 + 700) / 20)
+    soundfile.write(str(tmp_path / "a.wav"), tone.numpy(), RATE, subtype="FLOAT")
+    call("continue", "m", str(tmp_path / "a.wav"), "--seconds", "1", "--steps", "1", "--out", str(tmp_path / "b.wav"))
+    assert torch.allclose(heard[0], model.net.codec.encode(tone[700:])[-len(heard[0]) :], atol=1e-4)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(1, 8000), (300, RATE), (1, 192_000)])
+def test_a_moment_of_sound_has_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int, rate: int
+) -> None:
+    model = made("codec.kind=mel", "codec.width=8")
+    monkeypatch.setattr(verbs, "restore", lambda name: model)
+    soundfile.write(str(tmp_path / "a.wav"), np.full(samples, 0.5), rate)
+    if rate > RATE:  # nothing of it is left
+        with pytest.raises(DataError, match="holds no sound"):
+            verbs.codec("m", tmp_path / "a.wav", None)
+    else:
+        found = verbs.codec("m", tmp_path / "a.wav", None)
+        assert np.isfinite([found["mel_db"], found["log_spectral_db"]]).all()
+
+
 def test_a_score_without_notes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = made()
     monkeypatch.setattr(verbs, "restore", lambda name: model)
