@@ -214,8 +214,10 @@ def _cylinder(config: DataConfig, mesh: Mesh, number: float, say: Say, state: Pa
         raise UsageError("the flow starts from rest: give it time", field="warmup", value=0, hint="data.warmup=30")
     curve = {} if config.mesh else {"cylinder": _onto((2.5, 2.0), 0.5)}
     flow = Flow(mesh, 1 / number, _ramp, refine=config.fine, curve=curve)
-    end = config.warmup + config.steps * config.dt
-    run = flow.run(end, every=config.dt, start=config.warmup, disturb=0.3, speed=1.8, dt=config.truth_dt or None,
+    first = np.ceil(config.warmup / config.dt - 1e-9) * config.dt  # states are kept at multiples of dt
+    first = config.warmup if np.isclose(first, config.warmup, 1e-9) else float(first)
+    end = first + config.steps * config.dt
+    run = flow.run(end, every=config.dt, start=first, disturb=0.3, speed=1.8, dt=config.truth_dt or None,
                    say=say, state=state)  # fmt: skip
     count = config.steps + 1
     force = 2 * np.stack([np.interp(run.times[-count:], run.clock, f) for f in run.force.T], -1)
