@@ -29,7 +29,19 @@ from apps.pde.model import DataConfig
 from apps.pde.systems import System, system
 from core.errors import DataError, UsageError
 
-__all__ = ["Splits", "Trajectories", "equations", "folder", "interval", "load", "posed", "simulate", "splits", "units"]
+__all__ = [
+    "Splits",
+    "Trajectories",
+    "equations",
+    "fitting",
+    "folder",
+    "interval",
+    "load",
+    "posed",
+    "simulate",
+    "splits",
+    "units",
+]
 
 COUNTS = ("file", "cache", "train", "valid", "test", "reynolds", "reynolds_valid", "reynolds_test", "substeps")
 Say = Callable[[str], None]
@@ -179,6 +191,17 @@ def equations(config: DataConfig) -> System:
                                boundary={**own.boundary, **config.boundary})  # fmt: skip
 
 
+def fitting(config: DataConfig, mesh: Mesh) -> System:
+    """Return the system of a recipe on the mesh of its file: the system's own conditions only of parts that it has.
+
+    Raises:
+        UsageError: unknown system, shape or parameter.
+    """
+    own = equations(config)
+    kept = {k: v for k, v in own.boundary.items() if k in mesh.groups or k in config.boundary}
+    return dataclasses.replace(own, boundary=kept)
+
+
 def interval(config: DataConfig, whole: Trajectories) -> float:
     """Return the time between two states of a recipe whose trajectories are those of a file.
 
@@ -272,7 +295,8 @@ def splits(config: DataConfig, seed: int) -> Splits:
         UsageError, DataError: as `posed`, `load` and `simulate`; a part is empty.
     """
     if config.file:
-        whole, own = load(config.file), equations(config)
+        whole = load(config.file)
+        own = fitting(config, whole.mesh)
         if whole.fields != own.fields:
             raise DataError("holds other fields than the system", field="file", value=whole.fields, choices=own.fields)
         return _split(config, own, whole)

@@ -218,12 +218,12 @@ def build(recipe: Recipe, weights: Mapping[str, torch.Tensor], mesh: str = "", d
     The mesh and the time between states are those of the recipe's file where it has one; on another mesh the model does
     without the file.
     """
-    from apps.pde.data import equations, interval, load
+    from apps.pde.data import fitting, interval, load
 
     d = recipe.data
     whole = load(d.file) if d.file and (not mesh or Path(d.file).is_file()) else None
     if whole is not None and not mesh:
-        own, grid = equations(d), whole.mesh
+        own, grid = fitting(d, whole.mesh), whole.mesh
     else:
         own, grid = posed(dataclasses.replace(d, mesh=mesh or d.mesh))
     if mesh:

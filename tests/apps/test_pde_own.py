@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from apps.pde import data, fem, truth
+from apps.pde.dynamics import Dynamics
 from apps.pde.formats import write_mesh
+from apps.pde.generate import build
 from apps.pde.mesh import Mesh
-from apps.pde.model import DataConfig
+from apps.pde.model import DataConfig, ModelConfig, Recipe
 from core.errors import UsageError
 
 WALLS = {"left": "dirichlet(1); dirichlet(0)", "right": "free", "bottom": "dirichlet(0)", "top": "neumann(0)"}
@@ -79,3 +81,26 @@ def test_solvers_with_conditions_of_their_own_refuse_others(name: str, part: str
         truth.solve(config, own_system, mesh, 0, truth.labels(config)["train"][0])
     own_system, mesh = data.posed(replace(config, boundary={}))
     assert truth.solve(replace(config, steps=1), own_system, mesh, 0, truth.labels(config)["train"][0]).states.any()
+
+
+def test_a_warm_up_of_any_length_leaves_all_states() -> None:
+    config = DataConfig(system="cylinder", nodes=300, reynolds=[100], reynolds_valid=[110], reynolds_test=[120],
+                        dt=0.2, steps=2, warmup=0.5)  # fmt: skip
+    found = data.splits(config, 0)
+    longer = data.splits(replace(config, warmup=0.6), 0)
+    assert found.train.states.shape[1] == 3
+    assert np.array_equal(found.train.states, longer.train.states)
+
+
+def test_a_file_on_a_mesh_of_ones_own_needs_no_parts_of_the_shape(tmp_path: Path) -> None:
+    config = own(tmp_path, rectangle(8))
+    file = data.joined(data.simulate(config, *data.posed(config), 0)).save(tmp_path / "own.npz")
+    found = data.splits(replace(config, mesh="", file=str(file)), 0)
+    assert found.system.boundary == WALLS  # the shape `hole` has a part of that name
+    net = Dynamics(ModelConfig(kind="operators"), found.system, found.train.mesh, 0.02)
+    recipe = Recipe(model=ModelConfig(kind="operators"), data=replace(config, mesh="", file=str(file)))
+    again = build(recipe, net.state_dict())
+    assert again.rollout(found.test.states[0, 0], 1).states.shape == (2, 81, 2)
+    wrong = data.splits(replace(config, mesh="", file=str(file), boundary={**WALLS, "outlet": "free"}), 0)
+    with pytest.raises(UsageError, match="no such boundary part in the mesh; got 'outlet'"):
+        Dynamics(ModelConfig(kind="operators"), wrong.system, wrong.train.mesh, 0.02)
