@@ -81,7 +81,8 @@ def log_likelihood(
         chunk: rows of the Jacobian that are taken at once.
 
     Raises:
-        UsageError: times do not rise or start on clean data; probes without a stream.
+        UsageError: times do not rise, start on clean data, or end in pure noise by the clock `log_snr`, which is
+            infinite there; probes without a stream.
     """
     times = torch.as_tensor(times, dtype=torch.float64)
     if bool((times.diff() <= 0).any()) or float(process.schedule.sigma(times[0])) == 0:
@@ -91,6 +92,8 @@ def log_likelihood(
     vectors = None if probes is None or stream is None else _rademacher(stream, probes, x)
     slopes = _slopes(predict, process, clock, vectors, chunk)
     ends = process.angle(times) if clock == "angle" else process.schedule.log_snr(times)
+    if not bool(ends.isfinite().all()):
+        raise UsageError("is infinite at the last time", field="clock", value=clock, hint="take 'angle'")
     start, stop = (float(process.radius(v)) for v in (times[0], times[-1]))
     z, size = x / start, math.prod(x.shape[1:])
     total = torch.zeros(1 if vectors is None else len(vectors), len(x), dtype=torch.float64, device=x.device)

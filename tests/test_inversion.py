@@ -108,5 +108,7 @@ def test_mistakes_are_named() -> None:
     oracle = Oracle(MIXTURE, RF)
     with pytest.raises(UsageError, match="rise"):
         log_likelihood(oracle, RF, DATA, G.uniform(RF, 4).flip(0))
+    with pytest.raises(UsageError, match="clock: is infinite at the last time"):
+        log_likelihood(oracle, RF, DATA, torch.tensor([0.1, 1.0]), clock="log_snr")
     with pytest.raises(UsageError, match="stream"):
         log_likelihood(oracle, RF, DATA, torch.tensor([0.1, 1.0]), probes=2)
