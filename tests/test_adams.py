@@ -379,6 +379,12 @@ def test_mistakes_are_named() -> None:
         A.adams(RF, [0.0, 1.0])
     with pytest.raises(UsageError, match="eta"):
         A.adams(RF, [1.0, 0.0], eta=1.0)
+    for space, clock in (("velocity", "angle"), ("data", "rho"), ("flow", "log_snr")):
+        with pytest.raises(UsageError, match="rule: needs space 'data' or 'noise' and clock 'log_snr'"):
+            A.adams(RF, G.uniform(RF, 4), 2, space, clock, rule="midpoint")
+    for single in (R.dpm_solver, R.dpmpp_single):
+        with pytest.raises(UsageError, match="order: no singlestep method.*1, 2, 3"):
+            single(RF, G.uniform(RF, 4), 4)
     with pytest.raises(UsageError, match="infinite"):
         G.log_snr(RF, 5, 1.0, 0.1)
     with pytest.raises(UsageError, match="did you mean 'karras'"):

@@ -241,11 +241,12 @@ def adams(
         clock: in which variable.
         corrector: correct each step by the prediction at its end.
         eta: noise of the reverse SDE, 0 for the ODE, 1 for the reverse of the corruption; needs `data`.
-        rule: how weights of two nodes are integrated.
+        rule: how weights of two nodes are integrated; those but `exact` are expansions in the log-SNR.
         curvature: factor on the second derivative in weights of three nodes.
 
     Raises:
-        UsageError: an unknown space, clock or rule; an order below 1 or not one for each step; eta outside of `data`.
+        UsageError: an unknown space, clock or rule; an order below 1 or not one for each step; eta outside of `data`;
+            a rule but `exact` outside of `data` and `noise` in the log-SNR.
     """
     for field, value, choices in (("space", space, SPACES), ("clock", clock, CLOCKS), ("rule", rule, RULES)):
         if value not in choices:
@@ -257,6 +258,8 @@ def adams(
         raise UsageError("must be 1 or more, one for all steps or for each", field="order", value=order)
     if eta and (space != "data" or corrector):
         raise UsageError("noise needs space 'data' and no corrector", field="eta", value=eta)
+    if rule != "exact" and (clock != "log_snr" or space not in {"data", "noise"}):
+        raise UsageError("needs space 'data' or 'noise' and clock 'log_snr'", field="rule", value=rule)
     return _adams(grid, orders, space, clock, corrector, eta, rule, curvature)  # type: ignore[arg-type]
 
 

@@ -97,15 +97,21 @@ def singlestep(
 
 def dpm_solver(process: Gaussian, times: Times, order: int = 2) -> Table:
     """Return DPM-Solver-1, -2 or -3: `order` evaluations a step."""
-    return singlestep(process, times, FRACTIONS[order], "noise", "midpoint" if order == 2 else "exact")
+    return singlestep(process, times, _fractions(order), "noise", "midpoint" if order == 2 else "exact")
 
 
 def dpmpp_single(process: Gaussian, times: Times, order: int = 2) -> Table:
     """Return DPM-Solver++ 1, 2S or 3S: `order` evaluations a step."""
-    return singlestep(process, times, FRACTIONS[order], "data", "midpoint" if order == 2 else "exact")
+    return singlestep(process, times, _fractions(order), "data", "midpoint" if order == 2 else "exact")
 
 
 FRACTIONS: dict[int, tuple[float, ...]] = {1: (), 2: (1 / 2,), 3: (1 / 3, 2 / 3)}
+
+
+def _fractions(order: int) -> tuple[float, ...]:
+    if order not in FRACTIONS:
+        raise UsageError("no singlestep method of this order", field="order", value=order, choices=FRACTIONS)
+    return FRACTIONS[order]
 
 
 def _time(process: Gaussian, u: float, clock: Clock) -> float:
