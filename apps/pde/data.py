@@ -221,6 +221,10 @@ def posed(config: DataConfig) -> tuple[System, Mesh]:
     if config.mesh:
         mesh = read_mesh(config.mesh, (own.size, own.size) if own.shape == "square" else (0.0, 0.0))
         boundary = config.boundary or own.boundary
+        if lost := [part for part in config.boundary if any(mesh.period) and part not in mesh.groups]:
+            hint = "data.shape=hole takes the sides of a mesh as they are" if own.name == "burgers" else None
+            raise UsageError("the mesh has no such part, or it lies on a side that is periodic here",
+                             field=f"boundary.{lost[0]}", value=config.boundary[lost[0]], hint=hint)  # fmt: skip
         return _bounded(dataclasses.replace(own, boundary=dict(boundary)), mesh), mesh
     mesh = shapes.make(own.shape, config.nodes)
     if own.size != 1:
