@@ -72,6 +72,8 @@ def _one(text: str, part: str, names: Sequence[str], fields: Sequence[str] = ())
         return Condition("free")
     if found[1] == "dirichlet":
         return Condition("dirichlet", g=made[0])
+    if found[1] == "robin" and (late := [e.text.strip() for e in made[:2] if "t" in e.used]):
+        raise UsageError("a and b of robin(a, b, g) must not depend on t", field=f"boundary.{part}", value=late[0])
     zero, one = Expression(0, names, spatial=False), Expression(1, names, spatial=False)
     return Condition("robin", *((zero, one, made[0]) if found[1] == "neumann" else made))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from apps.pde import data, fem, truth
+from apps.pde.boundary import read_conditions
 from apps.pde.dynamics import Dynamics
 from apps.pde.formats import write_mesh
 from apps.pde.generate import build
@@ -104,3 +105,20 @@ def test_a_file_on_a_mesh_of_ones_own_needs_no_parts_of_the_shape(tmp_path: Path
     wrong = data.splits(replace(config, mesh="", file=str(file), boundary={**WALLS, "outlet": "free"}), 0)
     with pytest.raises(UsageError, match="no such boundary part in the mesh; got 'outlet'"):
         Dynamics(ModelConfig(kind="operators"), wrong.system, wrong.train.mesh, 0.02)
+
+
+def test_walls_on_sides_that_would_be_periodic_are_refused(tmp_path: Path) -> None:
+    walls = dict.fromkeys(("left", "right", "bottom", "top"), "dirichlet(0)")
+    config = own(tmp_path, rectangle(8), shape="", boundary=walls)
+    with pytest.raises(UsageError, match=r"boundary\.left: .* side that is periodic here; .*data\.shape=hole"):
+        data.posed(config)
+    assert data.posed(replace(config, boundary={}))[1].period == (1, 1)
+    assert data.posed(replace(config, shape="hole"))[1].period == (0, 0)
+
+
+def test_coefficients_of_a_row_do_not_depend_on_time() -> None:
+    mesh = rectangle(4)
+    for text in ("robin(t, 1, 0)", "robin(1, 1 + t, t)"):
+        with pytest.raises(UsageError, match="must not depend on t"):
+            read_conditions(mesh, {**WALLS, "left": text}, ("u", "v"), ("nu",))
+    read_conditions(mesh, {**WALLS, "left": "robin(1, nu, t*y)"}, ("u", "v"), ("nu",))
