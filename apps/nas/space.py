@@ -30,6 +30,7 @@ CHOICES = {
     "place": ("edges", "nodes"), "connected": ("no", "path", "all"), "merge": ("sum", "concat"),
 }  # fmt: skip
 LARGEST = 64
+WORDED = ("connected", "fixed", "alphabets", "costs")
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Space:
         if not isinstance(self.nodes, int) or not 2 <= self.nodes <= LARGEST:
             raise UsageError(f"must lie between 2 and {LARGEST}", field="nodes", value=self.nodes)
         _check_operations(self)
+        _check_settings(self)
         for field in ("fixed", "alphabets"):
             for name, value in (getattr(self, field) or {}).items():
                 variable = {v.name: v for v in self._all}.get(name)
@@ -99,6 +101,8 @@ class Space:
                 for word in [value] if field == "fixed" else value:
                     if word not in variable.values:
                         raise UsageError("no such value", field=f"{field}.{name}", value=word, choices=variable.values)
+                if not self.choices(variable):
+                    raise UsageError("leaves no value", field=f"{field}.{name}", choices=variable.values)
 
     @cached_property
     def pairs(self) -> tuple[tuple[int, int], ...]:
@@ -179,6 +183,25 @@ def _check_operations(space: Space) -> None:
         raise UsageError("needs 0 <= least <= greatest", field="in_degree", value=list(space.in_degree))
 
 
+def _check_settings(space: Space) -> None:
+    """Refuse flags, numbers and costs that are none, and a space in which nothing is open."""
+    for name in ("optional", "free_edges"):
+        if not isinstance(getattr(space, name), bool):
+            raise UsageError("must be true or false", field=name, value=getattr(space, name))
+    if isinstance(space.max_edges, bool) or not isinstance(space.max_edges, int) or space.max_edges < 0:
+        raise UsageError("must be a whole number, 0 for any", field="max_edges", value=space.max_edges)
+    if not space.variables:
+        raise UsageError("leave nothing to choose", field="edges", value=space.edges, hint="add nodes or edges")
+    words = sorted({w for v in space.variables for w in v.values} | {"base"})
+    for resource, own in (space.costs or {}).items():
+        for word, value in own.items():
+            if word not in words:
+                raise UsageError("no such operation", field=f"costs.{resource}", value=word, choices=words)
+            if isinstance(value, bool) or not isinstance(value, int):
+                hint = "count in smaller units"
+                raise UsageError("must be a whole number", field=f"costs.{resource}.{word}", value=value, hint=hint)
+
+
 def names() -> list[str]:
     """Return the spaces that ship."""
     return sorted(p.stem for p in FOLDER.glob("*.yaml"))
@@ -216,12 +239,21 @@ def make(text: Mapping[str, Any]) -> Space:
     for key in ("name", "place", "nodes", "operations"):
         if key not in text:
             raise UsageError("is missing", field=key, hint=f"a space needs {key}")
-    given = dict(text)
+    given = {key: _worded(value) if key in WORDED else value for key, value in text.items()}
     try:
         given["operations"] = tuple(str(v) for v in given["operations"])
         for key in ("edges", "in_degree"):
             if key in given and not isinstance(given[key], str):
                 given[key] = tuple(tuple(v) if isinstance(v, list) else v for v in given[key])
         return Space(**given)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"malformed ({error})", field="space", value=str(given.get("name"))) from None
+
+
+def _worded(value: Any) -> Any:
+    """Return what was written where YAML took the words yes and no for truth values, and names of nodes for numbers."""
+    if isinstance(value, Mapping):
+        return {str(_worded(k)): _worded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_worded(v) for v in value]
+    return ("no", "yes")[value] if isinstance(value, bool) else value

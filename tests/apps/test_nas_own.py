@@ -8,9 +8,11 @@ import torch
 
 from apps.nas import images
 from apps.nas.cell import Cell
+from apps.nas.constraints import additive, everything
 from apps.nas.modules import build
-from apps.nas.space import load
+from apps.nas.space import Space, load, make
 from apps.nas.training import settings
+from core.errors import UsageError
 
 NB201 = load("nb201")
 
@@ -23,3 +25,39 @@ def test_images_of_any_size_pass_the_stages(tmp_path: Path, size: tuple[int, int
     net = build(Cell.of(NB201, [3] * 6).literal(), **settings(data)).eval()
     assert net(data.x[:2]).shape == (2, 2)
     assert torch.isfinite(net(data.x[:2])).all()
+
+
+def yaml(folder: Path, text: str) -> Space:
+    (folder / "own.yaml").write_text(
+        f"name: own\nplace: nodes\nnodes: 5\noperations: [nor_conv_3x3, skip_connect]\n{text}\n"
+    )
+    return load(folder / "own.yaml")
+
+
+def test_yes_and_no_of_yaml_are_the_words_of_a_space(tmp_path: Path) -> None:
+    assert yaml(tmp_path, "connected: no").connected == "no"
+    found = yaml(tmp_path, "fixed: {0-1: yes, 1: skip_connect}\nalphabets: {0-4: [no]}\ncosts: {wires: {yes: 2}}")
+    x = everything(found)
+    assert np.all(x[:, found.index["0-1"]] == 1) and np.all(x[:, found.index["1"]] == 1)
+    assert not x[:, found.index["0-4"]].any()
+    cost, _ = additive(found, "wires", {})
+    assert int(cost[found.index["0-1"], 1]) == 2
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("edges: [[0, 1, 2]]", "malformed"), ("edges: [0, 1]", "malformed"), ("edges: nowhere", "edges: not a valid"),
+    ("max_edges: many", "max_edges: must be"), ("max_edges: -1", "max_edges: must be"),
+    ("max_edges: 4.5", "max_edges: must be"), ("optional: maybe", "optional: must be true or false"),
+    ("fixed: [1]", "malformed"), ("alphabets: {1: []}", r"alphabets.1: leaves no value"),
+    ("costs: {energy: 3}", "malformed"),
+    ("costs: {energy: {nor_conv_3x3: 0.5}}", r"costs.energy.nor_conv_3x3: must be a whole number"),
+    ("costs: {energy: {nor_conv_3x4: 5}}", "did you mean 'nor_conv_3x3'"),
+])  # fmt: skip
+def test_malformed_spaces_are_one_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        yaml(tmp_path, text)
+
+
+def test_a_space_without_variables_is_refused() -> None:
+    with pytest.raises(UsageError, match="leave nothing to choose"):
+        make({"name": "own", "place": "nodes", "nodes": 2, "operations": ["skip_connect"], "edges": "chain"})
