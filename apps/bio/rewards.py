@@ -62,6 +62,12 @@ class Gc(_Soft):
     name: str = "gc"
     unit: str = "share of letters"
 
+    def __post_init__(self) -> None:
+        """Refuse bounds that are no shares."""
+        if not 0 <= self.lo <= self.hi <= 1:
+            raise UsageError("0 <= lo <= hi <= 1 is needed, shares and no percents", field="gc",
+                             value=(self.lo, self.hi))  # fmt: skip
+
     def soft(self, p: Tensor) -> Tensor:
         """Return the value of laws [B, L, 4], [B]."""
         share = p[..., 1:3].sum(-1).mean(-1)
