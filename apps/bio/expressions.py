@@ -200,11 +200,21 @@ def made(word: str, arguments: list[Any], called: bool) -> Reward:
         raise UsageError("no such reward", field="reward", value=word, choices=[*BUILT_IN, *joined]) from error
 
 
+def _count(word: str, name: str, value: Any) -> int:
+    """Return an argument that counts something: numbers of an expression are read as floats."""
+    if not isinstance(value, float) or value < 1 or not value.is_integer():
+        raise UsageError(f"{name} is a whole number from 1 on", field="reward", value=f"{word}(... {value} ...)")
+    return int(value)
+
+
 def _called(word: str, way: Callable[..., Reward], arguments: list[Any]) -> Reward:
     try:
-        if inspect.isclass(way) and OWN & inspect.signature(way).bind(*arguments).arguments.keys():
+        known = inspect.signature(way)
+        given = known.bind(*arguments).arguments
+        if inspect.isclass(way) and OWN & given.keys():
             raise TypeError("too many")
-        return way(*arguments)
+        counts = {k: _count(word, k, v) for k, v in given.items() if known.parameters[k].annotation == "int"}
+        return way(**given | counts) if counts else way(*arguments)
     except TypeError as error:
         wanted = ", ".join(k for k in inspect.signature(way).parameters if k not in OWN)
         raise UsageError(

@@ -127,11 +127,19 @@ def test_expressions(tmp_path: Path) -> None:
     assert math.isinf(float(r.table(str(tmp_path / "t.tsv")).score(x)[1]))
 
 
+def test_arguments_that_count_are_whole_numbers() -> None:
+    x = random_dna(6, 60)
+    assert torch.equal(parse("hairpin(3, 12)").score(x), r.Hairpin(3, 12).score(x))
+    assert torch.equal(parse("2 * hairpin(4)").score(x), 2 * r.Hairpin(4).score(x))
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [("gcc(0.4, 0.6)", "'gc'"), ("gc(1, 2, 3, 4, 5)", "takes other"), ("gc(0.4, 0.6, 3)", "takes other"),
      ("gc(", "closing"), ("gc() gc()", "read at"), ("", "read at"), ("nothing.here:Reward", "imported"),
-     ("tn", "'tm'"), ("gravy(3)", "write gravy()"), ("charge(7)", "write charge()"), ("ddg", "write ddg.folder")],
+     ("tn", "'tm'"), ("gravy(3)", "write gravy()"), ("charge(7)", "write charge()"), ("ddg", "write ddg.folder"),
+     ("hairpin(4.5)", "stem is a whole number"), ("hairpin(0)", "stem is a whole number"),
+     ("hairpin(4, gc)", "reach is a whole number"), ("gc(40, 60)", "no percents"), ("gc(0.6, 0.4)", "lo <= hi")],
 )  # fmt: skip
 def test_mistakes_are_named(wrong: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
