@@ -55,7 +55,13 @@ def expression(pattern: str, dna: bool) -> str:
     codes = {k: f"[{v}]" for k, v in ambiguous_dna_values.items()} if dna else PROTEIN
     text = re.sub(r"\{([A-Z]+)\}", r"[^\1]", pattern.upper())
     parts = re.split(r"(\[\^?[A-Z]+\])", text)
-    return "".join(part if part.startswith("[") else "".join(codes.get(c, c) for c in part) for part in parts)
+    inside = str.maketrans({"[": None, "]": None, ".": "A-Z"})  # a code inside a class is the letters it stands for
+    out = []
+    for part in parts:
+        spelt = "".join(codes.get(c, c) for c in part.strip("[^]"))
+        head = re.match(r"\[\^?", part)
+        out.append(f"{head[0]}{spelt.translate(inside)}]" if head else spelt)
+    return "".join(out)
 
 
 @cache

@@ -21,6 +21,8 @@ SPECS = {
     "forbid": c.forbid("GAW", "TTT"),
     "forbid one strand": c.forbid("GAW", both_strands=False),
     "forbid class": c.forbid("A{A}A[CG]"),
+    "forbid codes in classes": c.forbid("[RA]{S}A"),
+    "fix codes in classes": c.fix(2, "[YA]{R}?{CG}"),
     "forbid within": c.forbid("AC", within=(2, 4)),
     "forbid touching": c.forbid("AC", touching=(2, 3)),
     "require": c.require("GAW"),
@@ -81,6 +83,15 @@ def test_proteins_have_rules_too() -> None:
     drawn = law.whole(500).admit(x, none, everything, torch.rand(500, 5, dtype=torch.float64))
     words = ["".join(letters[v] for v in row) for row in drawn.tolist()]
     assert audit.clean(audit.check(words, [c.forbid("N{P}[ST]"), c.require("KXK"), c.alphabet("ANKSTP")], dna=False))
+
+
+@pytest.mark.parametrize("word", ["[BA]{Z}", "[JX]K", "X{J}"])
+def test_codes_in_classes_of_residues_mean_the_same_to_both(word: str) -> None:
+    letters = "ACDEFGHIKLMNPQRSTVWY"
+    pairs = np.array(list(itertools.product(range(20), repeat=2)))
+    accepted = c.compile_([c.forbid(word)], 2, letters).layers.accepts(pairs)
+    words = ["".join(letters[v] for v in row) for row in pairs]
+    assert [audit.holds(c.forbid(word), w, dna=False) for w in words] == accepted.tolist()
 
 
 FULL = [
