@@ -39,6 +39,7 @@ from apps.nas.cell import Cell, resources
 from apps.nas.fidelity import Ladder
 from apps.nas.proxies import PROXIES, Proxy
 from apps.nas.space import Space
+from apps.nas.space import load as load_space
 from apps.nas.tokenizer import from_string
 from apps.nas.training import Training
 from core.constrain.layers import Layers
@@ -269,6 +270,14 @@ def columns(source: str, folder: str = FOLDER) -> dict[str, dict[str, str]]:
     return rows
 
 
+def _shipped(space: Space, name: str, reward: str) -> None:
+    """Refuse a space whose tokens stand for other cells than those of the space that ships."""
+    own = load_space(name)
+    if space.name != name or (space.variables, space.merge) != (own.variables, own.merge):
+        hint = f"{space.name} has other operations or edges" if space.name == name else None
+        raise UsageError(f"is about the space {name}", field="reward", value=reward, hint=hint)
+
+
 def _real(source: str, column: str, space: Space, folder: str) -> Table:
     rows = columns(source, folder)
     known = [c for c in next(iter(rows.values())) if c not in ("idx", "code")]
@@ -276,8 +285,7 @@ def _real(source: str, column: str, space: Space, folder: str) -> Table:
         raise UsageError(
             "no such column", field="reward", value=f"{source}:{column}", choices=[f"{source}:{k}" for k in known]
         )
-    if space.name != "nb201":
-        raise UsageError("is about the space nb201", field="reward", value=f"{source}:{column}")
+    _shipped(space, "nb201", f"{source}:{column}")
     found = {tuple(int(c) for c in code): float(r[column]) for code, r in rows.items() if r.get(column)}
     if source == "hw":  # -1 where it was not measured
         found = {cell: value if value >= 0 else math.nan for cell, value in found.items()}
@@ -293,12 +301,14 @@ def digits_table() -> Path:
 
 
 def _digits(column: str, space: Space) -> Table:
-    from apps.nas.table import COLUMNS, read
+    from apps.nas.table import COLUMNS, SPACES, read
 
     if column not in COLUMNS[3:]:
         raise UsageError(
             "no such column", field="reward", value=f"digits:{column}", choices=[f"digits:{k}" for k in COLUMNS[3:]]
         )
+    if space.name in SPACES:
+        _shipped(space, space.name, f"digits:{column}")
     path = digits_table()
     parts = [path] if path.is_file() else sorted(path.glob("part-*.csv"))
     grouped: dict[str, list[float]] = defaultdict(list)

@@ -1,15 +1,17 @@
 """Spaces, tables and images of the user: what is legitimate works, what is not is one line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from apps.nas import images
+from apps.nas import images, rewards
 from apps.nas.cell import Cell
 from apps.nas.constraints import additive, everything
 from apps.nas.modules import build
+from apps.nas.rewards import FOLDER
 from apps.nas.space import Space, load, make
 from apps.nas.training import settings
 from core.errors import UsageError
@@ -61,3 +63,19 @@ def test_malformed_spaces_are_one_line(tmp_path: Path, text: str, words: str) ->
 def test_a_space_without_variables_is_refused() -> None:
     with pytest.raises(UsageError, match="leave nothing to choose"):
         make({"name": "own", "place": "nodes", "nodes": 2, "operations": ["skip_connect"], "edges": "chain"})
+
+
+def test_measured_values_are_of_the_space_that_ships_and_no_other_of_its_name() -> None:
+    fewer = make({"name": "nb201", "place": "edges", "nodes": 4, "operations": list(NB201.operations[1:])})
+    for reward in ("digits:valid", "nb201:c10_test_200", "hw:c10_raspi4_latency"):
+        if reward[0] != "d" and not (Path(FOLDER) / "nb201_main.csv.gz").is_file():
+            continue
+        with pytest.raises(UsageError, match="is about the space nb201.*has other operations"):
+            rewards.load(reward, fewer)
+    narrow = make({"name": "nb201", "place": "edges", "nodes": 4, "operations": list(NB201.operations),
+                   "fixed": {"0-1": "skip_connect"}})  # fmt: skip
+    x = torch.tensor([[1, 3, 3, 3, 3, 3]])
+    assert rewards.load("digits:valid", narrow).score(x) == rewards.load("digits:valid", NB201).score(x)
+    summed = replace(load("nb101-5"), merge="sum")
+    with pytest.raises(UsageError, match="is about the space nb101-5"):
+        rewards.load("digits:valid", summed)
