@@ -12,7 +12,7 @@ them to try.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -137,7 +137,8 @@ class Cell:
 def canonical_graph(labels: tuple[str, ...], arcs: tuple[tuple[int, int], ...]) -> str:
     """Return the least code of a labelled acyclic graph over the numberings that keep its arcs ascending.
 
-    Nodes are sorted by refined colour first, so that only nodes of one colour change places.
+    Nodes are sorted by refined colour first, so that only nodes of one colour change places; those between the same
+    nodes need not change places with each other.
     """
     n = len(labels)
     colour = list(_ranked(list(labels)))
@@ -151,13 +152,27 @@ def canonical_graph(labels: tuple[str, ...], arcs: tuple[tuple[int, int], ...]) 
             break
         colour = finer
     groups = [[v for v in range(n) if colour[v] == c] for c in sorted(set(colour))]
+    around = [(frozenset(i for i, j in arcs if j == v), frozenset(j for i, j in arcs if i == v)) for v in range(n)]
     best = ""
-    for row in itertools.product(*(itertools.permutations(g) for g in groups)):
+    for row in itertools.product(*(_orders(g, around) for g in groups)):
         place = {v: k for k, v in enumerate(itertools.chain(*row))}
         code = " ".join(f"{a}-{b}" for a, b in sorted((place[i], place[j]) for i, j in arcs))
         best = code if not best or code < best else best
     shown = [labels[v] for g in groups for v in g]
     return f"{','.join(shown)};{best}"
+
+
+def _orders(group: Sequence[int], around: Sequence[Any]) -> Iterator[tuple[int, ...]]:
+    """Yield the orders of some nodes, of those that only exchange nodes with the same neighbours one."""
+    kinds: dict[Any, list[int]] = {}
+    for v in group:
+        kinds.setdefault(around[v], []).append(v)
+    if len(kinds) == len(group):
+        yield from itertools.permutations(group)
+        return
+    for own in kinds.values():
+        for rest in _orders([v for v in group if v != own[0]], around):
+            yield own[0], *rest
 
 
 def _ranked(values: list[Any]) -> list[int]:

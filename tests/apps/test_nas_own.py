@@ -1,5 +1,6 @@
 """Spaces, tables and images of the user: what is legitimate works, what is not is one line."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from apps.nas import images, rewards
-from apps.nas.cell import Cell
+from apps.nas.cell import Cell, canonical_graph
 from apps.nas.constraints import additive, everything
 from apps.nas.modules import build
 from apps.nas.rewards import FOLDER
@@ -79,3 +80,30 @@ def test_measured_values_are_of_the_space_that_ships_and_no_other_of_its_name() 
     summed = replace(load("nb101-5"), merge="sum")
     with pytest.raises(UsageError, match="is about the space nb101-5"):
         rewards.load("digits:valid", summed)
+
+
+def test_classes_of_wide_cells_are_found_at_once() -> None:
+    n = 14  # 12 equal branches, which change places in 479 million ways
+    pairs = [[0, j] for j in range(1, n - 1)] + [[j, n - 1] for j in range(1, n - 1)]
+    space = make({"name": "wide", "place": "nodes", "nodes": n, "operations": ["skip_connect", "avg_pool_3x3"],
+                  "edges": pairs, "free_edges": False})  # fmt: skip
+    keys = {Cell.of(space, [0] * a + [1] * (12 - a)).key for a in range(13)}
+    assert len(keys) == 13 and Cell.of(space, [1, 0] * 6).key in keys
+
+
+def test_the_least_code_is_that_of_all_orders() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        n = int(rng.integers(3, 7))
+        arcs = tuple((i, j) for j in range(n) for i in range(j) if rng.random() < 0.5)
+        labels = ("in", *rng.choice(["a", "b"], n - 2).tolist(), "out")
+        key = canonical_graph(labels, arcs)
+        shown, best = key.split(";")
+        codes = []
+        for place in itertools.permutations(range(n)):
+            if all(shown.split(",")[place[v]] == labels[v] for v in range(n)):
+                codes.append(" ".join(f"{a}-{b}" for a, b in sorted((place[i], place[j]) for i, j in arcs)))
+        assert best in codes
+        turn = [0, *(1 + rng.permutation(n - 2)).tolist(), n - 1]
+        moved = tuple(labels[turn.index(v)] for v in range(n))
+        assert canonical_graph(moved, tuple((turn[i], turn[j]) for i, j in arcs)) == key
