@@ -61,18 +61,33 @@ def vector(asked: Mapping[str, Tensor], frames: int) -> Tensor:
     """Return the control [frames, WIDTH] of the groups asked for, each [frames, width] or [width].
 
     Raises:
-        UsageError: no such group, or another width.
+        UsageError: no such group, another width or number of rows, or no finite numbers.
     """
     out = torch.zeros(frames, WIDTH)
     for name, value in asked.items():
         if name not in GROUPS:
             raise UsageError("no such control", field="control", value=name, choices=GROUPS)
-        value = torch.as_tensor(value, dtype=torch.float32)
-        if value.shape[-1:] != (GROUPS[name],):
-            raise UsageError(f"takes {GROUPS[name]} numbers a frame", field=name, value=tuple(value.shape))
+        value, wide = numbers(name, value), GROUPS[name]
+        if tuple(value.shape) not in {(wide,), (1, wide), (frames, wide)}:
+            hint = f"give ({wide},) for all frames, or ({frames}, {wide})"
+            raise UsageError(f"takes {wide} numbers a frame", field=name, value=tuple(value.shape), hint=hint)
+        if not value.isfinite().all():
+            raise UsageError("holds values that are not finite", field=name, value=value.tolist()[:3])
         out[:, AT[name]] = value
         out[:, FLAGS + list(GROUPS).index(name)] = 1
     return out
+
+
+def numbers(name: str, value: object) -> Tensor:
+    """Return what is asked of a group as numbers of its own, float32.
+
+    Raises:
+        UsageError: they are no numbers.
+    """
+    try:
+        return torch.as_tensor(value, dtype=torch.float32).clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError("takes numbers", field=name, value=str(value), hint=f"{GROUPS.get(name, 1)} a frame") from None
 
 
 def drop(

@@ -198,7 +198,7 @@ class MusicModel:
 
         Raises:
             InfeasibleError: the rules leave nothing to play.
-            UsageError: rules for a codec that knows no notes.
+            UsageError: rules for a codec that knows no notes, or something that cannot be played.
         """
         if constraints:
             return self.obeying(*constraints).sample(
@@ -206,16 +206,17 @@ class MusicModel:
                 seed=seed, index=index, steps=steps, guidance=guidance, steer=steer,
             )  # fmt: skip
         flow, cfg = self.net.flow, self.recipe.sample
-        length, total = flow.config.block, frames or self.frames_of(seconds, bpm)
         samples = torch.arange(n) if index is None else torch.as_tensor(index)
+        self._playable(len(samples), bpm, frames, seconds, 0 if past is None else len(past))
+        length, total = flow.config.block, frames or self.frames_of(seconds, bpm)
         context = self.context(len(samples), cfg.guidance if guidance is None else guidance)
-        for k, block in enumerate(() if past is None else past.split(length)):
+        for k, block in enumerate(() if past is None or not len(past) else past.split(length)):
             context.control = None if past_control is None else self._rows(past_control[k * length :][:length], samples)
             context.commit(block.expand(len(samples), -1, -1))
         wanted = dict(asked or {})
         attack = wanted.pop("attack", None)
         told = controls.vector(self._asked(wanted, total, bpm, context.number), total)
-        out, table = [], self.table(steps or cfg.steps)
+        out, table = [], self.table(cfg.steps if steps is None else steps)
         for number in range(-(-total // length)):
             part = told[number * length : (number + 1) * length]
             context.control = self._rows(torch.nn.functional.pad(part, (0, 0, 0, length - len(part))), samples)
@@ -229,6 +230,18 @@ class MusicModel:
             context.commit(made)
             out.append(made)
         return Music(torch.cat(out, 1)[:, :total], self, bpm)
+
+    def _playable(self, count: int, bpm: float, frames: int, seconds: float, past: int) -> None:
+        """Refuse what cannot be played."""
+        if not count:
+            raise UsageError("makes one piece at least", field="n", value=count)
+        if not 0 < bpm < float("inf"):
+            raise UsageError("is not a tempo", field="bpm", value=bpm, hint="beats per minute")
+        if frames < 0 or not 0 <= seconds < float("inf"):
+            name, value = ("frames", frames) if frames < 0 else ("seconds", seconds)
+            raise UsageError("is not a length", field=name, value=value)
+        if past % self.net.flow.config.block:
+            raise UsageError(f"takes blocks of {self.net.flow.config.block} frames", field="past", value=past)
 
     def _lasts(self, bpm: float) -> float:
         """Return the samples of a block."""

@@ -117,12 +117,16 @@ class LiveSession:
     """Blocks made with fewer steps than asked for."""
 
     def __post_init__(self) -> None:
-        """Open the memory and the player."""
+        """Open the memory and the player.
+
+        Raises:
+            UsageError: no tempo.
+        """
         self.codec = self.model.net.codec
         self.context = self.model.context(1, self.guidance)
         self.player = self.codec.player()
         if isinstance(self.player, RollPlayer):
-            self.player.bpm = self.bpm
+            self.player.bpm = self.bpm = _tempo(self.bpm)
             self.ask(tempo=torch.tensor([self.tempo]))
         self.now = self.steps
         self.rest = torch.zeros(0)
@@ -154,21 +158,19 @@ class LiveSession:
             asked: groups of `controls.GROUPS`, numbers [width], or [L, width] frame by frame; `bpm` the tempo.
 
         Raises:
-            UsageError: no such group, or another width.
+            UsageError: no such group, another width, no finite numbers, or no tempo.
         """
         for name, value in asked.items():
             if name == "bpm":
-                self._play_at(float(value))
+                self._play_at(_tempo(value))
             elif value is None:
                 self.asked.pop(name, None)
             else:
-                given = torch.as_tensor(value, dtype=torch.float32)
+                given = controls.numbers(name, value)
                 controls.vector({name: given}, self.frames)  # refuses what does not fit
                 self.asked[name] = given
 
     def _play_at(self, bpm: float) -> None:
-        if not 20 <= bpm <= 400:
-            raise UsageError("is not a tempo", field="bpm", value=bpm, hint="20 to 400 beats per minute")
         self.bpm = bpm
         if isinstance(self.player, RollPlayer):
             self.player.bpm = bpm
@@ -245,9 +247,19 @@ class LiveSession:
         return out
 
     def listen_to(self, frames: Tensor, asked: Tensor | None = None) -> None:
-        """Take what has been played before, whole blocks of frames [n L, dim], as the past; it is not played again."""
+        """Take what has been played before, whole blocks of frames [n L, dim], as the past; it is not played again.
+
+        Args:
+            frames: what was played.
+            asked: what was asked of it, [n L, WIDTH].
+
+        Raises:
+            UsageError: no whole blocks, or another number of rows of what was asked.
+        """
         if len(frames) % self.frames:
             raise UsageError(f"takes blocks of {self.frames} frames", field="past", value=len(frames))
+        if asked is not None and len(asked) != len(frames):
+            raise UsageError("needs a row for each frame of the past", field="asked", value=len(asked))
         parts = asked.split(self.frames) if asked is not None else [None] * (len(frames) // self.frames)
         for piece, control in zip(frames.split(self.frames), parts, strict=True):
             self.context.control = None if control is None else control[None]
@@ -255,11 +267,14 @@ class LiveSession:
             self.number += 1
 
     def warmup(self) -> float:
-        """Make one block and forget it, so that the first one that counts is not late; return its milliseconds."""
-        before, counts = self.snapshot(), (self.late, self.saved)
+        """Make one block and forget it, so that the first one that counts is not late; return its milliseconds.
+
+        What was heard before is still to be answered.
+        """
+        before, counts, heard = self.snapshot(), (self.late, self.saved), (self.heard, self.due)
         spent = self.block().compute_ms
         self.restore(before)
-        self.late, self.saved = counts
+        (self.late, self.saved), (self.heard, self.due) = counts, heard
         return spent
 
     def snapshot(self) -> Snapshot:
@@ -273,3 +288,14 @@ class LiveSession:
         self.number, self.sample, self.now = state.number, state.sample, state.steps
         self.rest, self.asked, self.attack = state.rest.clone(), dict(state.asked), state.attack
         self.bpm = state.bpm
+
+
+def _tempo(value: Any) -> float:
+    """Return beats per minute; refuse what cannot be played at."""
+    try:
+        bpm = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        bpm = 0.0
+    if not 20 <= bpm <= 400:
+        raise UsageError("is not a tempo", field="bpm", value=value, hint="20 to 400 beats per minute")
+    return bpm

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from apps import music
-from apps.music import metrics, pipe, tunes
+from apps.music import controls, metrics, pipe, tunes
 from apps.music.cli import app
 from apps.music.corpus import corpus, moved, told
 from apps.music.generate import MusicModel
@@ -122,6 +123,42 @@ def test_what_is_asked_takes_effect_with_the_next_block(model: MusicModel) -> No
         other.ask(bpm=7.0)
     other.ask(bpm=60.0)
     assert other.block().deadline_ms == 2 * a.deadline_ms
+
+
+def test_what_cannot_be_asked_is_refused(model: MusicModel) -> None:
+    session = model.live(0)
+    for name, wrong in {"loudness": torch.zeros(3, 1), "key": "Dm", "centroid": [float("nan")], "bpm": None}.items():
+        with pytest.raises(UsageError, match=f"^{name}: "):
+            session.ask(**{name: wrong})
+    assert set(session.asked) == {"tempo"}
+    loud = np.zeros(1, np.float32)
+    session.ask(loudness=loud)
+    loud += 9
+    assert float(session.asked["loudness"]) == 0
+    with pytest.raises(UsageError, match="^asked: "):
+        session.listen_to(torch.zeros(8, 8), torch.zeros(4, controls.WIDTH))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bpm": 0}, {"bpm": float("nan")}, {"frames": -1}, {"seconds": float("inf")}, {"n": 0}, {"steps": 0},
+              {"past": torch.zeros(5, 8)}, {"asked": {"loudness": torch.zeros(7, 1)}}]
+)  # fmt: skip
+def test_what_cannot_be_played_is_refused(model: MusicModel, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        model.sample(**{"frames": 8, **wrong})
+    if "bpm" in wrong:
+        with pytest.raises(UsageError, match="^bpm: "):
+            model.live(**wrong)
+
+
+def test_what_was_heard_before_a_warm_up_is_answered(model: MusicModel) -> None:
+    sound = 0.3 * torch.sin(torch.arange(3 * RATE) / 9)
+    cold, warm = model.live(0), model.live(0)
+    for session in (cold, warm):
+        session.push_audio(sound)
+    warm.warmup()
+    found = [session.block() for session in (cold, warm)]
+    assert torch.equal(found[0].frames, found[1].frames) and {"loudness", "pitch"} <= set(found[1].controls)
 
 
 def test_a_piece_does_not_depend_on_its_batch(model: MusicModel) -> None:
