@@ -69,6 +69,18 @@ def test_parquet_and_lists_in_tables(tmp_path: Path) -> None:
     assert first["tokens"] == " ".join(map(str, rows(0, 1)[0]["tokens"]))
 
 
+def test_lines_are_json_whatever_the_numbers_are(tmp_path: Path) -> None:
+    rows = [{"id": 0, "enter": [0.5, float("nan")]}, {"id": 1, "enter": np.array([[np.inf, 2]]), "speed": np.nan}]
+    go(tmp_path / "trips.jsonl", 2, 1, lambda: lambda first, count: rows[first : first + count])
+
+    def refuse(text: str) -> None:
+        raise AssertionError(text)
+
+    lines = (tmp_path / "trips-00000-of-00001.jsonl").read_text().splitlines()
+    found = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert found == [{"id": 0, "enter": [0.5, None]}, {"id": 1, "enter": [[None, 2.0]], "speed": None}]
+
+
 def test_sounds_are_files(tmp_path: Path) -> None:
     go(tmp_path / "x.wav", n=3, parts=1)
     with wave.open(str(tmp_path / "x-00000-of-00001.wav" / "s2.wav"), "rb") as file:

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from core.errors import QuintetError, UsageError
+from core.run.cli import finite
 
 __all__ = ["Rows", "Shard", "WRITERS", "cut", "write", "write_shards"]
 
@@ -48,14 +49,15 @@ class Writer(Protocol):
 
 
 class Lines:
-    """One JSON object for each row."""
+    """One JSON object for each row, with null for numbers that JSON cannot say."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("w", encoding="utf-8")
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append rows."""
-        self.file.writelines(json.dumps(dict(row), default=plain) + "\n" for row in rows)
+        whole = ({name: plain(value) for name, value in row.items()} for row in rows)
+        self.file.writelines(json.dumps(finite(row), default=plain, allow_nan=False) + "\n" for row in whole)
 
     def close(self) -> None:
         """Finish the file."""
@@ -63,7 +65,7 @@ class Lines:
 
 
 class Fasta(Lines):
-    """A header with the `id` and all else that is short, then the `sequence`."""
+    """A header with the `id`, then the `sequence`."""
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append rows."""
