@@ -20,7 +20,7 @@ def from_string(space: Space, text: str) -> Cell:
         UsageError: it does not read as a cell of this space.
     """
     text = text.strip()
-    if text.isdigit() and len(text) == space.D:
+    if text.isdecimal() and len(text) == space.D:
         x = [int(c) for c in text]
         if all(k < len(v.values) for k, v in zip(x, space.variables, strict=True)):
             return Cell.of(space, x)
@@ -40,8 +40,10 @@ def from_string(space: Space, text: str) -> Cell:
 def _read_edges(space: Space, text: str) -> dict[str, str]:
     words = {}
     for j, column in enumerate(text.split("+"), 1):
-        for term in column.strip("|").split("|"):
+        for term in filter(None, column.strip("|").split("|")):  # no edge may lead to a node of a list
             op, _, i = term.partition("~")
+            if f"{i}-{j}" in words:
+                raise UsageError("says two things about an edge", field="cell", value=f"{i}-{j}")
             words[f"{i}-{j}"] = op
     return words
 

@@ -14,6 +14,7 @@ from apps.nas.constraints import additive, everything
 from apps.nas.modules import build
 from apps.nas.rewards import FOLDER
 from apps.nas.space import Space, load, make
+from apps.nas.tokenizer import from_string
 from apps.nas.training import settings
 from core.errors import UsageError
 
@@ -107,3 +108,13 @@ def test_the_least_code_is_that_of_all_orders() -> None:
         turn = [0, *(1 + rng.permutation(n - 2)).tolist(), n - 1]
         moved = tuple(labels[turn.index(v)] for v in range(n))
         assert canonical_graph(moved, tuple((turn[i], turn[j]) for i, j in arcs)) == key
+
+
+def test_text_of_cells_on_listed_edges_is_read_again() -> None:
+    space = make({"name": "own", "place": "edges", "nodes": 5, "operations": ["none", "nor_conv_3x3", "skip_connect"],
+                  "edges": [[0, 1], [1, 4], [0, 3], [3, 4]]})  # fmt: skip
+    for row in everything(space).tolist():
+        assert from_string(space, str(Cell.of(space, row))) == Cell.of(space, row)
+    for text in ("|none~0|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|none~2|", "\u00b2" * 6):
+        with pytest.raises(UsageError, match="cell: "):
+            from_string(NB201, text)
