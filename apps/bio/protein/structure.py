@@ -1,9 +1,9 @@
 """Structures from files and back: PDB and mmCIF through Biopython, author numbering kept.
 
 What is read: the first model; of alternative locations the one with the highest summed occupancy over a residue's
-atoms (the first letter among equals); modified residues (MSE, SEP, PCA, ...) as the parent residue; a missing O is
-built in the peptide plane. Residues without N, CA or C and residues without a parent are left out of the model's
-sight, listed with the reason, and written back as they were.
+atoms (the first letter among equals), of several residues at one place the likeliest; modified residues (MSE, SEP,
+PCA, ...) as the parent residue; a missing O is built in the peptide plane. Residues without N, CA or C and residues
+without a parent are left out of the model's sight, listed with the reason, and written back as they were.
 
 What is written: the structure as read, with a designed residue renamed, its side chain beyond CB dropped where the
 letter changed, and its B-factor set to the confidence in percent (100 where nothing was designed).
@@ -29,7 +29,10 @@ __all__ = ["Residue", "Structure", "of_chain", "read_structure"]
 
 BACKBONE = ("N", "CA", "C", "O")
 KEPT = {"N", "CA", "C", "O", "OXT", "CB", "H", "HA", "H1", "H2", "H3"}
-"""Atoms that a residue keeps when its letter changes (CB unless it becomes glycine)."""
+"""Atoms that a residue keeps when its letter changes."""
+
+LACKING = {"G": {"CB", "HA"}, "P": {"H", "H1"}}
+"""Those of them that a residue has not: the side chain of glycine, the amide hydrogen of proline."""
 
 
 @dataclass(frozen=True)
@@ -149,13 +152,15 @@ def _mutate(chain: Any, key: tuple[str, int, str], old: str, new: str, confidenc
     from Bio.Data.PDBData import protein_letters_1to3
 
     residue = chain[key]
+    for other in [r.id for r in chain if r.id[1:] == key[1:] and r is not residue and _whole(r)]:
+        chain.detach_child(other)  # MET beside MSE: keep the one that was read
     if residue.is_disordered() == 2:  # several residues at one place: keep the one that was read
         residue = _likeliest(residue)
         at = chain.child_list.index(chain[key])
         chain.detach_child(key)
         chain.insert(at, residue)
     if new != old:
-        kept = KEPT - ({"CB"} if new == "G" else set())
+        kept = KEPT - LACKING.get(new, set())
         for atom in [a.id for a in residue if a.id not in kept]:
             residue.detach_child(atom)
         residue.resname = protein_letters_1to3[new].upper()
@@ -167,8 +172,27 @@ def _mutate(chain: Any, key: tuple[str, int, str], old: str, new: str, confidenc
 
 def _likeliest(residue: Any) -> Any:
     """Return the residue of a point mutation in the crystal that has the highest occupancy."""
-    options = residue.disordered_get_list()
-    return max(options, key=lambda r: float(np.mean([a.get_occupancy() or 0.0 for a in r])))
+    return max(residue.disordered_get_list(), key=_occupancy)
+
+
+def _occupancy(residue: Any) -> float:
+    """Return the mean occupancy of a residue's atoms."""
+    return float(np.mean([a.get_occupancy() or 0.0 for a in residue]))
+
+
+def _whole(residue: Any) -> bool:
+    """Tell whether a residue has a backbone."""
+    return all(name in residue for name in BACKBONE[:3])
+
+
+def _rivals(chain: Any) -> set[tuple[str, int, str]]:
+    """Return the ids of residues at whose place a likelier one stands under another id: MET beside MSE."""
+    places: dict[tuple[int, str], list[Any]] = {}
+    for residue in chain:
+        one = _likeliest(residue) if residue.is_disordered() == 2 else residue
+        if _whole(one):
+            places.setdefault(residue.id[1:], []).append(one)
+    return {r.id for group in places.values() for r in group if r is not max(group, key=_occupancy)}
 
 
 def _backbone(residue: Any) -> dict[str, np.ndarray]:
@@ -240,13 +264,14 @@ def _residues(chain: Any, left: list[tuple[str, str]]) -> Any:
     """Yield (Residue, key, backbone atoms) of a chain; residues that cannot be used go to `left`."""
     from Bio.Data.PDBData import protein_letters_3to1_extended as parents
 
+    rivals = _rivals(chain)
     for residue in chain:
         if residue.is_disordered() == 2:
             residue = _likeliest(residue)
         flag, number, insertion = residue.id
         atoms, name = _backbone(residue), residue.resname.strip()
         letter = parents.get(name, "X")
-        if flag == "W" or (flag != " " and not {"N", "CA", "C"} <= set(atoms)):
+        if flag == "W" or (flag != " " and not _whole(residue)):
             continue  # water, ions, ligands, caps
         record = Residue(chain.id, int(number), insertion.strip(), name, letter)
         lacking = [a for a in BACKBONE[:3] if a not in atoms]
@@ -254,8 +279,32 @@ def _residues(chain: Any, left: list[tuple[str, str]]) -> Any:
             left.append((record.label, f"{name} has no parent among the twenty"))
         elif lacking:
             left.append((record.label, f"{name} lacks {', '.join(lacking)}"))
+        elif residue.id in rivals:
+            left.append((record.label, f"{name} has a likelier residue at its place"))
         else:
             yield record, (chain.id, residue.id), atoms
+
+
+def _builder() -> Any:
+    """Return Biopython's builder for files in which the atoms of several residues at one place alternate.
+
+    Its own loses all but the first of them: it goes back to a residue that it knows, and then makes it once more.
+    """
+    from Bio.PDB.StructureBuilder import StructureBuilder
+
+    class Builder(StructureBuilder):
+        def init_residue(self, resname: str, field: str, resseq: int, icode: str) -> None:
+            key = (f"H_{resname}" if field == "H" else field, resseq, icode)
+            held: Any = self.chain.child_dict.get(key)
+            if held is not None and held.is_disordered() == 2 and held.disordered_has_id(resname):
+                held.disordered_select(resname)
+                self.residue = held
+            elif held is not None and field == "H":
+                self.residue = held
+            else:
+                super().init_residue(resname, field, resseq, icode)
+
+    return Builder()
 
 
 def _parse(path: Path) -> Any:
@@ -271,7 +320,8 @@ def _parse(path: Path) -> Any:
         text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            structure = kinds[plain.suffix.lower()](QUIET=True).get_structure(path.name, io.StringIO(text))
+            parser = kinds[plain.suffix.lower()](structure_builder=_builder(), QUIET=True)
+            structure = parser.get_structure(path.name, io.StringIO(text))
         return next(iter(structure))
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror or error})", field=str(path)) from None
