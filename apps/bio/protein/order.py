@@ -8,8 +8,9 @@
 | `--alphabet` | the only letters that designed residues may have |
 
 The table of fixed and designed residues goes to stderr before anything is sampled. `--out` is a FASTA, TSV or JSON
-file, or a folder: one PDB file for each design, with the confidence in percent as B-factor. `--fold COMMAND` hands
-every design to a folding program of the user's and notes its CA distance to the backbone (`designs.refold`).
+file, or a folder: one PDB file for each design (mmCIF where PDB cannot hold a chain's name), with the confidence in
+percent as B-factor. `--fold COMMAND` hands every design to a folding program of the user's and notes its CA distance
+to the backbone (`designs.refold`).
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ def wishes(rules: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(
                 "cannot be read", field="fix", value=text, hint="write SELECTOR:LETTERS, such as A10-12:DE"
             )
-        letters[where] = allowed
+        if wrong := [a for a in allowed.upper() if a not in AMINO]:
+            raise UsageError("is not one of the twenty residues", field="fix", value=wrong[0])
+        both = letters.get(where, AMINO)  # the same residues twice: what both allow
+        letters[where] = "".join(a for a in both if a in allowed.upper())
     only = (rules.get("alphabet") or AMINO).upper()
     if wrong := [a for a in only if a not in AMINO]:
         raise UsageError("is not one of the twenty residues", field="alphabet", value=wrong[0])
@@ -69,7 +73,7 @@ def carried_out(
     if template is None:
         raise UsageError("a protein is designed on a structure", field="template", hint="give a PDB or mmCIF file")
     if out is not None and out.suffix.lower() not in {".fasta", ".fa", ".json", ".tsv", ""}:
-        raise UsageError("write .fasta, .tsv, .json, or a folder of PDB files", field="out", value=str(out))
+        raise UsageError("write .fasta, .tsv, .json, or name a folder for structures", field="out", value=str(out))
     wish, structure = wishes(rules), read_structure(template)
     for text in rules.get("keep") or ():
         select(structure, text, "keep")  # a mistake is told by the word that was written
