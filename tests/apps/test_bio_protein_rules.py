@@ -9,8 +9,8 @@ import pytest
 from apps.bio import audit
 from apps.bio.protein.sites import choose
 from apps.bio.protein.structure import read_structure
-from core.errors import DataError, InfeasibleError
-from tests.apps.test_bio_protein import folder, pdb_text
+from core.errors import DataError, InfeasibleError, UsageError
+from tests.apps.test_bio_protein import NAMES, chain, folder, pdb_line, pdb_text
 
 
 @pytest.fixture
@@ -41,3 +41,59 @@ def test_a_file_of_proteins_is_audited_alone(pdb: Path, tmp_path: Path, form: st
     path.write_text(text)
     with pytest.raises(DataError, match="2 violations of 1 rules"):
         audit.audit([path], rules={})
+
+
+def twins(first: str, second: str, apart: bool) -> str:
+    """Return five residues as PDB; at 3 two stand, the second the likelier, their atoms in turn unless `apart`."""
+    text, xyz = "", chain(5)
+    for i, letter in enumerate("ACDEF"):
+        here = ((first, "A", 0.3), (second, "B", 0.7)) if i == 2 else ((NAMES[letter], " ", 1.0),)
+        rows = [(atom, one) for atom in range(4) for one in here]
+        for j, (name, alt, share) in sorted(rows, key=lambda row: here.index(row[1])) if apart else rows:
+            atom = ("N", "CA", "C", "O")[j]
+            text += pdb_line(len(text) // 80 + 1, atom, alt, name, "A", str(i + 1), xyz[i, j], share)
+    return text + "END\n"
+
+
+@pytest.mark.parametrize("suffix", [".pdb", ".cif"])
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize(("first", "second"), [("MET", "MSE"), ("MSE", "MET"), ("ARG", "VAL")])
+def test_of_two_residues_at_one_place_the_likelier_is_read_and_written(
+    tmp_path: Path, first: str, second: str, apart: bool, suffix: str
+) -> None:
+    (path := tmp_path / "twins.pdb").write_text(twins(first, second, apart))
+    found = read_structure(path)
+    assert found.sequence == "AC" + {"VAL": "V"}.get(second, "M") + "EF" and found.residues[2].name == second
+    found.write(tmp_path / f"out{suffix}", "AAAAA", [0.5] * 5)
+    back = read_structure(tmp_path / f"out{suffix}")
+    assert back.sequence == "AAAAA" and back.left_out == () and [r.number for r in back.residues] == [1, 2, 3, 4, 5]
+
+
+def test_prolines_have_no_amide_hydrogen_and_glycines_two_at_alpha(tmp_path: Path) -> None:
+    atoms = ("N", "CA", "C", "O", "CB", "H", "HA")
+    text = "".join(
+        pdb_line(7 * i + j, a, " ", "ALA", "A", str(i + 1), chain(3)[i, j % 4] + j // 4)
+        for i in range(3) for j, a in enumerate(atoms)
+    )  # fmt: skip
+    (path := tmp_path / "h.pdb").write_text(text + "END\n")
+    read_structure(path).write(tmp_path / "out.pdb", "PGS", [1.0] * 3)
+    held = [{a.id for a in r} for r in read_structure(tmp_path / "out.pdb").model["A"]]
+    assert held == [set(atoms) - {"H"}, set(atoms) - {"CB", "HA"}, set(atoms)]
+
+
+def test_rules_about_the_same_residues_all_hold(pdb: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.fasta"
+    folder().design(rules={"fix": ["B20:DEK", "B20:KE", "B20:ew"]}, template=pdb, n=6, steps=2, out=out)
+    assert {line.split("/")[1][0] for line in out.read_text().splitlines()[1::2]} == {"E"}
+    with pytest.raises(InfeasibleError, match="no letter is left"):
+        folder().design(rules={"fix": ["B20:DE", "B20:K"]}, template=pdb, n=1, steps=2)
+    with pytest.raises(UsageError, match="not one of the twenty"):
+        folder().design(rules={"fix": ["B20:Z"]}, template=pdb, n=1, steps=2)
+
+
+def test_a_folder_of_structures_holds_long_names_of_chains(pdb: Path, tmp_path: Path) -> None:
+    structure = read_structure(pdb)
+    text = structure.render(".cif", structure.sequence, [1.0] * len(structure.residues))
+    (path := tmp_path / "long.cif").write_text(text.replace(" A 1 \n", " AA 1 \n"))
+    folder().design(rules={"keep": ["AA:1-3"]}, template=path, n=1, steps=2, out=tmp_path / "out")
+    assert read_structure(tmp_path / "out/long_0000.cif").residues[0].chain == "AA"

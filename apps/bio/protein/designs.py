@@ -103,9 +103,15 @@ class ProteinDesigns:
             Path(path).write_text(text)
         return text
 
-    def to_structures(self, folder: str | Path, suffix: str = ".pdb") -> list[Path]:
-        """Write one structure for each design; B-factors hold the confidence in percent."""
-        folder = Path(folder)
+    def to_structures(self, folder: str | Path, suffix: str = "") -> list[Path]:
+        """Write one structure for each design; B-factors hold the confidence in percent.
+
+        Args:
+            folder: where; made if needed.
+            suffix: `.pdb` or `.cif`; by default PDB, or mmCIF where a chain's name has several letters.
+        """
+        folder, long = Path(folder), any(len(r.chain) > 1 for r in self.sites.structure.residues)
+        suffix = suffix or (".cif" if long else ".pdb")
         folder.mkdir(parents=True, exist_ok=True)
         stem, paths = Path(self.sites.structure.name).name.split(".")[0], []
         for i, letters in enumerate(self.sequences):
