@@ -220,7 +220,8 @@ class MusicModel:
         for number in range(-(-total // length)):
             part = told[number * length : (number + 1) * length]
             context.control = self._rows(torch.nn.functional.pad(part, (0, 0, 0, length - len(part))), samples)
-            when = attack[number * length :][:length] if attack is not None and len(part) == length else None
+            rows = (number * length + torch.arange(length)).clamp(max=total - 1)
+            when = None if attack is None else attack[rows]
             weight = cfg.steer if steer is None else steer
             phase = number * self._lasts(bpm) % controls.HOP
             settle = follow(self.net.codec, context, bpm, weight, self.project, when, phase)

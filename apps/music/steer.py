@@ -123,9 +123,16 @@ def strokes(kinds: int, rows: int, at: int = HOP // 2) -> Tensor:
 
 
 def wishes(control: Tensor) -> dict[str, Tensor]:
-    """Return what of controls [L, WIDTH], asked of every frame, can be steered by."""
-    flags = control[:, controls.FLAGS :].amin(0)
-    return {n: control[:, controls.AT[n]] for k, n in enumerate(controls.GROUPS) if n in SPREAD and flags[k] > 0}
+    """Return what of controls [L, WIDTH] can be steered by: groups asked of every frame of which anything is asked.
+
+    Where nothing is asked from a frame on (a piece ends within its last block), the last that was is asked on.
+    """
+    asked = control[control[:, controls.FLAGS :].any(1)]
+    if not len(asked):
+        return {}
+    flags, rest = asked[:, controls.FLAGS :].amin(0), asked[-1:].expand(len(control) - len(asked), -1)
+    asked = torch.cat([asked, rest])
+    return {n: asked[:, controls.AT[n]] for k, n in enumerate(controls.GROUPS) if n in SPREAD and flags[k] > 0}
 
 
 def imagined(codec: RollCodec, frames: Tensor, bpm: float) -> dict[str, Tensor]:

@@ -129,6 +129,18 @@ def test_steered_pieces_follow_what_unsteered_ones_do_not(model: MusicModel) -> 
     assert torch.allclose(first, again, atol=1e-5)
 
 
+@pytest.mark.parametrize("frames", [10, 26])
+def test_a_piece_that_ends_within_a_block_is_steered_to_its_end(model: MusicModel, frames: int) -> None:
+    codec = model.net.codec
+    score = codec.score(codec.encode(piece()), 100.0).part(0, frames / TICKS)  # type: ignore[operator]
+    asked = {k: v for k, v in heard(score, frames, 1).items() if k != "pitch"} | {"attack": when(score, codec)}
+    away = {}
+    for weight in (0.0, 2.0):
+        made = model.sample(1, frames=frames, asked=asked, bpm=100.0, steps=2, steer=weight).score(0)
+        away[weight] = float((heard(made, frames, 1)["loudness"] - asked["loudness"])[-10:].abs().mean())
+    assert away[2.0] < away[0.0] / 3
+
+
 def test_attacks_tell_what_frames_do_not() -> None:
     """Hits late and early in turn, against the same on the grid: parts of frames tell them apart better than frames."""
     codec, late = codec_of(), np.tile([0.0, 0.3, -0.3, 0.3], 4) / 4
