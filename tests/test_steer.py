@@ -17,6 +17,7 @@ from core.constrain.regular import law
 from core.denoiser import subs
 from core.errors import UsageError
 from core.finetune.base import Base
+from core.finetune.drakes import path_kl
 from core.finetune.steer import BestOf, ByClassifier, Gilc, GilcBlackBox, Smc, Svdd, Tds
 from core.guide.classifier import Classifier
 from core.noise import Stream
@@ -73,6 +74,14 @@ def test_populations_under_a_grid_tilt_the_samplers_own_law(method: Smc) -> None
     target = tilt(plain, reward.values, 0.5)
     found = method(base, reward, DRAWS, Stream.of(0, 1))
     assert total_variation(law_of(found.x, found.log_weight), target) < 3 * floor(target, DRAWS)
+
+
+def test_samples_may_share_their_noise() -> None:
+    chain, reward = toy()
+    base, stream = prior(chain, K, L), Stream.strata(0, torch.arange(8), 4)
+    for method in (BestOf(2), ByClassifier(), Smc(0.5, 4), Tds(0.5, 4), Svdd(0.5, 4), Gilc(), GilcBlackBox()):
+        assert method(base, reward, 8, stream).x.shape == (8, L)
+    assert path_kl(chain, chain, base, 6, stream).value == 0
 
 
 def test_others_move_towards_it() -> None:

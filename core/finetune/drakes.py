@@ -219,7 +219,7 @@ def walk(
         kl_steps: at how many steps of each path the KL is taken; None: all.
         draws: noises that the Gumbel-softmax is averaged over.
     """
-    stream, steps = replace(stream, samples=rows), base.plan.steps
+    stream, steps = replace(stream, samples=rows, turn=None), base.plan.steps
     if kl_steps is not None and not 0 < kl_steps <= steps:
         raise UsageError(f"must lie in 1..{steps}", field="kl_steps", value=kl_steps)
     path = record(replace(base, network=policy), stream.fold(0))

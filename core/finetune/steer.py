@@ -272,7 +272,7 @@ class _Picking:
             return base.solver(afresh(step))
         rows = torch.arange(len(step.x_t)).repeat_interleave(count)
         samples = step.stream.samples[rows] * count + torch.arange(count).repeat(len(step.x_t))
-        window, stream = base.law(len(rows)), replace(step.stream, samples=samples)
+        window, stream = base.law(len(rows)), replace(step.stream, samples=samples, turn=None)
         wide = replace(step, x_t=step.x_t[rows], hit=step.hit[rows], window=window, stream=stream.fold(1))
         wide.__dict__["raw"] = replace(step.raw, log_p=step.raw.log_p[rows])
         x_s = base.solver(afresh(wide))
