@@ -22,7 +22,7 @@ from apps.music.model import MusicNet, Recipe, adopt, make_codec
 from apps.music.spectral import HOP
 from apps.music.synth import RATE
 from apps.music.vocoder import spectral_loss
-from core.errors import UsageError
+from core.errors import DataError, UsageError
 from core.nn.flow_context import FlowContext
 from core.noise import Stream
 from core.run import checkpoint
@@ -188,6 +188,8 @@ class CodecTask:
 
 def _segments(sounds: list[Tensor], count: int, rng: np.random.Generator) -> list[Tensor]:
     size, rows = np.array([max(0, len(a) - SEGMENT * HOP) for a in sounds]), []
+    if not size.any():
+        raise DataError(f"holds no recording longer than {SEGMENT * HOP / RATE:.1f} s", field="data.root")
     for k in rng.choice(len(size), count, p=size / size.sum()):
         at = int(rng.integers(size[k]))
         rows.append(sounds[k][at : at + SEGMENT * HOP])

@@ -82,6 +82,15 @@ def test_the_papers_recipe_runs_on_a_folder(root: Path, task: str) -> None:
     assert bool(loss.isfinite())
 
 
+def test_recordings_that_are_too_short_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "recordings").mkdir()
+    soundfile.write(tmp_path / "recordings" / "a.ogg", 0.1 * np.sin(np.arange(RATE) / 9), RATE)
+    small = ["codec.width=16", "codec.dim=8", "data.batch=2", f"data.root={tmp_path}"]
+    task = make(load_recipe("music", "codec", small))
+    with pytest.raises(DataError, match=r"^data.root: holds no recording longer than 1.0 s"):
+        task.batch(0, 0, 1)
+
+
 def test_loops_are_split_and_short() -> None:
     place = Path("../shared/data/music")
     if not (place / "loops_cc0").is_dir():
