@@ -174,6 +174,11 @@ def sketch(
         score = _score(file)
         if not isinstance(codec_, RollCodec):
             raise UsageError("a model of sound takes its sketch as sound", field="file", value=str(file))
+        if not len(score.notes):
+            hint = "sketch with its sound: `quintet music codec MODEL FILE --out FILE.wav` plays it"
+            raise DataError(
+                "holds hits only, and notes are what is asked for", field="midi", value=str(file), hint=hint
+            )
         bpm = score.bpm
         asked = groups(told(score, codec_))
     else:
@@ -223,7 +228,7 @@ def jam(
     for a, b in zip(cuts[:-1], cuts[1:], strict=True):
         session.push_audio(given[a:b].mean(1))
         made.append(session.block())
-    mine = torch.cat([block.audio for block in made])
+    mine = torch.cat([*(block.audio for block in made), session.player.flush()])
     both = torch.zeros(max(len(given), len(mine) + cuts[1]), heard.shape[1])
     both[: len(given)] += given
     both[cuts[1] : cuts[1] + len(mine)] += mine[:, None]  # a block is heard after the one it answers

@@ -169,6 +169,7 @@ def test_a_jam_keeps_the_recordings_level(tmp_path: Path, monkeypatch: pytest.Mo
     verbs.jam("m", tmp_path / "solo.wav", 0, 1, 0.0, tmp_path / "duet.wav")
     duet = audio.read(tmp_path / "duet.wav")
     alone = 2 * RATE  # a block is heard first
+    assert len(duet) == 3 * alone  # of the answers nothing is missing, a block late
     assert float((duet[:alone] - audio.limit(torch.from_numpy(solo))[:alone]).abs().max()) < 1e-4
     assert float(duet.abs().max()) <= 1 and float(duet[3 * RATE :].abs().max()) > 0.01
     if level < audio.KNEE:
@@ -218,6 +219,9 @@ def test_a_score_without_notes_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     model = made()
     monkeypatch.setattr(verbs, "restore", lambda name: model)
     write_midi(Score(), tmp_path / "empty.mid")
+    write_midi(Score(hits=np.array([[0, 0, 0.8]])), tmp_path / "hits.mid")
+    with pytest.raises(DataError, match="^midi: holds hits only"):
+        verbs.sketch("m", tmp_path / "hits.mid", 0, 1, None, None, None)
     for verb in ("sketch", "continue", "codec"):
         words = [verb, "m", str(tmp_path / "empty.mid"), "--out", str(tmp_path / "a.wav")]
         done = CliRunner().invoke(app, words)
