@@ -245,11 +245,14 @@ def fold(mesh: Mesh, period: tuple[float, float]) -> tuple[Mesh, np.ndarray]:
     offset = mesh.points - low
     high = np.abs(offset - span) < tolerance
     wrapped = np.where(high, 0.0, offset) + low
-    cell = np.round((wrapped - low) / tolerance).astype(np.int64)
-    _, first, index = np.unique(cell, axis=0, return_index=True, return_inverse=True)
-    index = index.ravel()
-    alone = high.any(1) & (np.bincount(index)[index] < 2)
-    if alone.any():
+    for shift in (0.0, 0.29, 0.37):  # partners may stand on both sides of where numbers are rounded up
+        cell = np.round((wrapped - low) / tolerance + shift).astype(np.int64)
+        _, first, index = np.unique(cell, axis=0, return_index=True, return_inverse=True)
+        index = index.ravel()
+        alone = high.any(1) & (np.bincount(index)[index] < 2)
+        if not alone.any():
+            break
+    else:
         where = tuple(np.round(mesh.points[alone][0], 6).tolist())
         raise DataError(f"{int(alone.sum())} nodes on a periodic side have no partner, one at {where}", field="mesh")
     groups = {}

@@ -11,9 +11,9 @@ from apps.pde.boundary import read_conditions
 from apps.pde.dynamics import Dynamics
 from apps.pde.formats import write_mesh
 from apps.pde.generate import build
-from apps.pde.mesh import Mesh
+from apps.pde.mesh import Mesh, fold
 from apps.pde.model import DataConfig, ModelConfig, Recipe
-from core.errors import UsageError
+from core.errors import DataError, UsageError
 
 WALLS = {"left": "dirichlet(1); dirichlet(0)", "right": "free", "bottom": "dirichlet(0)", "top": "neumann(0)"}
 
@@ -122,3 +122,12 @@ def test_coefficients_of_a_row_do_not_depend_on_time() -> None:
         with pytest.raises(UsageError, match="must not depend on t"):
             read_conditions(mesh, {**WALLS, "left": text}, ("u", "v"), ("nu",))
     read_conditions(mesh, {**WALLS, "left": "robin(1, nu, t*y)"}, ("u", "v"), ("nu",))
+
+
+def test_periodic_sides_meet_wherever_their_nodes_are_rounded() -> None:
+    mesh = rectangle(128)  # 1 / 128 is half a tolerance past a multiple of it
+    points = mesh.points + 1e-13 * np.random.default_rng(0).standard_normal(mesh.points.shape)
+    assert len(fold(Mesh(points, mesh.triangles, mesh.groups), (1.0, 1.0))[0]) == 128**2
+    points[mesh.nodes("top")[5]] += (3e-3, 0)
+    with pytest.raises(DataError, match="nodes on a periodic side have no partner"):
+        fold(Mesh(points, mesh.triangles, mesh.groups), (1.0, 1.0))
