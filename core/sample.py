@@ -69,7 +69,9 @@ class Step:
 
     @cached_property
     def masked(self) -> Bool[Tensor, "b l"]:
-        """Which sites are still masked, bool [B, L]."""
+        """Which sites are still masked, bool [B, L]; a `UsageError` for noise without a mask."""
+        if self.process.mask is None:
+            raise UsageError("needs absorbing noise", field="solver", hint="ancestral serves every noise")
         return self.x_t == self.process.mask
 
     @cached_property
@@ -128,6 +130,8 @@ def rollout(
 ) -> Iterator[tuple[Step, Tensor]]:
     """Yield (step, x_s) from x at t = 1 down to t = 0; stops early once nothing is masked.
 
+    Sites that x does not mask keep their tokens, whatever the solver covers.
+
     Args:
         predict: the denoiser on local tokens.
         process: corruption over the window's alphabet.
@@ -138,7 +142,7 @@ def rollout(
         x: start tokens [B, L] (the prior, with known sites already in place).
         greedy: take the most likely values.
     """
-    hit = stream.fold(0).uniform(x.shape[1])
+    hit, start = stream.fold(0).uniform(x.shape[1]), x
     for index, (t, s) in enumerate(plan):
         if process.mask is not None:
             x = _settle(x, process.mask, window)
@@ -146,6 +150,8 @@ def rollout(
                 return
         step = Step(process, predict, window, x, t, s, plan.steps - index, hit, stream.fold(1, index), greedy)
         x = solver(step)
+        if process.mask is not None:
+            x = torch.where(start == process.mask, x, start)
         yield step, x
 
 

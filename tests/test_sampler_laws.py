@@ -10,6 +10,7 @@ from torch import Tensor
 from benchmarks._laws import corrected_law, definitions, exact, expected, observed, observed_blocks
 from benchmarks._oracle import chi_square, index
 from core.constrain.law import Free
+from core.errors import UsageError
 from core.noise import Stream
 from core.plan import uniform_plan
 from core.sample import Solver, denoise, rollout
@@ -76,6 +77,25 @@ def test_every_step_leaves_sigma_of_the_sites_masked(solver: Solver) -> None:
     walk = rollout(net, net.oracle.process, uniform_plan(steps), window, solver, Stream.of(0, DRAWS), x)
     shares = [float((x_s == 3).double().mean()) for _, x_s in walk]
     assert shares == pytest.approx([0.75, 0.5, 0.25, 0.0], abs=4 * 0.5 / (3 * DRAWS) ** 0.5)
+
+
+@pytest.mark.parametrize("solver", [FirstHitting(), Remask(0.2)], ids=lambda s: type(s).__name__)
+def test_what_is_given_stays_and_the_rest_has_the_law_of_the_data_given_it(solver: Solver) -> None:
+    net, given = exact("absorbing"), torch.tensor([3, 1, 3])
+    window = Free(DRAWS, 3).window(np.zeros(DRAWS, np.int64), np.arange(DRAWS), 3, 0)
+    x = given.expand(DRAWS, -1)
+    x_0 = denoise(net, net.oracle.process, uniform_plan(48), window, solver, Stream.of(0, DRAWS), x)
+    assert bool((x_0[:, 1] == 1).all())
+    law = net.oracle.law * (net.oracle.x[:, 1] == 1)
+    assert chi_square(torch.bincount(index(x_0, 3), minlength=27), law / law.sum()) > 1e-3
+
+
+def test_noise_without_a_mask_has_no_order_of_uncovering() -> None:
+    net, x = exact("uniform"), torch.zeros(2, 3).long()
+    window = Free(2, 3).window(np.zeros(2, np.int64), np.arange(2), 3, 0)
+    for solver in (Confidence(), InOrder(), FirstHitting(), Remask()):
+        with pytest.raises(UsageError, match="solver: needs absorbing noise"):
+            denoise(net, net.oracle.process, uniform_plan(4), window, solver, Stream.of(0, 2), x)
 
 
 def test_a_draw_does_not_depend_on_the_size_of_its_batch() -> None:
