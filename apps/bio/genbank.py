@@ -137,7 +137,7 @@ def template(record: SeqRecord, opened: np.ndarray, flank: int = 60, around: boo
     first, size = int(where[0]), int(where[-1] - where[0]) + 1
     if circular:
         gaps = np.diff(np.append(where, where[0] + n))
-        widest = int(gaps.argmax())
+        widest = int(gaps.argmax()) if gaps.max() > 1 else len(where) - 1  # all open: from the first letter on
         first, size = int(where[(widest + 1) % len(where)]), n - int(gaps[widest]) + 1
     text = str(record.seq).upper()
     left = _clean(text, first - 1, -1, min(flank, n - size if circular else first), circular)
