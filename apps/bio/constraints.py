@@ -18,7 +18,8 @@ a smallest set of them that contradict each other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from core.errors import InfeasibleError, UsageError
 
 __all__ = [
     "Sliding", "Spec", "alphabet", "assemble", "atoms", "compile_", "fix", "forbid", "frame", "gc", "homopolymer",
-    "keep", "require", "seams", "sliding", "spacing",
+    "keep", "refuse_origin", "require", "seams", "sliding", "spacing",
 ]  # fmt: skip
 
 Span = tuple[int, int] | None
@@ -246,14 +247,48 @@ def seams(specs: Sequence[Spec], opened: np.ndarray, letters: str = "ACGT") -> l
     """
     found: list[Any] = []
     for spec in specs:
-        if getattr(spec, "within", None) not in (None, (1, len(opened))):
-            continue
-        if isinstance(spec, Require) and spec.most is not None:
+        if isinstance(spec, Require) and spec.most is not None and _everywhere(spec, len(opened)):
             for word in spec.motifs:
                 found += motifs.strands(motif(word, letters), spec.both_strands)
-        elif isinstance(spec, Forbid | Homopolymer):
-            found += [pattern for atom in spec.atoms(len(opened), letters) for pattern in atom.avoid]
+    found += [pattern for atom in _avoided(specs, len(opened), letters) for pattern in atom.avoid]
     return [Seam(tuple(found), opened)] if found else []
+
+
+def _everywhere(spec: Spec, length: int) -> bool:
+    """Tell whether a rule speaks about all letters."""
+    return getattr(spec, "within", None) in (None, (1, length))
+
+
+def _avoided(specs: Sequence[Spec], length: int, letters: str) -> list[Atom]:
+    """Return what may occur nowhere."""
+    some = [s for s in specs if isinstance(s, Forbid | Homopolymer) and _everywhere(s, length)]
+    return [atom for spec in some for atom in spec.atoms(length, letters)]
+
+
+def refuse_origin(specs: Sequence[Spec], opened: np.ndarray, letters: str = "ACGT") -> None:
+    """Refuse rules of a circle that contradict each other where it closes (arguments as in `seams`).
+
+    The circle is opened half-way round instead, so that what lies over its origin lies within. Looked at are the
+    letters allowed at each site and what may occur nowhere; windows of kept letters alone are as they are.
+
+    Raises:
+        InfeasibleError: names a smallest conflict.
+    """
+    length = len(opened)
+    half, free = length // 2, np.roll(opened, -(length // 2))
+    origin, parts = length - half, [a for a in atoms(specs, length, letters) if a.sites is not None]
+    parts = [replace(a, sites=np.roll(a.sites, -half, 0)) for a in parts]  # type: ignore[arg-type]
+    for atom in _avoided(specs, length, letters):
+        for pattern in atom.avoid:
+            size = len(pattern)
+            starts = range(max(origin - size + 1, 0), min(origin, length - size + 1))
+            for some, run in groupby(starts, key=lambda at: bool(free[at : at + size].any())):  # noqa: B023
+                if some:
+                    where = list(run)
+                    span = (where[0], where[-1] + size)
+                    parts.append(Atom(f"{atom.name} over the origin", (pattern,), span))
+    if assemble(parts, length, len(letters)) is None:
+        refuse(parts, length, len(letters))
 
 
 def sliding(specs: Sequence[Spec], length: int, circle: bool = False) -> list[Sliding]:

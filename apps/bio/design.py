@@ -191,18 +191,25 @@ def designed(
 
 
 def _known_contradictions(wish: Order, letters: str) -> None:
-    """Refuse GC windows that the fixed letters alone break."""
-    known = np.array([[letters.find(c) for c in wish.start]])
-    for window in constraints.sliding(wish.specs, len(wish.start)):
-        fixed = known >= 0
-        for at in range(window.first - 1, window.last - window.window + 1):
-            part = slice(at, at + window.window)
-            high = int((((known == 1) | (known == 2)) & fixed)[0, part].sum())
-            free = int((~fixed)[0, part].sum())
-            if high > window.high or high + free < window.low:
-                where = f"{at + 1}-{at + window.window}"
+    """Refuse what the law does not see: GC windows that the fixed letters alone break, and rules where a circle closes.
+
+    Raises:
+        InfeasibleError: names what contradicts.
+    """
+    known, n = np.array([letters.find(c) for c in wish.start]), len(wish.start)
+    fixed = [constraints.fix(i + 1, letters[v]) for i, v in enumerate(known.tolist()) if v >= 0]
+    some = [a.sites for a in constraints.atoms([*wish.specs, *fixed], n, letters) if a.sites is not None]
+    allowed = np.logical_and.reduce([np.ones((n, len(letters)), bool), *some])
+    must, may = ~allowed[:, [0, 3]].any(1), allowed[:, 1:3].any(1)  # G or C in a GC window
+    for window in constraints.sliding(wish.specs, n, wish.closed):
+        for at in range(window.first - 1, window.last if window.circle else window.last - window.window + 1):
+            part = (at + np.arange(window.window)) % n
+            if must[part].sum() > window.high or may[part].sum() < window.low:
+                where = f"{at + 1}-{part[-1] + 1}"
                 raise InfeasibleError(f"{window.name} and the letters fixed at {where} contradict each other",
                                       field="constraints")  # fmt: skip
+    if wish.closed:
+        constraints.refuse_origin([*wish.specs, *fixed], known < 0, letters)
 
 
 def _redrawn(

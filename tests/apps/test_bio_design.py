@@ -230,6 +230,54 @@ def test_a_seam_that_the_kept_letters_forbid_is_refused(model: SequenceModel, tm
         designed(model, wish, 2)
 
 
+@pytest.mark.parametrize(
+    ("letters", "rules", "named"),
+    [("N" * 30, {"homopolymer": 4, "fix": ["1:AAA", "29:AA"]}, "fix 29-30 AA and homopolymer 4 over the"),
+     ("N" * 31, {"forbid": ["BsaI"], "fix": ["1:?CTC", "30:GG", "1:T"]}, "forbid BsaI over the origin"),
+     ("GT" + "N" * 34, {"forbid": ["GTGTC"], "fix": ["3:C", "35:GT"]}, "forbid GTGTC over the origin"),
+     ("N" * 30, {"gc": ["0.3-0.7/10"], "fix": ["1:GCGC", "27:GCGC"]}, "fixed at")],
+)  # fmt: skip
+def test_rules_that_only_the_origin_breaks_are_refused(
+    model: SequenceModel, tmp_path: Path, letters: str, rules: dict, named: str
+) -> None:
+    wish = order(rules, 0, written(circle(letters), tmp_path / "c.gb"))
+    assert wish.closed
+    with pytest.raises(InfeasibleError, match=named):
+        designed(model, wish, 2)
+    met = order({**rules, "fix": rules["fix"][:1]}, 0, tmp_path / "c.gb")
+    assert len(designed(model, met, 4, steps=4)[0])
+
+
+def test_an_open_circle_begins_at_its_first_letter(model: SequenceModel, tmp_path: Path) -> None:
+    wish = order({"fix": ["1:ATG", "28:TTA"]}, 0, written(circle("N" * 30), tmp_path / "c.gb"))
+    found, missed = designed(model, wish, 3, steps=3)
+    assert missed == 0 and all(s[:3] == "ATG" and s[27:] == "TTA" for s in found.whole)
+
+
+def test_a_circle_is_refused_only_where_no_circle_keeps_the_rules() -> None:
+    """Against all circles of six letters, some sites fixed: is there one without anything forbidden at its seam?"""
+    from itertools import product
+
+    words, rng = np.array(list(product(range(4), repeat=6))), np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        motif = "".join(rng.choice(list("ACGTWS"), rng.integers(2, 5)))
+        rules = [c.forbid(motif), c.homopolymer(int(rng.integers(1, 4)))]
+        known = np.where(rng.random(6) < 0.6, rng.integers(0, 4, 6), -1)
+        rows = words[((words == known) | (known < 0)).all(1)]
+        sites = [c.fix(i + 1, "ACGT"[v]) for i, v in enumerate(known) if v >= 0]
+        opened = (known < 0) | (rng.random(6) < 0.7)  # letters that a rule fixes are open all the same
+        (seam,) = c.seams(rules, opened)
+        lives = not seam.broken(rows).any(1).all()
+        try:
+            c.refuse_origin([*rules, *sites], opened)
+            assert lives
+        except InfeasibleError:
+            refused += 1
+            assert not lives
+    assert refused > 10
+
+
 @pytest.mark.parametrize("ending", [".fasta", ".tsv", ".json"])
 def test_every_format_keeps_the_template(loaded: SequenceModel, tmp_path: Path, ending: str) -> None:
     """Untouched flanks are part of a design in plain formats too, and other code can audit the file."""
