@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["complexity", "composition", "differences", "enrichment", "interval", "report", "sections", "shuffled"]
 
 MOST = 400
-"""Sequences, evenly taken, between which all pairs are compared."""
+"""Sequences, evenly taken, between which all pairs are compared, and each of them with all of the reference."""
 
 
 def shuffled(sequence: str, seed: int) -> str:
@@ -60,10 +60,13 @@ def enrichment(sequences: Sequence[str], control: Sequence[str], words: Sequence
 def differences(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
     """Return the share of letters in which each of `a` differs from each of `b`, [a, b]; 1 where lengths differ."""
     width = max(map(len, [*a, *b]), default=0)
-    x, y = (np.array([list(s.ljust(width)) for s in part]) for part in (a, b))
+    x, y = (
+        np.frombuffer("".join(s.ljust(width) for s in part).encode("ascii", "replace"), np.uint8).reshape(len(part), width)
+        for part in (a, b)
+    )
     out = np.stack([(y != row).mean(1) for row in x]) if len(x) and len(y) else np.zeros((len(a), len(b)))
-    same = np.array([[len(s) == len(t) for t in b] for s in a]) if len(a) and len(b) else np.ones(out.shape, bool)
-    return np.where(same, out, 1.0)
+    lengths = [np.array([len(s) for s in part], int) for part in (a, b)]
+    return np.where(lengths[0][:, None] == lengths[1], out, 1.0)
 
 
 def complexity(sequences: Sequence[str], k: int) -> float:
@@ -90,7 +93,7 @@ def basics(name: str, sequences: Sequence[str], real: Sequence[str], dna: bool) 
     pairs = differences(few, few)[np.triu_indices(len(few), 1)]
     share = np.array([sum(c in "GC" for c in s) / max(len(s), 1) for s in sequences]) if dna else np.array([np.nan])
     known = set(real)
-    near = float(differences(few, _some(real)).min(1).mean()) if real else "-"
+    near = float(differences(few, real).min(1).mean()) if real else "-"
     return [name, len(sequences), len(set(sequences)), float(np.mean([len(s) for s in sequences])), float(share.mean()),
             float(share.std()), complexity(sequences, 6 if dna else 3),
             float(pairs.mean()) if len(pairs) else 0.0, near,

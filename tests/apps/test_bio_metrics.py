@@ -75,3 +75,11 @@ def test_arrays_have_little_complexity() -> None:
     assert found[0] > 0.95 and found[1] == 5 / 195
     letters = ["".join("ACGT"[v] for v in row) for row in x]
     assert report.complexity(letters, 6) == pytest.approx(found.mean())
+
+
+def test_novelty_looks_at_the_whole_reference() -> None:
+    rng = np.random.default_rng(0)
+    real = ["".join(rng.choice(list("ACGT"), 40)) for _ in range(3 * report.MOST)]
+    row = report.basics("designs", real[1:10:3], real, dna=True)
+    assert row[-2:] == [0.0, 3]
+    assert report.differences(["ACGT", "AC"], ["ACGA", "AC"]).tolist() == [[0.25, 1.0], [1.0, 0.0]]
