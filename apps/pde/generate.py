@@ -131,19 +131,29 @@ class FieldModel:
         """Return states [N, C]: random smooth initial states of the recipe's law, `steps` steps later.
 
         Sample i is a function of (seed, index[i]) alone; each obeys the boundary conditions.
+
+        Raises:
+            UsageError: states of the system do not start at random: flow past a cylinder, cells.
         """
-        from apps.pde.spectral import initial
+        from apps.pde.spectral import RATES, initial
+        from apps.pde.truth import first
 
         streams = np.arange(n) if index is None else np.asarray(index)
         if len(streams) != n:
             raise UsageError("needs one number for each sample", field="index", value=len(streams))
-        if len(self.net.system.fields) != 2:
-            raise UsageError("samples are drawn for two fields", field="fields", value=self.net.system.fields)
-        size, modes = float(np.ptp(self.mesh.points)), self.recipe.data.modes
+        own, config = self.net.system, self.recipe.data
+        if own.name not in RATES:
+            raise UsageError("has no law of first states to sample", field="system", value=own.name, choices=RATES,
+                             hint="roll a trajectory's start out")  # fmt: skip
+        size, modes = float(np.ptp(self.mesh.points)), config.modes
         out = []
         for i in streams.tolist():
             key = int(Stream.of(seed, 1, int(i)).fold(1).uniform(1)[0, 0] * 2**52)
-            start = initial(self.mesh.points, key, size if not any(self.mesh.period) else max(self.mesh.period), modes)
+            if own.name == "burgers":
+                length = size if not any(self.mesh.period) else max(self.mesh.period)
+                start = initial(self.mesh.points, key, length, modes)
+            else:
+                start = first(config, own, self.mesh, key)
             out.append(self.rollout(start, steps, parameters=parameters, every=max(1, steps)).states[-1])
         return out
 

@@ -8,7 +8,7 @@ test trajectories.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from apps.pde.model import DataConfig
 from apps.pde.systems import SYSTEMS, System
 from core.errors import UsageError
 
-__all__ = ["Label", "Orbit", "labels", "solve", "tapered"]
+__all__ = ["Label", "Orbit", "first", "labels", "solve", "tapered"]
 
 PARTS = ("train", "valid", "test")
 GRID = {"burgers": 128, "fitzhugh_nagumo": 128, "gray_scott": 192}
@@ -119,6 +119,11 @@ def _spectral(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndar
         steps = int(np.ceil(config.warmup / max(WARM, config.dt)))
         start = solver.run(start, config.warmup / steps, steps, steps)[-1]
     return solver.run(start, config.dt / each, config.steps * each, each, mesh.points)
+
+
+def first(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndarray:
+    """Return a first state [N, C] of a system's law on the torus, its warm-up included."""
+    return _spectral(replace(config, steps=0), own, mesh, seed)[0]
 
 
 def _elements(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from apps.pde import data, fem, truth
 from apps.pde.boundary import read_conditions
 from apps.pde.dynamics import Dynamics
 from apps.pde.formats import write_mesh
-from apps.pde.generate import build
+from apps.pde.generate import FieldModel, build
 from apps.pde.mesh import Mesh, fold
 from apps.pde.model import DataConfig, ModelConfig, Recipe
 from core.errors import DataError, UsageError
@@ -131,3 +131,20 @@ def test_periodic_sides_meet_wherever_their_nodes_are_rounded() -> None:
     points[mesh.nodes("top")[5]] += (3e-3, 0)
     with pytest.raises(DataError, match="nodes on a periodic side have no partner"):
         fold(Mesh(points, mesh.triangles, mesh.groups), (1.0, 1.0))
+
+
+@pytest.mark.parametrize("name", ["gray_scott", "fitzhugh_nagumo", "cylinder"])
+def test_samples_start_as_the_trajectories_of_their_system_do(name: str) -> None:
+    config = DataConfig(system=name, nodes=200, dt=0.01, fine=32 * (name != "cylinder"), warmup=0.2)
+    system, mesh = data.posed(config)
+    recipe = Recipe(model=ModelConfig(kind="operators"), data=config)
+    model = FieldModel(Dynamics(recipe.model, system, mesh, config.dt), recipe)
+    if name == "cylinder":
+        with pytest.raises(UsageError, match="has no law of first states to sample"):
+            model.sample(1, steps=0)
+        return
+    drawn = np.stack(model.sample(3, steps=0, seed=4))
+    assert np.array_equal(model.sample(1, steps=0, seed=4, index=np.array([2]))[0], drawn[2])
+    truths = [truth.first(config, system, mesh, seed) for seed in range(8)]
+    low, high = np.min(truths, (0, 1)) - 0.1, np.max(truths, (0, 1)) + 0.1  # u of Gray-Scott lies in 0.5 ... 1
+    assert np.all((drawn >= low) & (drawn <= high)) and not np.array_equal(drawn[0], drawn[1])
