@@ -61,7 +61,9 @@ def differences(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
     """Return the share of letters in which each of `a` differs from each of `b`, [a, b]; 1 where lengths differ."""
     width = max(map(len, [*a, *b]), default=0)
     x, y = (
-        np.frombuffer("".join(s.ljust(width) for s in part).encode("ascii", "replace"), np.uint8).reshape(len(part), width)
+        np.frombuffer("".join(s.ljust(width) for s in part).encode("ascii", "replace"), np.uint8).reshape(
+            len(part), width
+        )
         for part in (a, b)
     )
     out = np.stack([(y != row).mean(1) for row in x]) if len(x) and len(y) else np.zeros((len(a), len(b)))
@@ -140,7 +142,6 @@ def sections(
     motifs: Sequence[str] = (), seed: int = 0,
 ) -> list[Section]:  # fmt: skip
     """Return the sections of the page; pictures are written to `folder`."""
-    from apps.bio.dna.words import parse
     from core.run.report import Section, Table, Text
 
     sequences, about = [e.sequence.upper() for e in entries], entries[0].manifest
@@ -160,12 +161,12 @@ def sections(
         Table(["entry", "value"], [[k, _shown(v)] for k, v in about.items() if k != "nats"], "Manifest")])]  # fmt: skip
     if dna:
         out.append(kmers(groups, folder))
-    rules = [] if about.get("template") else parse(about.get("rules", {}))
-    rows = motif_rows(groups, rules, motifs, dna)
+    judged = asked(entries)
+    rows = motif_rows(groups, [rule for rules, _ in judged for rule in rules], motifs, dna)
     if rows:
         caption = "Share of sequences that hold the motif on either strand; log2 of designs over control."
         out.append(Section("Motifs", [Table(["motif", *groups, "log2 lift"], rows, caption)]))
-    out += rule_sections(sequences, rules, about, dna)
+    out += rule_sections(judged, about, dna)
     if rewards or model:
         caption = "Means; bootstrapped 95 % interval and median of the designs. The first reward is taken as the one "
         caption += "tuned for; a gain that the others do not share is not one."
@@ -174,14 +175,25 @@ def sections(
     return out
 
 
-def rule_sections(sequences: Sequence[str], rules: Sequence[Any], about: dict[str, Any], dna: bool) -> list[Section]:
-    """Return the audit of the manifest's rules, and what they cost."""
+def asked(entries: Sequence[Entry]) -> list[tuple[list[Any], list[Entry]]]:
+    """Return the rules of the manifests, and whose they are; designs in a template need it, and are left to `audit`."""
+    from apps.bio.dna.words import alike, parse
+
+    some = [e for e in entries if e.manifest.get("rules") and not e.manifest.get("template")]
+    groups = [[some[i] for i in numbers] for numbers in alike({}, some)]
+    return [(parse(group[0].manifest["rules"]), group) for group in groups]
+
+
+def rule_sections(judged: Sequence[tuple[list[Any], list[Entry]]], about: dict[str, Any], dna: bool) -> list[Section]:
+    """Return the audit of each file by the rules of its manifest, and what those of the first cost."""
     from core.run.report import Section, Table
 
-    out = []
-    if rules:
-        found = audit.check([s.replace("/", "") for s in sequences], rules, dna)
-        lines = [[f.rule, f.by, f.sequences, f.violations] for f in found]
+    out, lines = [], []
+    for rules, group in judged:
+        circles = [e.circular or bool(e.manifest.get("circular")) for e in group]
+        found = audit.check([e.sequence.upper().replace("/", "") for e in group], rules, dna, circles)
+        lines += [[f.rule, f.by, f.sequences, f.violations] for f in found]
+    if lines:
         out.append(Section("Rules", [Table(["rule", "judged by", "sequences", "violations"], lines)]))
     nats = [[k, v] for k, v in about.get("nats", {}).items()]
     if nats:

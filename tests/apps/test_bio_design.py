@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -357,6 +358,16 @@ def test_a_report_says_what_it_must(loaded: SequenceModel, tmp_path: Path) -> No
     ):
         assert word in page, word
     assert found["sequences"] == 10
+
+
+def test_a_report_judges_each_file_by_its_own_rules(tmp_path: Path) -> None:
+    for name, motif, letters in (("a", "GGG", "ACGTACGTAA"), ("b", "CCCC", "AGGGACGTAA"), ("c", "", "GGGGCCCCAA")):
+        about = f' manifest={{"rules":{{"forbid":["{motif}"]}}}}' if motif else ""
+        (tmp_path / f"{name}.fasta").write_text(f">{name}{about}\n{letters}\n")
+    report.report([tmp_path / f"{n}.fasta" for n in "cab"], out=tmp_path / "r.html")
+    page = re.sub("<[^>]*>|\\s+", " ", (tmp_path / "r.html").read_text())
+    for motif in ("GGG", "CCCC"):
+        assert re.search(rf"forbid {motif} +Bio.Restriction, regular expression +1 +0 ", page)
 
 
 def test_the_control_keeps_every_pair_of_neighbours() -> None:
