@@ -221,20 +221,22 @@ def posed(config: DataConfig) -> tuple[System, Mesh]:
     if config.mesh:
         mesh = read_mesh(config.mesh, (own.size, own.size) if own.shape == "square" else (0.0, 0.0))
         boundary = config.boundary or own.boundary
-        if lost := [part for part in config.boundary if any(mesh.period) and part not in mesh.groups]:
-            hint = "data.shape=hole takes the sides of a mesh as they are" if own.name == "burgers" else None
-            raise UsageError("the mesh has no such part, or it lies on a side that is periodic here",
-                             field=f"boundary.{lost[0]}", value=config.boundary[lost[0]], hint=hint)  # fmt: skip
-        return _bounded(dataclasses.replace(own, boundary=dict(boundary)), mesh), mesh
+        return _bounded(config, dataclasses.replace(own, boundary=dict(boundary)), mesh), mesh
     mesh = shapes.make(own.shape, config.nodes)
     if own.size != 1:
         period = (mesh.period[0] * own.size, mesh.period[1] * own.size)
         mesh = Mesh(mesh.points * own.size, mesh.triangles, mesh.groups, period)
-    return _bounded(own, mesh), mesh
+    return _bounded(config, own, mesh), mesh
 
 
-def _bounded(own: System, mesh: Mesh) -> System:
-    """Return the system if its boundary conditions can be read."""
+def _bounded(config: DataConfig, own: System, mesh: Mesh) -> System:
+    """Return the system if its boundary conditions can be read, and those of the recipe concern what is there."""
+    closed = any(mesh.period) if config.mesh else not mesh.groups
+    if lost := [part for part in config.boundary if closed and part not in mesh.groups]:
+        hint = "data.shape=hole takes the sides of a mesh as they are" if config.mesh else "choose another data.shape"
+        raise UsageError("the mesh has no such part, or it lies on a side that is periodic here",
+                         field=f"boundary.{lost[0]}", value=config.boundary[lost[0]],
+                         hint=hint if own.name == "burgers" else None)  # fmt: skip
     read_conditions(mesh, own.boundary if mesh.groups else {}, own.fields, tuple(own.parameters))
     return own
 
