@@ -95,6 +95,8 @@ class Dynamics(nn.Module):
         return u
 
     def _told(self) -> Mapping[str, Any]:
+        if unknown := [name for name in self.config.terms if name not in self.system.fields]:
+            raise UsageError("no such field", field="model.terms", value=unknown[0], choices=self.system.fields)
         told = {"none": {}, "diffusion": self.system.known, "full": self.system.full}[self.config.knowledge]
         return {**told, **self.config.terms}
 

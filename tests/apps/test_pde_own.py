@@ -112,6 +112,8 @@ def test_walls_on_sides_that_would_be_periodic_are_refused(tmp_path: Path) -> No
     config = own(tmp_path, rectangle(8), shape="", boundary=walls)
     with pytest.raises(UsageError, match=r"boundary\.left: .* side that is periodic here; .*data\.shape=hole"):
         data.posed(config)
+    with pytest.raises(UsageError, match=r"boundary\.hole: .*choose another data\.shape"):
+        data.posed(DataConfig(nodes=100, boundary={"hole": "dirichlet(0)"}))
     assert data.posed(replace(config, boundary={}))[1].period == (1, 1)
     assert data.posed(replace(config, shape="hole"))[1].period == (0, 0)
 
@@ -148,3 +150,9 @@ def test_samples_start_as_the_trajectories_of_their_system_do(name: str) -> None
     truths = [truth.first(config, system, mesh, seed) for seed in range(8)]
     low, high = np.min(truths, (0, 1)) - 0.1, np.max(truths, (0, 1)) + 0.1  # u of Gray-Scott lies in 0.5 ... 1
     assert np.all((drawn >= low) & (drawn <= high)) and not np.array_equal(drawn[0], drawn[1])
+
+
+def test_terms_of_what_is_no_field_are_refused() -> None:
+    system, mesh = data.posed(DataConfig(nodes=100))
+    with pytest.raises(UsageError, match="model.terms: no such field; got 'U'"):
+        Dynamics(ModelConfig(kind="operators", terms={"U": "nu*lap(u)"}), system, mesh, 0.01)
