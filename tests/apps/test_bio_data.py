@@ -75,11 +75,22 @@ def test_fasta_is_cut_and_dealt(tmp_path: Path) -> None:
     path.write_text(">a\nACGTACGT\nAC\n>b\nACGNACGTAAAA\n")
     data = read_fasta(path, 4)
     assert Tokenizer("ACGT").decode(data.tokens) == ["ACGT", "ACGT", "ACGT", "AAAA"]
-    assert data.group.tolist() == [0, 0, 1, 1]
+    path.write_text("".join(f">r{i} A>G\nACGTACGTAC\n" for i in range(20)))
+    assert read_fasta(path, 4).group.tolist() == [i // 2 for i in range(40)]
     with pytest.raises(DataError, match="no sequence of 40"):
         read_fasta(path, 40)
     with pytest.raises(DataError, match="no such file"):
         read_fasta(tmp_path / "none.fa", 4)
+
+
+def test_one_long_record_trains_validates_and_tests(tmp_path: Path) -> None:
+    """A genome of one chromosome, or two: neighbours stay together."""
+    genome = "".join(np.random.default_rng(0).choice(list("ACGT"), 4000))
+    for text in (f">chr\n{genome}\n", f">a\n{genome[:3000]}\n>b\n{genome[3000:]}\n", f">chr\n{genome[:100]}\n"):
+        (path := tmp_path / "genome.fa").write_text(text)
+        data = read_fasta(path, 4)
+        share = np.bincount(data.part, minlength=3) / len(data)
+        assert (share > 0.03).all() and share[0] > 0.8 and (np.diff(data.group) >= 0).all()
 
 
 def test_tables_without_columns_are_refused(tmp_path: Path) -> None:
