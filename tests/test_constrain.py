@@ -23,13 +23,13 @@ from core.constrain.chain import Markov
 from core.constrain.law import Mode
 from core.constrain.regular import law
 from core.denoiser import Prediction
-from core.errors import InfeasibleError
-from core.finetune.particles import choose, impose, resample
+from core.errors import InfeasibleError, UsageError
+from core.finetune.particles import LawTwist, Particles, choose, impose, resample
 from core.noise import Stream
 from core.plan import uniform_plan
 from core.process.categorical import Categorical
 from core.sample import denoise
-from core.solvers.tokens import FirstHitting
+from core.solvers.tokens import FirstHitting, Remask
 
 MODES: list[Mode] = ["exists", "reference", "reference-all", "product"]
 
@@ -134,6 +134,11 @@ def test_particles_that_the_model_rules_out_stay_dead() -> None:
     found = torch.zeros(81).double().index_add(0, index(x, 3), log_w.softmax(-1).reshape(-1)) / 200
     assert bool((log_w == -torch.inf).any()) and float(found[weight == 0].sum()) == 0
     assert total_variation(found, target / target.sum()) < 0.05
+
+
+def test_solvers_that_cover_sites_again_are_refused_by_particles() -> None:
+    with pytest.raises(UsageError, match="solver: covers sites again.*remask"):
+        Particles(Remask(), LawTwist(), 4)
 
 
 def test_resampling_keeps_each_particle_as_often_as_it_weighs() -> None:

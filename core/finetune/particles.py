@@ -36,6 +36,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.constrain.law import LawWindow, Window
+from core.errors import UsageError
 from core.noise import Stream
 from core.plan import Plan
 from core.process.categorical import Categorical
@@ -78,6 +79,9 @@ class Particles:
         twist: weighs them.
         count: particles per sample N.
         share: resample when the effective number falls below this share of N.
+
+    Raises:
+        UsageError: the solver covers sites again.
     """
 
     solver: Solver
@@ -87,6 +91,12 @@ class Particles:
     log_w: Tensor = field(default_factory=lambda: torch.zeros(0))
     hit: Tensor = field(default_factory=lambda: torch.zeros(0))
     credit: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def __post_init__(self) -> None:
+        """Refuse solvers that cover sites again: a state that the law forbids could still come to obey it."""
+        if getattr(self.solver, "revises", False):
+            name = type(self.solver).__name__.lower()
+            raise UsageError("covers sites again, where particles have no weight", field="solver", value=name)
 
     def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s of all particles."""
