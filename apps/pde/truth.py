@@ -22,7 +22,7 @@ from apps.pde.model import DataConfig
 from apps.pde.systems import SYSTEMS, System
 from core.errors import UsageError
 
-__all__ = ["Label", "Orbit", "first", "labels", "solve", "tapered"]
+__all__ = ["Label", "Orbit", "first", "labels", "length", "solve", "tapered"]
 
 PARTS = ("train", "valid", "test")
 GRID = {"burgers": 128, "fitzhugh_nagumo": 128, "gray_scott": 192}
@@ -136,12 +136,18 @@ def _elements(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndar
     fixed = tuple(given)
     zero = fixed if all(e.text.strip() == "0" for pair in given.values() for e in pair) else ()
     held = {} if zero else {part: _held(pair, own.parameters) for part, pair in given.items()}
+    size = length(mesh) if config.mesh else own.size
 
     def start(p: np.ndarray) -> np.ndarray:
-        return tapered(p, mesh, fixed, own.size)[:, None] * spectral.initial(p, seed, own.size, config.modes)
+        return tapered(p, mesh, fixed, size)[:, None] * spectral.initial(p, seed, size, config.modes)
 
     return fem.burgers(mesh, start, own.parameters["nu"], config.dt / each, config.steps * each, each,
                        refine=config.fine or 1, zero=zero, held=held)  # fmt: skip
+
+
+def length(mesh: Mesh) -> float:
+    """Return the period of a mesh, its longer side where it has none: the length of the longest wave of a start."""
+    return float(max(mesh.period) if any(mesh.period) else np.ptp(mesh.points, axis=0).max())
 
 
 def _given(own: System, mesh: Mesh) -> dict[str, list[Expression]]:
