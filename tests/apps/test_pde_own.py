@@ -156,3 +156,18 @@ def test_terms_of_what_is_no_field_are_refused() -> None:
     system, mesh = data.posed(DataConfig(nodes=100))
     with pytest.raises(UsageError, match="model.terms: no such field; got 'U'"):
         Dynamics(ModelConfig(kind="operators", terms={"U": "nu*lap(u)"}), system, mesh, 0.01)
+
+
+def test_starts_are_as_long_as_the_mesh_in_any_units(tmp_path: Path) -> None:
+    unit, wide = rectangle(6), rectangle(6, 1000.0, 1000.0)
+    far = Mesh(wide.points + (0, 7e4), wide.triangles, wide.groups)
+    starts, drawn = [], []
+    for mesh, nu in ((unit, 0.05), (wide, 50.0), (far, 50.0)):
+        config = own(tmp_path, mesh, steps=1, parameters={"nu": nu}, boundary=dict.fromkeys(mesh.groups, "free"))
+        starts.append(truth.solve(config, *data.posed(config), 0, truth.Label("train", 0)).states[0])
+        recipe = Recipe(model=ModelConfig(kind="operators"), data=config)
+        model = FieldModel(Dynamics(recipe.model, *data.posed(config), config.dt), recipe)
+        drawn.append(model.sample(1, steps=0)[0])
+    assert np.allclose(starts[1], starts[0], atol=1e-6) and np.allclose(drawn[1], drawn[0], atol=1e-6)
+    for states in (starts, drawn):
+        assert states[2].std() == pytest.approx(states[0].std(), rel=0.3)
