@@ -35,7 +35,8 @@ def _require(word: str) -> Any:
 
 
 def _gc(word: str) -> Any:
-    m = _match(r"([\d.]+)(%?)\s*-\s*([\d.]+)(%?)(?:/(\d+))?", word, "gc", "0.4-0.6 or 0.3-0.7/50")
+    number = r"(\d+\.?\d*|\.\d+)(%?)"
+    m = _match(rf"{number}\s*-\s*{number}(?:/(\d+))?", word, "gc", "0.4-0.6 or 0.3-0.7/50")
     scale = 100.0 if m[2] or m[4] else 1.0
     return gc(float(m[1]) / scale, float(m[3]) / scale, int(m[5]) if m[5] else None)
 
