@@ -122,13 +122,23 @@ def _record(path: Path) -> tuple[SeqRecord, list[Any]]:
     from Bio.SeqRecord import SeqRecord
 
     if path.suffix.lower() in (".gb", ".gbk"):
-        record = read_genbank(path)[0]
+        records = read_genbank(path)
+        _one_of(path, len(records))
+        record = records[0]
         warned: Any = record.annotations.get("quintet_warnings", [])
         for line in warned:
             say(f"{path}: {line}")
         return record, chisel_marks(record)
-    entry = read(path)[0]
+    entries = read(path)
+    _one_of(path, len(entries))
+    entry = entries[0]
     return SeqRecord(Seq(entry.sequence), id=entry.name, name=entry.name[:16], description=""), []
+
+
+def _one_of(path: Path, records: int) -> None:
+    """Say which record of a file with several is meant."""
+    if records > 1:
+        say(f"{path}: the first of {records} records is the template")
 
 
 def moved(spec: Any, held: Template) -> Any:
@@ -287,6 +297,8 @@ def design(
     for word, value in {"steering": steering, **(options or {})}.items():
         if value and not reward:
             raise UsageError("needs a reward", field=word, value=value, hint="--reward 'gc(0.4, 0.6)', ...")
+    if length is not None and template is not None:
+        raise UsageError("is that of the template", field="length", value=length, hint="leave one of them out")
     steer = way(steering, options or {})
     loaded, given = load(model), {k: v for k, v in (settings or {}).items() if v is not None}
     kind = loaded.recipe.kind

@@ -220,6 +220,8 @@ OUT = ["--out", "x.fasta"]
         (["design", "{model}", "--frame", "1:MSKGEEL:99", *OUT], 2, "code: no such genetic code"),
         (["design", "{model}", "--frame", "MSKGEEL", *OUT], 2, "frame: is not written like"),
         (["design", "{model}", "--gc", "forty", *OUT], 2, "gc: is not written like"),
+        (["design", "{model}", "--gc", "0.4.1-0.6", *OUT], 2, "gc: is not written like"),
+        (["design", "{model}", "--template", "good.fasta", "--length", "8", *OUT], 2, "length: is that of the templ"),
         (["design", "{model}", "--fix", "101:A", *OUT], 2, "fix: must lie within 1 ... 100"),
         (["design", "{model}", "--keep", "1-5", *OUT], 2, "keep: needs --template"),
         (["design", "{model}", "--template", "none.gb", *OUT], 3, "none.gb"),
