@@ -24,7 +24,7 @@ from core.finetune.base import Base, record, uncovering
 from core.noise import Stream
 from core.plan import uniform_plan
 from core.process.categorical import Categorical
-from core.solvers.tokens import Ancestral, Confidence, FirstHitting
+from core.solvers.tokens import Ancestral, Confidence, FirstHitting, Remask
 
 K, L = 3, 3
 
@@ -161,6 +161,15 @@ def test_constraints_hold_on_every_path_and_enter_the_kl() -> None:
     value, metrics = drakes.loss(policy, prior_net, base, Table(torch.zeros(27).double(), K), 1.0, 3, 1.0, 200, stream)
     value.backward()
     assert metrics["kl"] > 0 and float(value.detach()) == pytest.approx(metrics["kl"])
+
+
+def test_a_sampler_that_covers_sites_again_does_not_depend_on_its_batch_and_is_not_tuned() -> None:
+    chain = random_chain(3, 4, 0)
+    base = replace(prior(chain, 3, 4), solver=Remask(0.9), plan=uniform_plan(16))
+    whole = base.sample(Stream.of(0, 40))
+    assert all(torch.equal(base.sample(Stream.of(0, 1, i))[0], whole[i]) for i in range(40))
+    with pytest.raises(UsageError, match="solver: covers sites again"):
+        drakes.path_kl(chain, chain, base, 4, Stream.of(0, 4))
 
 
 def test_wrong_options_are_refused() -> None:

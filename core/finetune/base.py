@@ -46,7 +46,7 @@ class Base:
         length: sites S.
         start: tokens [S] at t = 1, fixed sites in place and the mask elsewhere; None: all masked.
         window: from a number of rows to what is admitted, over global tokens; None: everything.
-        solver: which sites are uncovered when; it never covers one again.
+        solver: which sites are uncovered when; of one that covers them again the samples are right, paths are not.
     """
 
     network: Callable[[Tensor, Tensor], Tensor]
@@ -153,6 +153,11 @@ class _Notes:
     solver: Solver
     steps: int
     when: Tensor
+
+    @property
+    def revises(self) -> bool:
+        """Whether the solver covers sites again: then no step is the last because nothing is masked."""
+        return getattr(self.solver, "revises", False)
 
     def __call__(self, step: Step) -> Tensor:
         """Return x_s."""

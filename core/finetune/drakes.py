@@ -218,8 +218,13 @@ def walk(
         temperature: of the Gumbel-softmax.
         kl_steps: at how many steps of each path the KL is taken; None: all.
         draws: noises that the Gumbel-softmax is averaged over.
+
+    Raises:
+        UsageError: `kl_steps` is not within the plan, or the solver covers sites again.
     """
     stream, steps = replace(stream, samples=rows, turn=None), base.plan.steps
+    if getattr(base.solver, "revises", False):
+        raise UsageError("covers sites again, of which paths know nothing", field="solver", value=str(base.solver))
     if kl_steps is not None and not 0 < kl_steps <= steps:
         raise UsageError(f"must lie in 1..{steps}", field="kl_steps", value=kl_steps)
     path = record(replace(base, network=policy), stream.fold(0))
