@@ -16,7 +16,7 @@ from apps.music.synth import RATE
 from core.errors import DataError, UsageError
 from core.run.outputs import replacing
 
-__all__ = ["FORMATS", "Resampler", "channels", "check_format", "limit", "pcm", "read", "write"]
+__all__ = ["FORMATS", "Resampler", "channels", "check_format", "limit", "pcm", "read", "resampled", "write"]
 
 FORMATS = (".wav", ".flac", ".ogg")
 KNEE = 0.9
@@ -71,13 +71,19 @@ def _loaded(path: Path | str, mono: bool = False) -> np.ndarray:
         audio = audio.mean(1, keepdims=True)
     if not np.isfinite(audio).all():
         raise DataError("holds values that are not finite", field="audio", value=str(path))
-    if rate != RATE and len(audio):
-        import soxr
-
-        audio = soxr.resample(audio, rate, RATE)
+    audio = resampled(audio, rate, RATE)
     if not len(audio):
         raise DataError("holds no sound", field="audio", value=str(path))
     return np.ascontiguousarray(audio, dtype=np.float32)
+
+
+def resampled(sound: np.ndarray, source: int, target: int) -> np.ndarray:
+    """Return samples [m] or [m, channels] at another rate."""
+    if source == target or not len(sound):
+        return sound
+    import soxr
+
+    return soxr.resample(sound, source, target)
 
 
 def write(path: Path, audio: Tensor, rate: int = RATE) -> None:
@@ -89,11 +95,7 @@ def write(path: Path, audio: Tensor, rate: int = RATE) -> None:
     import soundfile
 
     check_format(path)
-    sound = audio.detach().clamp(-1, 1).cpu().numpy()
-    if rate != RATE:
-        import soxr
-
-        sound = soxr.resample(sound, RATE, rate)
+    sound = resampled(audio.detach().clamp(-1, 1).cpu().numpy(), RATE, rate)
     with replacing(path) as part:
         try:
             with soundfile.SoundFile(str(part), "w", rate, 1 if sound.ndim == 1 else sound.shape[1]) as file:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from apps.music import verbs
+from apps.music.audio import resampled
 from apps.music.roll import RollCodec
 from apps.music.synth import RATE
 from core.run.shards import Rows
@@ -16,10 +17,15 @@ __all__ = ["rows"]
 
 def rows(
     model: str, *, n: int, seconds: float, bpm: float, key: str, label: str, seed: int, steps: int | None,
-    guidance: float | None,
+    guidance: float | None, rate: int = RATE, stereo: bool = False,
 ) -> Rows:  # fmt: skip
-    """Return the source of records `id`, `notes` and `hits` (of models of scores), `sound` and `rate`."""
+    """Return the source of records `id`, `notes` and `hits` (of models of scores), `sound` and `rate`.
+
+    Raises:
+        UsageError: stereo of a model of sound, or a key or style that it does not know.
+    """
     net = verbs.load(model)
+    verbs.checked(net, None, verbs.Form(rate, stereo))
     asked = verbs.wishes(model, key=key, label=label)
     scored = isinstance(net.net.codec, RollCodec)
 
@@ -29,12 +35,13 @@ def rows(
             count, seconds=seconds, asked=asked, bpm=bpm, seed=seed, index=index, steps=steps, guidance=guidance
         )
         found: list[dict[str, Any]] = []
-        for k, sound in enumerate(made):
+        for k in range(count):
             row: dict[str, Any] = {"id": f"piece_{first + k}"}
             if scored:
                 score = made.score(k)
                 row |= {"notes": score.notes.round(4).tolist(), "hits": score.hits.round(4).tolist()}
-            found.append({**row, "sound": sound.numpy(), "rate": RATE})
+            sound = made.stereo(k) if stereo else made.sound(k)
+            found.append({**row, "sound": resampled(sound.numpy(), RATE, rate), "rate": rate})
         return found
 
     return draw

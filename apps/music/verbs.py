@@ -26,7 +26,9 @@ from apps.music.synth import RATE
 from core.errors import DataError, UsageError
 from core.run.report import Section
 
-__all__ = ["bench", "codec", "demo", "evaluate", "go_on", "groups", "jam", "live", "sample", "sketch", "wishes"]
+__all__ = [
+    "bench", "checked", "codec", "demo", "evaluate", "go_on", "groups", "jam", "live", "sample", "sketch", "wishes",
+]  # fmt: skip
 
 MIDI = (".mid", ".midi")
 
@@ -75,7 +77,7 @@ class Form:
 MONO = Form()
 
 
-def _checked(model: MusicModel, out: Path | None, form: Form = MONO) -> None:
+def checked(model: MusicModel, out: Path | None, form: Form = MONO) -> None:
     """Refuse a file that cannot be written before anything is made."""
     if form.stereo and not isinstance(model.net.codec, RollCodec):
         raise UsageError("a model of sound makes one channel; a stereo FILE keeps its own", field="stereo", value=True)
@@ -94,7 +96,7 @@ def sample(
 ) -> dict[str, Any]:  # fmt: skip
     """Make pieces, write them and tell what they are."""
     model = load(name)
-    _checked(model, out, form)
+    checked(model, out, form)
     music = model.sample(n, seconds=seconds, asked=asked, seed=seed, **settings)
     written = music.write(out, form.rate, form.stereo) if out is not None else []
     sounds = list(music)
@@ -143,7 +145,7 @@ def go_on(
     What follows a stereo recording stays where the recording's last second was.
     """
     model = load(name, steps)
-    _checked(model, out, form)
+    checked(model, out, form)
     given, codec_ = _read(model, file), model.net.codec
     bpm = given.bpm if isinstance(given, Score) else 120.0
     if isinstance(given, Tensor) and len(given) > codec_.hop:
@@ -168,7 +170,7 @@ def sketch(
 ) -> dict[str, Any]:  # fmt: skip
     """Make music that does what a sketch does; of a stereo sketch both channels' mean is heard."""
     model = load(name, steps)
-    _checked(model, out, form)
+    checked(model, out, form)
     codec_, bpm = model.net.codec, 120.0
     if file.suffix.lower() in MIDI:
         score = _score(file)
@@ -266,7 +268,7 @@ def codec(name: str, file: Path, out: Path | None, form: Form = MONO) -> dict[st
     from apps.music.metrics import log_spectral_distance, mel_distance
 
     model = load(name)
-    _checked(model, out, form)
+    checked(model, out, form)
     given, codec_ = _read(model, file), model.net.codec
     places = stereo.picture(given) if isinstance(given, Tensor) and given.shape[1] == 2 else None
     given = given if isinstance(given, Score) else given.mean(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,12 @@ import torch
 from typer.testing import CliRunner
 
 from apps.music import audio, spectral, stereo, tunes, verbs
-from apps.music.cli import app
+from apps.music.cli import app, generate
 from apps.music.codec import MelCodec
 from apps.music.generate import MusicModel
 from apps.music.model import MusicNet
 from apps.music.score import DRUMS, Score, read_midi, write_midi
+from apps.music.stream import rows
 from apps.music.synth import RATE, render
 from apps.music.vocoder import spectral_loss
 from core.errors import DataError, UsageError
@@ -187,6 +189,19 @@ def test_a_recordings_picture_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
         assert sound.shape[1] == 2 and tilt(sound[-RATE:]) == pytest.approx(0.5, abs=0.02)
     with pytest.raises(UsageError):
         verbs.sample("m", {}, n=1, seconds=1.0, seed=0, settings={}, out=None, form=verbs.Form(stereo=True))
+
+
+def test_shards_take_every_option_of_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verbs, "restore", lambda name: made())
+    options = inspect.signature(generate).parameters
+    assert set(inspect.signature(rows).parameters) == {*options} - {"out", "json"}
+    asked = {k: v.default for k, v in options.items() if k not in {"model", "out", "json"}}
+    draw = rows("m", **{**asked, "seconds": 1.0, "steps": 1, "rate": 44100, "stereo": True})
+    (record,) = draw(3, 1)
+    assert record["id"] == "piece_3" and record["rate"] == 44100 and record["sound"].shape == (88200, 2)
+    monkeypatch.setattr(verbs, "restore", lambda name: made("codec.kind=mel", "codec.width=8"))
+    with pytest.raises(UsageError, match="^stereo: "):
+        rows("m", **{**asked, "stereo": True})
 
 
 def test_what_follows_joins_the_end_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
