@@ -9,8 +9,8 @@ with the fewest rules that contradict each other and the nearest value that can 
 
 Parameters and FLOPs add up over the variables of spaces that sum (they are exact whole numbers); where cells
 concatenate they depend on the whole graph, and the limit is a list on spaces that can be listed, refused on others.
-Nodes off every path from input to output are no part of the network: no limit and no requirement counts them
-(costs of the space's own do where edges are free).
+Operations on nodes off every path from input to output are no part of the network: no limit and no requirement counts
+them (costs of the space's own do where edges are free). Operations on edges all are, as in NAS-Bench-201.
 """
 
 from __future__ import annotations

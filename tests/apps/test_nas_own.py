@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from apps.nas import images, rewards
-from apps.nas.cell import Cell, canonical_graph
-from apps.nas.constraints import additive, everything
+from apps.nas.cell import Cell, canonical_graph, resources
+from apps.nas.constraints import Require, additive, everything, violations
 from apps.nas.modules import build
 from apps.nas.rewards import FOLDER
 from apps.nas.space import Space, load, make
@@ -118,3 +118,10 @@ def test_text_of_cells_on_listed_edges_is_read_again() -> None:
     for text in ("|none~0|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|none~2|", "\u00b2" * 6):
         with pytest.raises(UsageError, match="cell: "):
             from_string(NB201, text)
+
+
+def test_every_operation_on_an_edge_is_part_of_the_network() -> None:
+    dead, none = Cell.of(NB201, [3, 0, 0, 1, 0, 0]), Cell.of(NB201, [0, 0, 0, 1, 0, 0])  # 0-1 leads nowhere
+    assert dead.key == none.key and resources(dead)[0] > resources(none)[0]
+    assert sum(p.numel() for p in build(dead.literal()).parameters()) == resources(dead)[0]
+    assert not violations(dead, [Require("nor_conv_3x3")]) and violations(none, [Require("nor_conv_3x3")])
