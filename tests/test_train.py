@@ -300,6 +300,16 @@ def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
             go(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["best", "model"])
+def test_a_folder_that_is_no_model_is_told_before_step_0_and_stays(tmp_path: Path, name: str) -> None:
+    mine = tmp_path / name / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(UsageError, match=f"{name}.*choose another --out"):
+        go(tmp_path)
+    assert mine.read_text() == "mine" and not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_step_0(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="out: cannot be written") as caught:

@@ -126,7 +126,7 @@ def train(
         defaults: of all settings, for those that a run made by an older version does not know.
         smaller: makes the task with a batch 2, 3, ... times smaller, for when memory runs out (`core/run/memory.py`).
     Raises:
-        UsageError: `out` is in use, not writable, or holds a run with other settings.
+        UsageError: `out` is in use, not writable, or holds a run with other settings or a `model` that is none.
         Interrupted: on SIGTERM or SIGINT, after saving.
         QuintetError: the loss was not finite; nothing was overwritten.
     """
@@ -159,6 +159,8 @@ def prepare(
     defaults: Mapping[str, Any],
 ) -> Run:
     """Build or restore what a run consists of."""
+    for name in ("best", "model"):
+        store.replaceable(out / name)  # told before hours of training, not at their end
     reseed(trainer.seed, "module")
     module = fabric.setup_module(task.module())
     for name in getattr(task, "forward_methods", ()):
@@ -168,7 +170,7 @@ def prepare(
     run = Run(
         task, app, config, trainer, optim, out, fabric, module, optimizer, weights, Average(module.module, trainer.ema)
     )
-    store.finite(dict(module.module.named_buffers()), "network")  # told before hours of training, not at their end
+    store.finite(dict(module.module.named_buffers()), "network")
     first = fabric.is_global_zero
     found = store.newest(out / "checkpoints", fabric.print if first else lambda line: None, aside=first)
     if found is not None:
