@@ -4,9 +4,9 @@ A note of pitch p that began m seconds ago and was released r seconds ago (r <= 
 
     velocity sum_k k^-1.4 sin(2 pi k f m) e^{-k m / 1.2} (1 - e^{-m / 0.004}) e^{-max(r, 0) / 0.05}
 
-over the harmonics of f = 440 2^{(p - 69) / 12} below 12 kHz, until 0.3 s after its release; a hit is a recorded or
-computed one-shot times its velocity. Since nothing else enters, the same score gives the same samples, in whatever
-pieces it is asked for.
+over f = 440 2^{(p - 69) / 12} and its harmonics below 12 kHz, eight numbers k at most, until 0.3 s after its release; a
+hit is a recorded or computed one-shot times its velocity. Since nothing else enters, the same score gives the same
+samples, in whatever pieces it is asked for.
 """
 
 from __future__ import annotations

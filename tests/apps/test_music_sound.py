@@ -58,6 +58,17 @@ def test_the_synthesiser_knows_only_the_score() -> None:
     assert np.abs(np.concatenate(pieces) - whole).max() <= 1e-12 and np.abs(whole).max() > 0.1
 
 
+@pytest.mark.parametrize("pitch", [60, 115, 120, 127])
+def test_the_highest_notes_have_no_pitch_but_their_own(pitch: int) -> None:
+    sound = render(Score(np.array([[0, 1, pitch, 1.0]])), 0.5)
+    power = np.abs(np.fft.rfft(sound * np.hanning(len(sound)))) ** 2
+    hertz = np.fft.rfftfreq(len(sound), 1 / RATE)
+    f = 440 * 2 ** ((pitch - 69) / 12)
+    order = hertz / f
+    own = (np.abs(order - order.round()) * f < 40) & (order > 0.5)
+    assert power[~own].sum() < 1e-3 * power.sum()
+
+
 def test_midi_comes_back(tmp_path: Path) -> None:
     score = tunes.arrange("saints", 5)
     write_midi(score, tmp_path / "a.mid")
