@@ -172,6 +172,8 @@ class Ear:
 def yin(frames: Tensor) -> Tensor:
     """Return (octaves above 220 Hz, 1) of the fundamental of frames [n, SIZE], or (0, 0) where there is none.
 
+    From 32 Hz to 1.5 kHz; what is higher is heard an octave or more too low.
+
     Reference: de Cheveigne and Kawahara, 2002, J. Acoust. Soc. Am. 111(4), steps 1 to 5.
     """
     half = SIZE // 2
@@ -185,7 +187,7 @@ def yin(frames: Tensor) -> Tensor:
     difference = (shifted[:, :1] + shifted - 2 * product).clamp(min=0)
     lag = torch.arange(1, half)
     ratio = difference[:, 1:] * lag / difference[:, 1:].cumsum(1).clamp(min=1e-12)
-    ratio[:, :20] = 1  # above 1.6 kHz
+    ratio[:, :20] = 1  # above 1.5 kHz
     dip = (ratio[:, 1:-1] < VOICED) & (ratio[:, 1:-1] <= ratio[:, 2:]) & (ratio[:, 1:-1] <= ratio[:, :-2])
     voiced = dip.any(1) & (energy[:, -1] > 1e-6 * SIZE)
     at = dip.float().argmax(1) + 1
@@ -205,6 +207,8 @@ def listen(audio: Tensor) -> dict[str, Tensor]:
 
 def pool(heard: Mapping[str, Tensor], edges: Tensor) -> dict[str, Tensor]:
     """Return features by frame [F, width]: means over the rows that end in (edges_f, edges_{f+1}], onsets the most.
+
+    Edges are moved to the nearest end of a row; of a frame that none is left to, the row after its beginning counts.
 
     Args:
         heard: rows for every HOP samples.
