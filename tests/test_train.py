@@ -310,6 +310,16 @@ def test_a_folder_that_is_no_model_is_told_before_step_0_and_stays(tmp_path: Pat
     assert mine.read_text() == "mine" and not list((tmp_path / "checkpoints").iterdir())
 
 
+def test_a_table_of_something_else_is_told_before_step_0_and_stays(tmp_path: Path) -> None:
+    mine = tmp_path / "log.csv"
+    mine.write_text("day,km\n1,7\n")
+    with pytest.raises(UsageError, match=r"log\.csv.*choose another --out"):
+        go(tmp_path)
+    assert mine.read_text() == "day,km\n1,7\n"
+    mine.write_text("")
+    assert go(tmp_path).step == 12
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_step_0(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="out: cannot be written") as caught:

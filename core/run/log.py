@@ -13,18 +13,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from core.errors import UsageError
+
 __all__ = ["Journal", "Table"]
 
 
 class Table:
-    """A CSV file with the column `step`; a new figure widens the table."""
+    """A CSV file whose first column is `step`; a new figure widens the table.
+
+    Raises:
+        UsageError: a file of this name holds something else, which would be lost.
+    """
 
     def __init__(self, path: Path, first: int) -> None:
         self.path = path
         self.rows: list[dict[str, Any]] = []
         if path.is_file():
-            with path.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if (row.get("step") or "x").isdigit()]
+            with path.open(newline="", encoding="utf-8", errors="replace") as file:
+                reader = csv.DictReader(file)
+                if (reader.fieldnames or ["step"])[0] != "step":
+                    raise UsageError("is no table of a run", field="out", value=str(path), hint="choose another --out")
+                self.rows = [row for row in reader if (row.get("step") or "x").isdigit()]
             self.rows = [row for row in self.rows if int(row["step"]) <= first]
         self.columns = list(self.rows[0]) if self.rows else ["step"]
         if path.is_file():
