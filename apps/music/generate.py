@@ -207,7 +207,7 @@ class MusicModel:
             )  # fmt: skip
         flow, cfg = self.net.flow, self.recipe.sample
         samples = torch.arange(n) if index is None else torch.as_tensor(index)
-        self._playable(len(samples), bpm, frames, seconds, 0 if past is None else len(past))
+        self._playable(len(samples), bpm, frames, seconds, past, past_control)
         length, total = flow.config.block, frames or self.frames_of(seconds, bpm)
         context = self.context(len(samples), cfg.guidance if guidance is None else guidance)
         for k, block in enumerate(() if past is None or not len(past) else past.split(length)):
@@ -232,7 +232,9 @@ class MusicModel:
             out.append(made)
         return Music(torch.cat(out, 1)[:, :total], self, bpm)
 
-    def _playable(self, count: int, bpm: float, frames: int, seconds: float, past: int) -> None:
+    def _playable(
+        self, count: int, bpm: float, frames: int, seconds: float, past: Tensor | None, told: Tensor | None
+    ) -> None:
         """Refuse what cannot be played."""
         if not count:
             raise UsageError("makes one piece at least", field="n", value=count)
@@ -241,8 +243,12 @@ class MusicModel:
         if frames < 0 or not 0 <= seconds < float("inf"):
             name, value = ("frames", frames) if frames < 0 else ("seconds", seconds)
             raise UsageError("is not a length", field=name, value=value)
-        if past % self.net.flow.config.block:
-            raise UsageError(f"takes blocks of {self.net.flow.config.block} frames", field="past", value=past)
+        known, length = 0 if past is None else len(past), self.net.flow.config.block
+        if known % length:
+            raise UsageError(f"takes blocks of {length} frames", field="past", value=known)
+        if told is not None and told.shape != (known, controls.WIDTH):
+            hint = f"({known}, {controls.WIDTH})"
+            raise UsageError("is not a row for each frame", field="past_control", value=tuple(told.shape), hint=hint)
 
     def _lasts(self, bpm: float) -> float:
         """Return the samples of a block."""
