@@ -145,7 +145,9 @@ def sections(
     from core.run.report import Section, Table, Text
 
     sequences, about = [e.sequence.upper() for e in entries], entries[0].manifest
-    dna = set("".join(sequences)) <= set("ACGTN")
+    judged = asked(entries)
+    dna = audit.nucleic(sequences, [rule for rules, _ in judged for rule in rules])
+    sequences = [s.replace("U", "T") for s in sequences] if dna else sequences
     control = [shuffled(s, seed) for s in sequences]
     groups: dict[str, Sequence[str]] = {"designs": sequences, "control": control}
     if real:
@@ -161,7 +163,6 @@ def sections(
         Table(["entry", "value"], [[k, _shown(v)] for k, v in about.items() if k != "nats"], "Manifest")])]  # fmt: skip
     if dna:
         out.append(kmers(groups, folder))
-    judged = asked(entries)
     rows = motif_rows(groups, [rule for rules, _ in judged for rule in rules], motifs, dna)
     if rows:
         caption = "Share of sequences that hold the motif on either strand; log2 of designs over control."
@@ -191,7 +192,8 @@ def rule_sections(judged: Sequence[tuple[list[Any], list[Entry]]], about: dict[s
     out, lines = [], []
     for rules, group in judged:
         circles = [e.circular or bool(e.manifest.get("circular")) for e in group]
-        found = audit.check([e.sequence.upper().replace("/", "") for e in group], rules, dna, circles)
+        texts = [e.sequence.upper().replace("U", "T") if dna else e.sequence.replace("/", "") for e in group]
+        found = audit.check(texts, rules, dna, circles)
         lines += [[f.rule, f.by, f.sequences, f.violations] for f in found]
     if lines:
         out.append(Section("Rules", [Table(["rule", "judged by", "sequences", "violations"], lines)]))

@@ -370,6 +370,14 @@ def test_a_report_judges_each_file_by_its_own_rules(tmp_path: Path) -> None:
         assert re.search(rf"forbid {motif} +Bio.Restriction, regular expression +1 +0 ", page)
 
 
+@pytest.mark.parametrize("letters", ["ACGUACGUGGUCUCAA", "ACGTRCGTGGTCTCAA"])
+def test_a_report_takes_rna_and_ambiguous_letters_for_dna(tmp_path: Path, letters: str) -> None:
+    (tmp_path / "a.fasta").write_text(f'>a manifest={{"rules":{{"forbid":["BsaI"],"gc":["0-1"]}}}}\n{letters}\n')
+    report.report([tmp_path / "a.fasta"], out=tmp_path / "r.html")
+    page = re.sub("<[^>]*>|\\s+", " ", (tmp_path / "r.html").read_text())
+    assert "K-mers" in page and re.search("forbid BsaI +Bio.Restriction, regular expression +1 +1 ", page)
+
+
 def test_the_control_keeps_every_pair_of_neighbours() -> None:
     rng = np.random.default_rng(0)
     for n in (1, 2, 3, 10, 60, 200):
