@@ -44,8 +44,8 @@ def test_yes_and_no_of_yaml_are_the_words_of_a_space(tmp_path: Path) -> None:
     x = everything(found)
     assert np.all(x[:, found.index["0-1"]] == 1) and np.all(x[:, found.index["1"]] == 1)
     assert not x[:, found.index["0-4"]].any()
-    cost, _ = additive(found, "wires", {})
-    assert int(cost[found.index["0-1"], 1]) == 2
+    added = additive(found, "wires", {})
+    assert added is not None and int(added[0][found.index["0-1"], 1]) == 2
 
 
 @pytest.mark.parametrize(("text", "words"), [
