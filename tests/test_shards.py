@@ -69,6 +69,14 @@ def test_parquet_and_lists_in_tables(tmp_path: Path) -> None:
     assert first["tokens"] == " ".join(map(str, rows(0, 1)[0]["tokens"]))
 
 
+def test_a_column_may_be_empty_at_first(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    rows = [{"id": i, "hits": [] if i < 7 else [0.5], "name": None if i < 4 else "x", "void": []} for i in range(12)]
+    go(tmp_path / "x.parquet", 12, 1, lambda: lambda first, count: rows[first : first + count])
+    assert pyarrow.parquet.read_table(tmp_path / "x-00000-of-00001.parquet").to_pylist() == rows
+
+
 def test_lines_are_json_whatever_the_numbers_are(tmp_path: Path) -> None:
     rows = [{"id": 0, "enter": [0.5, float("nan")]}, {"id": 1, "enter": np.array([[np.inf, 2]]), "speed": np.nan}]
     go(tmp_path / "trips.jsonl", 2, 1, lambda: lambda first, count: rows[first : first + count])

@@ -32,6 +32,7 @@ __all__ = ["Rows", "Shard", "WRITERS", "cut", "write", "write_shards"]
 Row = Mapping[str, Any]
 Rows = Callable[[int, int], Sequence[Row]]
 BATCH = 256
+PATIENCE = 32
 
 
 class Writer(Protocol):
@@ -101,10 +102,15 @@ class Tabs(Table):
 
 
 class Parquet:
-    """Apache Parquet, one row group for each batch."""
+    """Apache Parquet, one row group for each batch.
+
+    Batches in which a column is empty throughout, so that it has no type, wait for one that gives it a type, at most
+    `PATIENCE` of them.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.writer = path, None
+        self.waiting: list[Any] = []
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append rows."""
@@ -112,13 +118,31 @@ class Parquet:
         import pyarrow.parquet
 
         columns = {name: [plain(row[name]) for row in rows] for name in rows[0]} if rows else {}
-        table = pyarrow.table(columns)
+        self.waiting.append(pyarrow.table(columns))
+        known = self.writer is not None or len(self.waiting) == PATIENCE
+        if known or not any("null" in str(kind) for kind in self.schema().types):
+            self.flush()
+
+    def schema(self) -> Any:
+        """Return the types of all that waits."""
+        import pyarrow
+
+        return pyarrow.unify_schemas([table.schema for table in self.waiting], promote_options="permissive")
+
+    def flush(self) -> None:
+        """Write what waits."""
+        import pyarrow.parquet
+
         if self.writer is None:
-            self.writer = pyarrow.parquet.ParquetWriter(self.path, table.schema)
-        self.writer.write_table(table.cast(self.writer.schema))
+            self.writer = pyarrow.parquet.ParquetWriter(self.path, self.schema())
+        for table in self.waiting:
+            self.writer.write_table(table.cast(self.writer.schema))
+        self.waiting.clear()
 
     def close(self) -> None:
         """Finish the file."""
+        if self.waiting:
+            self.flush()
         if self.writer is not None:
             self.writer.close()
 
