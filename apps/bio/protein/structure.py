@@ -295,7 +295,8 @@ def _builder() -> Any:
     class Builder(StructureBuilder):
         def init_residue(self, resname: str, field: str, resseq: int, icode: str) -> None:
             key = (f"H_{resname}" if field == "H" else field, resseq, icode)
-            held: Any = self.chain.child_dict.get(key)
+            chain: Any = self.chain
+            held = chain.child_dict.get(key)
             if held is not None and held.is_disordered() == 2 and held.disordered_has_id(resname):
                 held.disordered_select(resname)
                 self.residue = held
