@@ -140,7 +140,7 @@ def test_what_cannot_be_asked_is_refused(model: MusicModel) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"bpm": 0}, {"bpm": float("nan")}, {"frames": -1}, {"seconds": float("inf")}, {"n": 0}, {"steps": 0},
+    "wrong", [{"bpm": 0.0}, {"bpm": float("nan")}, {"frames": -1}, {"seconds": float("inf")}, {"n": 0}, {"steps": 0},
               {"past": torch.zeros(5, 8)}, {"past": torch.zeros(8, 8), "past_control": torch.zeros(2, controls.WIDTH)},
               {"asked": {"loudness": torch.zeros(7, 1)}}]
 )  # fmt: skip
