@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -258,14 +259,16 @@ def cell(path: str | Path, line: int, column: str, text: str, read: Callable[[st
 def read_matched(path: str | Path, network: RoadNetwork) -> Trips:
     """Read matched trips given as OSM junction ids (columns trip_id, start_unix, osm_nodes, enter_s).
 
-    Where a trip takes a step that the network does not have (a U-turn in mid-street), a spur of at most `SPUR` metres
-    out and back is dropped as noise of the match; otherwise the trip is cut there and its longest part kept. Trips
-    with junctions that the network does not have are left out. `report` counts each case.
+    Points that are no junctions of the network are passed over (a street that only others may enter ended there, and
+    what it parted is one segment). Where a trip takes a step that the network does not have (a U-turn in mid-street,
+    a street that is closed to cars), a spur of at most `SPUR` metres out and back is dropped as noise of the match;
+    otherwise the trip is cut there and its longest part kept. Trips of which less than two segments remain are left
+    out. `report` counts each case.
 
     Raises:
         DataError: the file is malformed, or not one of its trips lies on the network.
     """
-    between = _segments_between(network)
+    between, known = _segments_between(network), {*network.u.tolist(), *network.v.tolist()}
     lists, times, departs, names, counts = [], [], [], [], Counter()
     for line, row in table(path, ("trip_id", "start_unix", "osm_nodes", "enter_s")):
         nodes = cell(path, line, "osm_nodes", row["osm_nodes"], lambda t: [int(x) for x in t.split()])
@@ -273,11 +276,13 @@ def read_matched(path: str | Path, network: RoadNetwork) -> Trips:
         start = cell(path, line, "start_unix", row["start_unix"], float)
         if len(enter) != len(nodes) - 1:
             raise DataError(f"line {line}: {len(enter)} times for {len(nodes)} junctions", field=str(path))
-        steps = [between.get(pair, []) for pair in zip(nodes[:-1], nodes[1:], strict=True)]
-        runs = _runs(network, steps) if steps and all(steps) else []
+        met = [i for i, node in enumerate(nodes) if node in known]
+        steps = [between.get((nodes[i], nodes[j]), []) for i, j in pairwise(met)]
+        enter = enter[met[:-1]]
+        runs = _runs(network, steps)
         joined = _join(network, runs)
         walk, at = max(joined, key=lambda run: len(run[0]), default=([], []))
-        case = "whole" if len(runs) == 1 else "spur dropped" if len(joined) == 1 else "longest part kept"
+        case = _case(runs, joined, all(steps) and met[:1] + met[-1:] == [0, len(nodes) - 1])
         counts[case if len(walk) > 1 else "left out"] += 1
         if len(walk) > 1:
             lists.append(np.array(walk))
@@ -291,6 +296,12 @@ def read_matched(path: str | Path, network: RoadNetwork) -> Trips:
     return trips
 
 
+def _case(runs: list[_Run], joined: list[_Run], complete: bool) -> str:
+    if complete and len(joined) == 1:
+        return "whole" if len(runs) == 1 else "spur dropped"
+    return "longest part kept"
+
+
 def _segments_between(network: RoadNetwork) -> dict[tuple[int, int], list[int]]:
     between: dict[tuple[int, int], list[int]] = {}
     for i in np.argsort(network.length, kind="stable"):
@@ -302,6 +313,9 @@ def _runs(network: RoadNetwork, steps: list[list[int]]) -> list[_Run]:
     """Return the legal walks, as long as possible, along options for each step; of parallel segments the shorter."""
     runs, first = [], 0
     while first < len(steps):
+        if not steps[first]:
+            first += 1
+            continue
         cost = {s: float(network.length[s]) for s in steps[first]}
         back: list[dict[int, int]] = []
         for options in steps[first + 1 :]:

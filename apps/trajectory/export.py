@@ -138,9 +138,9 @@ def long_table(trips: Trips) -> dict[str, NDArray]:
         "t": np.repeat(trips.depart, size) + trips.enter,
         "lon": lonlat[:, 0].round(7),
         "lat": lonlat[:, 1].round(7),
-        "segment_id": segment,
-        "u": network.u[segment],
-        "v": network.v[segment],
+        "segment_id": network.ids(segment),
+        "u": network.junctions(network.u[segment]),
+        "v": network.junctions(network.v[segment]),
         "key": network.key[segment],
         "speed": speed.round(3),
     }
@@ -199,16 +199,17 @@ def features(trips: Trips) -> Iterator[dict]:
         lonlat, seconds = track(trips, i)
         line = lonlat if len(lonlat) > 1 else np.repeat(lonlat, 2, axis=0)
         known = bool(np.isfinite(seconds[-1]))
+        names = trips.network.ids(segments).tolist()
         yield {
             "type": "Feature",
             "properties": {
                 "id": trips.id[i],
-                "origin": int(segments[0]),
-                "destination": int(segments[-1]),
+                "origin": names[0],
+                "destination": names[-1],
                 "depart": _clock(trips.depart[i]),
                 "km": round(float(kilometres[i]), 4),
                 "seconds": round(float(seconds[-1]), 1) if known else None,
-                "segments": segments.tolist(),
+                "segments": names,
             },
             "geometry": {"type": "LineString", "coordinates": line.round(7).tolist()},
         }

@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from apps.trajectory.data import Trips, cell, table
 from apps.trajectory.markup import parse
 from apps.trajectory.network import ROAD_CLASSES, RoadNetwork, utm_zone
-from apps.trajectory.osm import CLASS_SPEED
+from apps.trajectory.roads import CLASS_SPEED
 from apps.trajectory.topology import assemble
 from core.errors import DataError
 

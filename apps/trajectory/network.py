@@ -70,6 +70,8 @@ class RoadNetwork:
         junction: [J] that system's names of the junctions 0 to J - 1 in u and v, or [0] when u and v are its ids.
         way_ptr, way_id: [N+1], [W] all OpenStreetMap ways of segment i are `way_id[way_ptr[i]:way_ptr[i+1]]`; [0], [0]
             when only `osm_way` is known.
+        classes: [N] bit c is set where a part of the segment is of class c; [0] when only `road_class` is known (the
+            class of most of its length).
     """
 
     name: str
@@ -95,6 +97,7 @@ class RoadNetwork:
     junction: np.ndarray = field(default_factory=lambda: np.empty(0, dtype="U1"))
     way_ptr: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     way_id: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    classes: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
 
     def __repr__(self) -> str:
         return f"RoadNetwork({self.name!r}, {self.n} segments, {self.m} transitions, {self.crs})"
@@ -229,6 +232,19 @@ class RoadNetwork:
             return np.flatnonzero(self.osm_way == way)
         return np.unique(np.searchsorted(self.way_ptr, np.flatnonzero(self.way_id == way), side="right") - 1)
 
+    def of_class(self, road: str) -> np.ndarray:
+        """[N] bool: where a segment, or a part of it, is of this one of `ROAD_CLASSES`."""
+        number = ROAD_CLASSES.index(road)
+        return self.classes >> number & 1 == 1 if len(self.classes) else self.road_class == number
+
+    def ids(self, segments: ArrayLike) -> np.ndarray:
+        """Return segments as `segment` takes them from text: by their labels where the network has them."""
+        return self.label[np.asarray(segments)] if len(self.label) else np.asarray(segments)
+
+    def junctions(self, numbers: ArrayLike) -> np.ndarray:
+        """Return junctions (from `u` or `v`) as the file of the network calls them."""
+        return self.junction[np.asarray(numbers)] if len(self.junction) else np.asarray(numbers)
+
     def segment(self, text: str | int) -> int:
         """Return the id of a segment given as an id, "u-v", "u-v-key" (junction ids) or a label.
 
@@ -282,6 +298,7 @@ class RoadNetwork:
             succ=new[self.succ[keep]].astype(np.int32),
             turn=self.turn[keep],
             label=self.label[mask] if len(self.label) else self.label,
+            classes=self.classes[mask] if len(self.classes) else self.classes,
         )
 
     def save(self, path: str | Path) -> None:
@@ -336,8 +353,8 @@ class RoadNetwork:
             return "a junction has no name"
         if len(self.turn) != self.m or (self.m and (self.succ.min() < 0 or self.succ.max() >= n)):
             return "a transition leads nowhere"
-        if len(self.label) not in (0, n) or (self.m and (np.diff(self._pairs) <= 0).any()):
-            return "successors are not sorted, or labels are missing"
+        if not {len(self.label), len(self.classes)} <= {0, n} or (self.m and (np.diff(self._pairs) <= 0).any()):
+            return "successors are not sorted, or labels or classes are missing"
         if (self.v[self.source] != self.u[self.succ]).any():
             return "a transition joins segments that do not meet"
         for name in ("length", "speed"):
@@ -349,7 +366,7 @@ class RoadNetwork:
 _PER_SEGMENT = (
     "u", "v", "key", "osm_way", "length", "speed", "road_class", "heading_in", "heading_out", "start", "middle", "end",
 )  # fmt: skip
-_OPTIONAL = ("junction", "way_ptr", "way_id")
+_OPTIONAL = ("junction", "way_ptr", "way_id", "classes")
 
 
 def _rows(ptr: np.ndarray, values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

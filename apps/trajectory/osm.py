@@ -1,7 +1,7 @@
 """Road networks from OpenStreetMap: a file or the name of a place, through osmnx, prepared once and cached.
 
-Only ways that a car may drive are kept (the osmnx "drive" rules, which `graph_from_xml` itself does not apply); the
-missing speed limits (92 % of Porto's) are imputed by road class; the largest strongly connected component remains, so
+Only ways that a car may drive are kept, in the directions that it may take (`apps/trajectory/roads.py`); the missing
+speed limits (92 % of Porto's) are imputed by road class; the largest strongly connected component remains, so
 that every segment can be reached from every other. Turn restrictions are relations that osmnx does not read: they
 are not obeyed. Map data (c) OpenStreetMap contributors, ODbL 1.0.
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,26 +24,19 @@ from zlib import error as ZlibError
 import numpy as np
 
 from apps.trajectory.network import ROAD_CLASSES, RoadNetwork, utm_zone
+from apps.trajectory.roads import CLASS_SPEED, TAGS, drivable, merged, speeds, values
 from apps.trajectory.topology import assemble
 from core.errors import DataError
 
 if TYPE_CHECKING:
     from networkx import MultiDiGraph
 
-__all__ = ["CLASS_SPEED", "cache_folder", "from_osm", "from_place"]
-
-CLASS_SPEED: dict[str, float] = {
-    "motorway": 90, "motorway_link": 50, "trunk": 70, "trunk_link": 45, "primary": 50, "primary_link": 40,
-    "secondary": 45, "secondary_link": 35, "tertiary": 40, "tertiary_link": 35, "unclassified": 35, "residential": 30,
-    "living_street": 15, "service": 15, "road": 30, "other": 30,
-}  # fmt: skip
-"""Speeds in km/h for segments without a limit, by road class (urban defaults)."""
+__all__ = ["cache_folder", "from_osm", "from_place"]
 
 _SUFFIXES = (".osm", ".osm.gz", ".osm.bz2", ".graphml")
-_MINOR_SERVICE = {"alley", "driveway", "emergency_access", "parking", "parking_aisle", "private"}
-_VERSION = "5"
-_NO_SPEED = re.compile(r"[^1-9]*0[^1-9]*|.*\d{9}.*")
-"""Speed limits that no car can keep (0, in any unit) or reach (nine digits): they count as missing."""
+_VERSION = "6"
+_ROADS = f'["highway"~"^({"|".join(CLASS_SPEED)})$"]'
+"""What to ask the Overpass service for; `drivable` does the rest."""
 
 
 def cache_folder() -> Path:
@@ -105,15 +97,15 @@ def _cached(key: str, cache: str | Path | None, prepare: Callable[[], RoadNetwor
 
 @contextmanager
 def _tags() -> Iterator[Any]:
-    """Ask osmnx for the tags that say who may drive, for as long as the context lasts."""
+    """Ask osmnx for the tags that say who may drive, and which way, for as long as the context lasts."""
     import osmnx as ox
 
-    before = ox.settings.useful_tags_way
-    ox.settings.useful_tags_way = [*before, "motor_vehicle", "motorcar", "service", "area"]
+    tags, one_way = ox.settings.useful_tags_way, ox.settings.all_oneway
+    ox.settings.useful_tags_way, ox.settings.all_oneway = [*tags, *TAGS], True
     try:
         yield ox
     finally:
-        ox.settings.useful_tags_way = before
+        ox.settings.useful_tags_way, ox.settings.all_oneway = tags, one_way
 
 
 def _read(path: Path, simplify: bool) -> MultiDiGraph:
@@ -121,9 +113,8 @@ def _read(path: Path, simplify: bool) -> MultiDiGraph:
     try:
         with _tags() as ox:
             if path.name.endswith(".graphml"):
-                return _in_degrees(ox.load_graphml(path))
-            graph = _drivable(ox.graph_from_xml(path, simplify=False, retain_all=True))
-            return ox.simplify_graph(graph) if simplify and graph.number_of_edges() else graph
+                return speeds(_in_degrees(ox.load_graphml(path)))
+            return _prepare(ox.graph_from_xml(path, simplify=False, retain_all=True), simplify)
     except (ParseError, SAXParseException) as error:
         sax = isinstance(error, SAXParseException)
         line, column = (error.getLineNumber(), error.getColumnNumber()) if sax else error.position
@@ -140,25 +131,12 @@ def _download(place: str) -> MultiDiGraph:
     try:
         with _tags() as ox:
             ox.settings.cache_folder = str(cache_folder() / "osmnx")
-            return ox.graph_from_place(place, network_type="drive")
+            graph = ox.graph_from_place(place, simplify=False, retain_all=True, custom_filter=_ROADS)
+            return _prepare(graph, simplify=True)
     except Exception as error:
         detail = f"{type(error).__name__}: {error}".splitlines()[0][:160]
         hint = "check the name and the connection, or pass an .osm file"
         raise DataError(f"no road network for this place ({detail})", field="place", value=place, hint=hint) from None
-
-
-def _values(tag: Any) -> list[str]:
-    return [] if tag is None else [str(t) for t in (tag if isinstance(tag, list) else [tag])]
-
-
-def _drives(data: dict[str, Any]) -> bool:
-    """Apply the rules of osmnx's "drive" network type to one edge."""
-    roads = set(_values(data.get("highway")))
-    if not roads.intersection(CLASS_SPEED) or "service" in roads or "yes" in _values(data.get("area")):
-        return False
-    if _MINOR_SERVICE.intersection(_values(data.get("service"))) or "private" in _values(data.get("access")):
-        return False
-    return "no" not in _values(data.get("motor_vehicle")) + _values(data.get("motorcar"))
 
 
 def _in_degrees(graph: MultiDiGraph) -> MultiDiGraph:
@@ -169,25 +147,19 @@ def _in_degrees(graph: MultiDiGraph) -> MultiDiGraph:
     return ox.project_graph(graph, to_latlong=True) if crs and ox.projection.is_projected(crs) else graph
 
 
-def _drivable(graph: MultiDiGraph) -> MultiDiGraph:
-    graph.remove_edges_from([(u, v, k) for u, v, k, d in graph.edges(keys=True, data=True) if not _drives(d)])
-    graph.remove_nodes_from([n for n, degree in list(graph.degree()) if degree == 0])
-    return graph
+def _prepare(graph: MultiDiGraph, simplify: bool) -> MultiDiGraph:
+    graph = drivable(graph)
+    if graph.number_of_edges() == 0:
+        return graph
+    return merged(speeds(graph)) if simplify else speeds(graph)
 
 
 def _build(graph: MultiDiGraph, name: str) -> RoadNetwork:
     """Turn an osmnx graph (longitude and latitude on the nodes) into arrays."""
-    import osmnx as ox
     import pyproj
 
     if graph.number_of_edges() == 0:
         raise DataError("no road that a car may drive", field=name)
-    for *_, data in graph.edges(data=True):
-        said = _values(data.get("maxspeed"))
-        possible = [limit for limit in said if not _NO_SPEED.fullmatch(limit)]
-        if len(possible) < len(said):
-            data["maxspeed"] = possible or None
-    graph = ox.routing.add_edge_speeds(graph, hwy_speeds=CLASS_SPEED, fallback=CLASS_SPEED["other"])
     nodes = {n: (d["x"], d["y"]) for n, d in graph.nodes(data=True)}
     edges = sorted(graph.edges(keys=True, data=True), key=lambda e: e[:3])
     lines = [_line(nodes, u, v, d) for u, v, _, d in edges]
@@ -195,7 +167,7 @@ def _build(graph: MultiDiGraph, name: str) -> RoadNetwork:
     crs = utm_zone(*np.median(lonlat, axis=0))
     project = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
     columns = _columns(edges)
-    ways = [[int(way) for way in _values(e[3].get("osmid"))] for e in edges]
+    ways = [[int(way) for way in values(e[3].get("osmid"))] for e in edges]
     ptr = np.concatenate([[0], np.cumsum([len(p) for p in lines])]).astype(np.int64)
     xy = np.stack(project.transform(lonlat[:, 0], lonlat[:, 1]), axis=1)
     return assemble(name, crs, **columns, geom_ptr=ptr, geom_xy=xy, ways=ways)
@@ -210,13 +182,19 @@ def _line(nodes: dict[int, tuple[float, float]], u: int, v: int, data: dict[str,
 def _columns(edges: list[tuple[int, int, int, dict[str, Any]]]) -> dict[str, Any]:
     number = {c: i for i, c in enumerate(ROAD_CLASSES)}
     data = [e[3] for e in edges]
-    roads = [(_values(d.get("highway")) or ["other"])[0] for d in data]
+    roads = [[number.get(r, number["other"]) for r in values(d.get("highway")) or ["other"]] for d in data]
     return {
         "u": np.array([e[0] for e in edges], dtype=np.int64),
         "v": np.array([e[1] for e in edges], dtype=np.int64),
         "key": np.array([e[2] for e in edges]),
-        "osm_way": np.array([int((_values(d.get("osmid")) or ["0"])[0]) for d in data], dtype=np.int64),
+        "osm_way": np.array([int((values(d.get("osmid")) or ["0"])[0]) for d in data], dtype=np.int64),
         "length": np.array([d["length"] for d in data]),
-        "speed": np.array([d["speed_kph"] for d in data]),
-        "road_class": np.array([number.get(r, number["other"]) for r in roads]),
+        "speed": np.array([_speed(d, ROAD_CLASSES[own[0]]) for d, own in zip(data, roads, strict=True)]),
+        "road_class": np.array([own[0] for own in roads]),
+        "classes": np.array([sum(1 << c for c in set(own)) for own in roads]),
     }
+
+
+def _speed(data: dict[str, Any], road: str) -> float:
+    """Return the speed at which a segment takes the time of its stretches, km/h (two points may lie in one place)."""
+    return 3.6 * data["length"] / data["travel_time"] if data["travel_time"] > 0 else CLASS_SPEED[road]

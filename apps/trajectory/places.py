@@ -212,5 +212,5 @@ def closures(network: RoadNetwork, closed: Iterable[Place], forbid: Iterable[str
     for name in [forbid] if isinstance(forbid, str) else forbid:
         if name not in ROAD_CLASSES:
             raise UsageError("unknown road class", field="forbid", value=name, choices=ROAD_CLASSES)
-        mask |= network.road_class == ROAD_CLASSES.index(name)
+        mask |= network.of_class(name)
     return mask if mask.any() else None

@@ -111,9 +111,11 @@ def _header(path: Path) -> list[str]:
 def _read_long(path: Path, network: RoadNetwork) -> Trips:
     """Read the long table that `export.to_csv` writes."""
     walks: dict[str, list[tuple[int, float]]] = {}
+    number = {str(name): i for i, name in enumerate(network.ids(np.arange(network.n)).tolist())}
+    ends = [[str(name) for name in network.junctions(end).tolist()] for end in (network.u, network.v)]
     for line, row in table(path, ("traj_id", "t", "segment_id", "u", "v")):
-        segment = cell(path, line, "segment_id", row["segment_id"], int)
-        if not 0 <= segment < network.n or (str(network.u[segment]), str(network.v[segment])) != (row["u"], row["v"]):
+        segment = number.get(row["segment_id"].strip(), -1)
+        if segment < 0 or (ends[0][segment], ends[1][segment]) != (row["u"], row["v"]):
             where = f"line {line}, column 'segment_id': not this segment of {network.name!r}"
             raise DataError(where, field=str(path), value=row["segment_id"])
         walks.setdefault(row["traj_id"], []).append((segment, cell(path, line, "t", row["t"], _unix)))

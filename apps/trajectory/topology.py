@@ -95,6 +95,7 @@ def assemble(
     name: str, crs: str, *, u: np.ndarray, v: np.ndarray, key: np.ndarray, osm_way: np.ndarray, length: np.ndarray,
     speed: np.ndarray, road_class: np.ndarray, geom_ptr: np.ndarray, geom_xy: np.ndarray,
     label: np.ndarray | None = None, junction: Sequence[str] = (), ways: Sequence[Sequence[int]] = (),
+    classes: np.ndarray | None = None,
     pairs: tuple[np.ndarray, np.ndarray] | None = None, connected: bool = True,
 ) -> RoadNetwork:  # fmt: skip
     """Build a network from segments given as polylines between junctions.
@@ -102,6 +103,7 @@ def assemble(
     Args:
         junction: the names of junctions 0, 1, ... in u and v, where those are not ids already.
         ways: all OpenStreetMap ways of each segment, where they are known.
+        classes: all road classes that a segment has parts of, as bits, where they are known.
         pairs: the transitions (source, target), where the input states them; otherwise they follow from the
             junctions and the law on U-turns.
         connected: keep the largest strongly connected component only.
@@ -134,6 +136,7 @@ def assemble(
         junction=np.array(junction, dtype=str),
         way_ptr=np.cumsum([0, *map(len, ways)]).astype(np.int64) if len(ways) else np.empty(0, np.int64),
         way_id=np.array([w for own in ways for w in own], dtype=np.int64),
+        classes=np.empty(0, np.int32) if classes is None else np.asarray(classes, dtype=np.int32),
     )
     network = network.subset(components(network.n, source, target)) if connected else network
     problem = network.problem()

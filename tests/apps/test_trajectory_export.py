@@ -19,7 +19,8 @@ from apps.trajectory.baselines import Fastest, KShortest
 from apps.trajectory.city import synthetic_city
 from apps.trajectory.data import Trips
 from apps.trajectory.formats import read_hoser, read_roadmap, read_sumo
-from core.errors import UsageError
+from apps.trajectory.sources import read_trips
+from core.errors import DataError, UsageError
 
 NOON = 1372680000.0
 GPX = "{http://www.topografix.com/GPX/1/1}"
@@ -129,6 +130,31 @@ def test_sumo_round_trip(trips, tmp_path) -> None:
     assert back.id == [trips.id[i] for i in order]
     np.testing.assert_allclose(back.depart, trips.depart[order], atol=0.011)
     assert all(np.array_equal(a, trips.lists()[i]) for a, i in zip(back.lists(), order, strict=True))
+
+
+def test_segments_are_called_as_their_network_calls_them(trips, tmp_path) -> None:
+    """What GeoJSON and CSV say of trips on another system's network can be asked for again, and is read again."""
+    network = trips.network.subset(np.ones(trips.network.n, dtype=bool))
+    junctions = np.unique([network.u, network.v])
+    network.u, network.v = np.searchsorted(junctions, network.u), np.searchsorted(junctions, network.v)
+    network.label = np.array([f"{network.n - i}" for i in range(network.n)])
+    network.junction = np.array([f"J{j}" for j in junctions])
+    theirs = Trips.from_lists(network, trips.lists(), trips.depart, trips.times(), trips.id)
+    export.to_geojson(theirs, tmp_path / "t.geojson")
+    for feature, walk in zip(json.loads((tmp_path / "t.geojson").read_text())["features"], theirs.lists(), strict=True):
+        said = feature["properties"]
+        assert [network.segment(name) for name in said["segments"]] == walk.tolist()
+        assert [said["origin"], said["destination"]] == [said["segments"][0], said["segments"][-1]]
+    export.to_csv(theirs, tmp_path / "t.csv")
+    first = next(csv.DictReader((tmp_path / "t.csv").open(newline="")))
+    assert first["segment_id"] == network.label[theirs.segment[0]] and first["u"].startswith("J")
+    again = read_trips(tmp_path / "t.csv", network)
+    assert again.id == theirs.id and (again.segment == theirs.segment).all()
+    export.to_parquet(theirs, tmp_path / "t.parquet")
+    assert geopandas.read_parquet(tmp_path / "t.parquet")["segment_id"][0] == first["segment_id"]
+    (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text().replace(f",{first['segment_id']},J", ",0,J", 1))
+    with pytest.raises(DataError, match="line 2, column 'segment_id'"):
+        read_trips(tmp_path / "t.csv", network)
 
 
 def test_sumo_network_names_what_the_routes_use(trips, tmp_path) -> None:

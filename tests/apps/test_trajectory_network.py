@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 from apps.trajectory.city import synthetic_city
 from apps.trajectory.formats import read_sumo_network
 from apps.trajectory.network import ROAD_CLASSES, RoadNetwork, utm_zone
-from apps.trajectory.osm import from_osm
-from apps.trajectory.places import resolve
+from apps.trajectory.osm import from_osm, from_place
+from apps.trajectory.places import closures, resolve
 from apps.trajectory.topology import assemble, components
 from core.errors import DataError, UsageError
 
@@ -194,9 +195,9 @@ def test_damaged_or_missing_osm(tmp_path: Path) -> None:
 
 @needs_shared
 def test_porto(tmp_path: Path) -> None:
-    """The counts of the data's README: 20,782 segments, about 36 thousand transitions once U-turns are gone."""
+    """The data's README counts 20,782 segments, 83 more: it keeps streets that are closed to most cars."""
     net = from_osm(SHARED / "porto/porto_drive.osm.gz", cache=tmp_path)
-    assert net.n == 20782 and 36_000 <= net.m <= 37_000 and net.crs == "EPSG:32629"
+    assert net.n == 20699 and 36_000 <= net.m <= 37_000 and net.crs == "EPSG:32629"
     assert components(net.n, net.source, net.succ).all()
     assert np.isfinite(net.speed).all() and 5 <= net.speed.min() and net.speed.max() <= 130
     prepared = from_osm(SHARED / "porto/porto_drive.osm.gz", cache=tmp_path, name="again")
@@ -207,7 +208,7 @@ def test_porto(tmp_path: Path) -> None:
 @needs_shared
 def test_monaco_and_porto_center(tmp_path: Path) -> None:
     assert from_osm(SHARED / "networks/monaco_drive.osm.gz", cache=tmp_path).n == 621
-    assert from_osm(SHARED / "porto/porto_center.osm.gz", cache=tmp_path).n == 498
+    assert from_osm(SHARED / "porto/porto_center.osm.gz", cache=tmp_path).n == 493
 
 
 PLACE = {1: (10.0, 50.0), 2: (10.004, 50.0), 3: (10.008, 50.0), 4: (10.004, 50.004)}
@@ -222,6 +223,89 @@ def osm(folder: Path, **tags: str) -> Path:
         lines.append(f'<way id="{way}">' + "".join(f'<nd ref="{i}"/>' for i in nodes) + said + "</way>")
     (folder / "ring.osm").write_text('<osm version="0.6">' + "".join(lines) + "</osm>")
     return folder / "ring.osm"
+
+
+def directions(net: RoadNetwork, *ways: int) -> set[tuple[int, int]]:
+    """Return the stretches of these ways that may be driven, as pairs of junctions."""
+    return {(int(net.u[i]), int(net.v[i])) for way in ways for i in net.of_way(way)}
+
+
+@pytest.mark.parametrize(
+    ("said", "open_"),
+    [
+        ("access=private", False), ("access=no", False), ("vehicle=no", False), ("motor_vehicle=private", False),
+        ("motorcar=no motor_vehicle=yes", False), ("access=agricultural;forestry", False), ("vehicle=permit", False),
+        ("access=private motor_vehicle=yes", True), ("access=no vehicle=destination", True), ("access=yes", True),
+        ("vehicle=no motorcar=yes", True), ("access=customers", True), ("access=private;destination", True),
+        ("service=alley", False), ("area=yes", False), ("highway=footway", False), ("highway=service", False),
+    ],
+)  # fmt: skip
+def test_the_most_specific_tag_says_who_may_drive(tmp_path: Path, said: str, open_: bool) -> None:
+    tags = dict(tag.split("=") for tag in said.split())
+    net = from_osm(osm(tmp_path, **tags), cache=tmp_path / "cache", simplify=False)
+    assert bool(len(net.of_way(11))) == open_ and len(net.of_way(14)) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("highway=motorway", {(1, 2)}), ("highway=motorway oneway=no", {(1, 2), (2, 1)}),
+        ("highway=motorway oneway=-1", {(2, 1)}), ("junction=circular", {(1, 2)}), ("junction=roundabout", {(1, 2)}),
+        ("junction=roundabout oneway=no", {(1, 2), (2, 1)}), ("oneway=yes", {(1, 2)}), ("oneway=no", {(1, 2), (2, 1)}),
+        ("highway=motorway_link", {(1, 2), (2, 1)}), ("oneway=reverse", {(2, 1)}), ("", {(1, 2), (2, 1)}),
+    ],
+)  # fmt: skip
+def test_motorways_and_circles_run_one_way_unless_they_say_otherwise(
+    tmp_path: Path, said: str, expected: set[tuple[int, int]]
+) -> None:
+    tags = dict(tag.split("=") for tag in said.split())
+    net = from_osm(osm(tmp_path, **tags), cache=tmp_path / "cache", simplify=False)
+    assert directions(net, 11) == expected and directions(net, 12) == {(2, 3), (3, 2)}
+
+
+def test_a_merged_segment_takes_the_time_of_its_stretches_and_knows_their_classes(tmp_path: Path) -> None:
+    """1-2 at 120 km/h and 2-3, as long, at the 30 km/h of its class: 48 km/h, not the mean of 75."""
+    file = osm(tmp_path, highway="motorway", oneway="no", maxspeed="120")
+    net, parts = (from_osm(file, cache=tmp_path / "cache", simplify=s) for s in (True, False))
+    (there,) = set(net.of_way(11).tolist()) & set(np.flatnonzero(net.u == 1).tolist())
+    stretches = [int(i) for way in (11, 12) for i in parts.of_way(way) if parts.u[i] < parts.v[i]]
+    assert np.isclose(net.travel_time[there], parts.travel_time[stretches].sum(), rtol=1e-6)
+    assert np.isclose(net.speed[there], 48.0, atol=0.1) and np.isclose(net.length[there], parts.length[stretches].sum())
+    closed = [set(np.flatnonzero(net.of_class(road)).tolist()) for road in ("motorway", "residential", "primary")]
+    assert closed[0] == set(net.of_way(11).tolist()) and closed[1] == set(range(net.n)) and not closed[2]
+    assert (closures(net, (), ["motorway"]) == net.of_class("motorway")).all()
+
+
+def test_a_place_is_read_by_the_rules_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import osmnx as ox
+
+    file, asked = osm(tmp_path, highway="motorway", access="private", motor_vehicle="yes"), {}
+
+    def download(place: str, **options: str | bool) -> object:
+        asked.update(options)
+        return ox.graph_from_xml(file, simplify=options["simplify"], retain_all=options["retain_all"])
+
+    monkeypatch.setattr(ox, "graph_from_place", download)
+    there, here = from_place("Nowhere", cache=tmp_path / "a"), from_osm(file, cache=tmp_path / "b")
+    assert (there.succ == here.succ).all() and (there.speed == here.speed).all() and directions(there, 11) == {(1, 2)}
+    kinds = re.fullmatch(r'\["highway"~"(.*)"\]', asked["custom_filter"])[1]
+    assert [bool(re.search(kinds, road)) for road in ("motorway_link", "road", "footway", "tertiary")] == [1, 1, 0, 1]
+    assert not ox.settings.all_oneway and "motorcar" not in ox.settings.useful_tags_way
+
+
+@pytest.mark.parametrize("far", [0.0079, 0.001])
+def test_the_class_of_a_merged_segment_is_that_of_most_metres(tmp_path: Path, far: float) -> None:
+    before = PLACE[2]
+    try:
+        PLACE[2] = (10.0 + far, 50.0)
+        net = from_osm(osm(tmp_path, highway="tertiary"), cache=tmp_path / "cache")
+    finally:
+        PLACE[2] = before
+    kept = from_osm(tmp_path / "ring.osm", cache=tmp_path / "cache").subset(np.arange(net.n) < net.n)
+    longest = "tertiary" if far > 0.004 else "residential"
+    for network in (net, kept):
+        assert {ROAD_CLASSES[c] for c in network.road_class[network.of_way(11)]} == {longest}
+        assert network.of_class("tertiary").sum() == 2
 
 
 @pytest.mark.parametrize("limit", ["0", "0 mph", "9" * 400, "walk"])
@@ -262,11 +346,14 @@ def test_a_way_is_every_segment_that_it_is_part_of(tmp_path: Path) -> None:
 
 def test_networks_saved_without_ways_and_junctions_load(city: RoadNetwork, tmp_path: Path) -> None:
     city.save(tmp_path / "c.npz")
-    stored = {k: v for k, v in np.load(tmp_path / "c.npz").items() if k not in ("way_ptr", "way_id", "junction")}
+    stored = {
+        k: v for k, v in np.load(tmp_path / "c.npz").items() if k not in ("way_ptr", "way_id", "junction", "classes")
+    }
     np.savez(tmp_path / "old.npz", **stored)
     old = RoadNetwork.load(tmp_path / "old.npz")
     way = int(city.osm_way[3])
     assert (old.succ == city.succ).all() and old.of_way(way).tolist() == city.of_way(way).tolist()
+    assert (old.of_class("primary") == (city.road_class == ROAD_CLASSES.index("primary"))).all()
 
 
 SUMO = """<net version="1.9"><location netOffset="-500000,-5500000"
