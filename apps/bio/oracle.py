@@ -263,6 +263,7 @@ def train(config: OracleConfig, out: Path, say: Callable[[str], None] | None = N
     """
     if config.role not in ROLES:
         raise UsageError("no such role", field="role", value=config.role, choices=ROLES)
+    checkpoint.replaceable(out)
     tell = say or (lambda line: print(line, file=sys.stderr))
     data = read(config)
     learn, choose, held = (examples(data, rows) for rows in loci(data, config.role))

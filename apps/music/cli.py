@@ -11,7 +11,7 @@ Model = Annotated[str, typer.Argument(help="A model that ships (toy), or the fol
 Pieces = Annotated[int, typer.Option("-n", help="Pieces.", min=1)]
 Seconds = Annotated[float, typer.Option("--seconds", help="Length of each.", min=0.1, max=86_400)]
 Bpm = Annotated[float, typer.Option("--bpm", help="Beats per minute.", min=20, max=400)]
-Key = Annotated[str, typer.Option("--key", help="C, C#, ... or Cm, C#m, ...; empty lets the model decide.")]
+Key = Annotated[str, typer.Option("--key", help="C, C#, Db, ... or Cm, Bbm, ...; empty lets the model decide.")]
 Label = Annotated[str, typer.Option("--label", help="A style of the training data.")]
 Seed = Annotated[int, typer.Option("--seed", help="All randomness.", min=0)]
 Steps = Annotated[int | None, typer.Option("--steps", help="Solver steps per block.", min=1)]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apps.music.controls import KEYS
+from apps.music.controls import KEYS, key_number
 from apps.music.roll import RollCodec
 from apps.music.score import DRUMS, Score
 from core.errors import InfeasibleError, UsageError
@@ -47,11 +47,10 @@ def scale(tonic: str, mode: str = "major") -> Rule:
     Raises:
         UsageError: no such tonic or mode.
     """
-    if tonic not in KEYS[:12]:
-        raise UsageError("no such tonic", field="scale", value=tonic, choices=KEYS[:12])
+    first = key_number(tonic, "scale", KEYS[:12])
     if mode not in STEPS:
         raise UsageError("no such mode", field="scale", value=mode, choices=STEPS)
-    first, steps = KEYS.index(tonic), STEPS[mode]
+    steps = STEPS[mode]
     return Rule(f"{tonic} {mode}", pitch=lambda p: (p - first) % 12 in steps)
 
 

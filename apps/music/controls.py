@@ -21,7 +21,7 @@ frames: heard in pieces or whole is the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -43,7 +43,23 @@ GROUPS: dict[str, int] = {
 WIDTH = sum(GROUPS.values()) + len(GROUPS)
 HEARD = ("loudness", "centroid", "onset", "chroma", "pitch")
 KEYS = [f"{n}{m}" for m in ("", "m") for n in ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")]
+SHARP = {"Cb": "B", "Db": "C#", "Eb": "D#", "E#": "F", "Fb": "E", "Gb": "F#", "Ab": "G#", "Bb": "A#", "B#": "C"}
+"""Tonics by the names that `KEYS` has for them."""
+
 VOICED = 0.15
+
+
+def key_number(text: str, field: str, known: Sequence[str] = KEYS) -> int:
+    """Return the number of a key, or tonic, by any of its names: A#, Bb, Ebm.
+
+    Raises:
+        UsageError: no such key.
+    """
+    minor = "m" if text.endswith("m") else ""
+    name = SHARP.get(text.removesuffix("m"), text.removesuffix("m")) + minor
+    if name not in known:
+        raise UsageError("no such key", field=field, value=text, choices=known)
+    return KEYS.index(name)
 
 
 def _slices() -> dict[str, slice]:

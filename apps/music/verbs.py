@@ -17,7 +17,7 @@ from torch import Tensor
 from apps.music import audio, controls, data, stereo
 from apps.music.attack import attacks, hear
 from apps.music.codec import MelCodec
-from apps.music.controls import KEYS
+from apps.music.controls import key_number
 from apps.music.corpus import told
 from apps.music.generate import Music, MusicModel, restore
 from apps.music.roll import RollCodec
@@ -54,9 +54,7 @@ def wishes(name: str, *, key: str = "", label: str = "") -> dict[str, Tensor]:
     """
     asked: dict[str, Tensor] = {}
     if key:
-        if key not in KEYS:
-            raise UsageError("no such key", field="key", value=key, choices=KEYS)
-        asked["key"] = torch.eye(24)[KEYS.index(key)]
+        asked["key"] = torch.eye(24)[key_number(key, "key")]
     if label:
         config = restore(name).recipe.data
         known = data.labels(config.kind, config.root) if config.kind not in data.SOUNDS else []

@@ -172,3 +172,14 @@ def test_mistakes(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
     with pytest.raises(CheckpointError):
         o.load(tmp_path)
+
+
+def test_a_folder_of_other_things_is_refused_before_anything_is_fitted(tmp_path: Path) -> None:
+    from apps.bio.protein import potential
+
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="no checkpoint"):
+        o.train(o.OracleConfig("judge", path="nowhere"), tmp_path)
+    with pytest.raises(UsageError, match="no checkpoint"):
+        potential.fit_verb(path="nowhere", out=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]

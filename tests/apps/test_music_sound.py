@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from apps.music import audio, controls, data, tunes
+from apps.music import audio, constraints, controls, data, tunes
 from apps.music.codec import MelCodec
 from apps.music.roll import TICKS, RollCodec
 from apps.music.score import Score, read_midi, write_midi
@@ -305,6 +305,20 @@ def test_a_key_is_found() -> None:
         notes = tunes.read_tune(tunes.TUNES[name])
         score = Score(np.c_[notes[:, :2], notes[:, 2] + 60, np.ones(len(notes))])
         assert controls.key_of(score) == key and controls.key_of(score.transpose(3)) == 3
+
+
+@pytest.mark.parametrize(("name", "number"), [("C", 0), ("Bb", 10), ("Ebm", 15), ("Cb", 11), ("B#m", 12), ("F#", 6)])
+def test_keys_have_flats_too(name: str, number: int) -> None:
+    assert controls.key_number(name, "key") == number
+    if number < 12:
+        allowed = constraints.scale(name).pitch
+        assert {p for p in range(12) if allowed(p)} == {(number + step) % 12 for step in (0, 2, 4, 5, 7, 9, 11)}
+
+
+@pytest.mark.parametrize("name", ["H", "b", "", "Bbb", "m", "A#mm"])
+def test_what_is_no_key_is_said(name: str) -> None:
+    with pytest.raises(UsageError, match="no such key"):
+        controls.key_number(name, "key")
 
 
 def test_real_scores(shared_data: Path) -> None:

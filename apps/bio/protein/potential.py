@@ -109,6 +109,7 @@ def fit_verb(*, path: str, out: Path | None, model: str = "protein") -> dict[str
     from apps.bio.protein.generate import restore
 
     folder = out or Path("runs") / "bio" / "oracle-stability"
+    checkpoint.replaceable(folder)
     data = read_backbones(path)
     found = read_variants(path, data, ("megascale", "S2648"))
     potential = fit(differences(restore(model), data, found), found.ddg, found.chain, data.cluster[found.chain])
