@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from apps.bio.model import KINDS, LETTERS, Recipe
+from apps.bio.model import KINDS, LETTERS, Recipe, SampleConfig
 from apps.bio.tokenizer import Tokenizer
 from core.blocks import generate
 from core.constrain.automaton import sites
@@ -121,8 +121,13 @@ class SequenceModel:
 
         Raises:
             InfeasibleError: rules that no sequence obeys, before anything is sampled.
+            UsageError: a block, solver or temperature for steered draws, which are ancestral and of whole sequences.
         """
         from apps.bio.records import Designs
+
+        for name, value in {"block": block, "solver": solver, "temperature": temperature}.items():
+            if reward is not None and value not in (None, getattr(SampleConfig(), name)):
+                raise UsageError("is not known to steered draws", field=name, value=value, hint="leave it out, or the reward")
 
         model = self.set(steps=steps, block=block, solver=solver, temperature=temperature)
         tokens = model.open_sites(length, start)

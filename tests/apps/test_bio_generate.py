@@ -71,6 +71,10 @@ def test_what_is_wrong_is_said() -> None:
     model = made(CONV)
     with pytest.raises(UsageError, match="solver"):
         model.sample(1, solver="confidance")
+    for name, value in {"solver": "confidence", "block": 4, "temperature": 0.5}.items():
+        with pytest.raises(UsageError, match="steered draws") as caught:
+            model.sample(1, reward=object(), **{name: value})
+        assert caught.value.field == name
     with pytest.raises(UsageError, match="differs from the length"):
         model.sample(1, start="AC??", length=5)
     with pytest.raises(UsageError, match="does not divide"):
