@@ -127,7 +127,8 @@ class SequenceModel:
 
         for name, value in {"block": block, "solver": solver, "temperature": temperature}.items():
             if reward is not None and value not in (None, getattr(SampleConfig(), name)):
-                raise UsageError("is not known to steered draws", field=name, value=value, hint="leave it out, or the reward")
+                hint = "leave it out, or the reward"
+                raise UsageError("is not known to steered draws", field=name, value=value, hint=hint)
 
         model = self.set(steps=steps, block=block, solver=solver, temperature=temperature)
         tokens = model.open_sites(length, start)
