@@ -24,7 +24,7 @@ from core.noise import Stream
 from core.plan import uniform_plan
 from core.process.categorical import Categorical
 from core.sample import Step
-from core.solvers.tokens import Ancestral
+from core.solvers.tokens import Ancestral, Remask
 
 K, L, DRAWS = 3, 4, 16_384
 
@@ -157,6 +157,18 @@ def test_constraints_and_fixed_sites_always_hold_and_batches_do_not_matter(metho
     pairs = found[:, :-1] * K + found[:, 1:]
     assert bool((found[:, 2] == 1).all()) and not bool(((pairs == 1) | (pairs == 8)).any())
     assert torch.equal(method(base, reward, 16, Stream.of(0, 1, 8)).x, found[8:24])
+
+
+REVISED = [ByClassifier(0.5), ByClassifier(0.5, asks=3), Gilc(0.5, 2), GilcBlackBox(0.5, 2), Svdd(0.5, 2), Smc(0.5, 4)]
+
+
+@pytest.mark.parametrize("method", REVISED, ids=str)
+def test_batches_do_not_matter_where_sites_are_covered_again(method) -> None:  # noqa: ANN001
+    chain, reward = toy()
+    base = replace(prior(chain, K, L), solver=Remask(0.9), plan=uniform_plan(8))
+    found, size = method(base, reward, 12, Stream.of(0, 1)).x, 4 if isinstance(method, Smc) else 1
+    parts = [method(base, reward, size, Stream.of(0, 1, first)).x for first in range(0, 12, size)]
+    assert torch.equal(torch.cat(parts), found)
 
 
 def test_constrained_populations_reach_the_conditioned_tilted_law() -> None:

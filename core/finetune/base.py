@@ -31,7 +31,7 @@ from core.process.categorical import Categorical
 from core.sample import Solver, Step, denoise
 from core.solvers.tokens import Ancestral, FirstHitting
 
-__all__ = ["Base", "Path", "Tally", "address", "precision", "record", "uncovering"]
+__all__ = ["Around", "Base", "Path", "Tally", "address", "precision", "record", "uncovering"]
 
 
 @dataclass(eq=False)
@@ -147,17 +147,23 @@ def uncovering(base: Base, path: Path, k: Int[Tensor, " b"]) -> Float64[Tensor, 
 
 
 @dataclass(eq=False)
-class _Notes:
-    """A solver around a solver that notes in `when` what `Path` needs."""
+class Around:
+    """What a solver around a solver has to tell of it."""
 
     solver: Solver
-    steps: int
-    when: Tensor
 
     @property
     def revises(self) -> bool:
         """Whether the solver covers sites again: then no step is the last because nothing is masked."""
         return getattr(self.solver, "revises", False)
+
+
+@dataclass(eq=False)
+class _Notes(Around):
+    """A solver around a solver that notes in `when` what `Path` needs."""
+
+    steps: int
+    when: Tensor
 
     def __call__(self, step: Step) -> Tensor:
         """Return x_s."""

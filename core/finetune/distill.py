@@ -23,12 +23,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from core.finetune.base import Base
+from core.finetune.base import Around, Base
 from core.finetune.drakes import divergence
 from core.finetune.reward import Reward
 from core.finetune.steer import ByClassifier
 from core.noise import Stream
-from core.sample import Solver, Step
+from core.sample import Step
 
 __all__ = ["Guided", "distill", "guided"]
 
@@ -57,10 +57,9 @@ class Guided:
 
 
 @dataclass(eq=False)
-class _Noting:
+class _Noting(Around):
     """A solver around a solver that keeps the states that it sees and their predictions."""
 
-    solver: Solver
     kept: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
     def __call__(self, step: Step) -> Tensor:

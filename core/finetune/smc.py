@@ -39,10 +39,11 @@ from torch import Tensor
 
 from core.constrain.law import Window
 from core.denoiser import Prediction
+from core.finetune.base import Around
 from core.finetune.particles import resample
 from core.finetune.reward import Reward
 from core.noise import Stream
-from core.sample import Solver, Step
+from core.sample import Step
 
 __all__ = ["Asking", "Population", "Tilt", "afresh", "gained", "lookahead", "tilted"]
 
@@ -113,7 +114,7 @@ def afresh(step: Step) -> Step:
 
 
 @dataclass(eq=False)
-class Population:
+class Population(Around):
     """A solver around a solver: populations of consecutive rows, weighed and drawn anew before each step.
 
     Args:
@@ -131,7 +132,6 @@ class Population:
         ancestor: the row at t = 1 that each row comes from [G N].
     """
 
-    solver: Solver
     reward: Reward
     alpha: float
     size: int

@@ -41,7 +41,7 @@ from torch.nn.functional import one_hot
 
 from core.draw import straight_through
 from core.errors import UsageError
-from core.finetune.base import Base, Tally, address, precision
+from core.finetune.base import Around, Base, Tally, address, precision
 from core.finetune.reward import Counted, Reward, soft
 from core.finetune.smc import Asking, Population, Tilt, afresh, gained, lookahead, tilted
 from core.guide.classifier import Classifier
@@ -143,17 +143,16 @@ class BestOf:
 
 
 @dataclass(eq=False)
-class _Tilting:
+class _Tilting(Around):
     """A solver around a solver whose predictions are tilted; between the steps that ask, the last tilt is held."""
 
-    solver: Solver
     tilt: Tilt
     asks: Asking
     held: Tensor | None = None
 
     def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s."""
-        if not bool(step.masked.any()):
+        if not self.revises and not bool(step.masked.any()):
             return step.x_t
         if self.held is not None and not self.asks(step):
             held = torch.where(step.masked[..., None], self.held, 0.0)
@@ -253,11 +252,11 @@ class Svdd:
         """Return n samples."""
         _positive(alpha=self.alpha, proposals=self.proposals, draws=self.draws)
         run = _Run.of(base, reward, n, stream)
-        return run.steered(run.denoise(_Picking(self, run)))
+        return run.steered(run.denoise(_Picking(base.solver, self, run)))
 
 
 @dataclass(eq=False)
-class _Picking:
+class _Picking(Around):
     """A solver around a solver that proposes several next states and picks one."""
 
     rule: Svdd
@@ -265,7 +264,7 @@ class _Picking:
 
     def __call__(self, step: Step) -> Int[Tensor, "b l"]:
         """Return x_s."""
-        if not bool(step.masked.any()):
+        if not self.revises and not bool(step.masked.any()):
             return step.x_t
         base, count = self.run.base, self.rule.proposals
         if not self.run.asking(self.rule.asks)(step):
