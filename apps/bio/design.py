@@ -195,7 +195,8 @@ def designed(
         settled = model.set(steps=steps, temperature=temperature)
         tokens, good = _redrawn(settled, wish, windows, tokens, seed)
         kept = np.flatnonzero(good)
-        found = Designs.of(model.tokenizer.decode(tokens[kept].numpy()), tokens[kept], found.manifest)
+        letters = model.tokenizer.decode(tokens[kept].numpy())
+        found = Designs.of(letters, tokens[kept], found.manifest, found.molecule)
     found.template = wish.template
     return found, n - len(found)
 

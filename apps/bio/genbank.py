@@ -202,10 +202,14 @@ def _retranslate(feature: SeqFeature, held: Template, out: SeqRecord) -> None:
 
     table = str(feature.qualifiers.get("transl_table", ["1"])[0])
     begin = int(feature.qualifiers.get("codon_start", ["1"])[0]) - 1
-    letters = spelt(feature, str(out.seq))[begin:]
-    new = str(Seq(letters[: len(letters) // 3 * 3]).translate(table=table)).removesuffix("*")
+    letters, before = (spelt(feature, str(r.seq)).upper()[begin:] for r in (out, held.record))
+    new = str(Seq(letters[: len(letters) // 3 * 3]).translate(table=table))
+    if 0 <= len(new) - len(old[0]) <= 1:  # a codon that stayed is read as it was: selenocysteine and its kin
+        stayed = [letters[k : k + 3] == before[k : k + 3] for k in range(0, 3 * len(old[0]), 3)]
+        new = "".join(a if same else b for a, b, same in zip(old[0], new, stayed, strict=False)) + new[len(old[0]) :]
+    new = new.removesuffix("*")
     known = unambiguous_dna_by_id.get(int(table)) if table.isdigit() else None
-    if old[0][:1] == "M" and known is not None and letters[:3].upper() in known.start_codons:
+    if old[0][:1] == "M" and known is not None and letters[:3] in known.start_codons:
         new = "M" + new[1:]  # a codon that begins a protein is read as methionine there
     if new != old[0]:
         feature.qualifiers["translation"] = [new]
@@ -241,7 +245,8 @@ def genbank(designs: Designs) -> str:
 
     from apps.bio.manifest import header
 
-    found = []
+    found, plain = [], designs.template is not None or set("".join(designs.sequences)) <= set("ACGTN")
+    kind = designs.molecule or ("DNA" if plain else "protein")
     for i, (name, sequence) in enumerate(zip(designs.names, designs.sequences, strict=True)):
         notes = designs.notes[i] if designs.notes else []
         if designs.template is not None:
@@ -251,8 +256,8 @@ def genbank(designs: Designs) -> str:
         else:
             alone = SeqRecord(Seq(sequence), id=name, name=name, annotations={"topology": "linear"})
             record = inserted(Template(alone, np.zeros(len(sequence), bool), 0, len(sequence)), sequence, name, notes)
-        protein = set(sequence) - set("ACGTN") != set() and designs.template is None
-        record.annotations.setdefault("molecule_type", "protein" if protein else "DNA")
+        record.id, record.name = ("_".join(word.split()) for word in (record.id, record.name))  # LOCUS holds no blank
+        record.annotations.setdefault("molecule_type", kind)
         about = header(designs.score_of(i), designs.manifest)
         comment = str(record.annotations.get("comment", ""))
         record.annotations["comment"] = f"{comment}\n{about}".strip()

@@ -142,7 +142,8 @@ class SequenceModel:
             found = torch.cat(drawn) if drawn else torch.empty(0, len(tokens), dtype=torch.long)
         manifest = {"model": self.name, "seed": seed, "constraints": [repr(c) for c in constraints]}
         manifest |= {k: v for k, v in vars(model.recipe.sample).items()}
-        return Designs.of(self.tokenizer.decode(found.numpy()), found, manifest)
+        molecule = "DNA" if self.alphabet == LETTERS["dna"] else "protein"
+        return Designs.of(self.tokenizer.decode(found.numpy()), found, manifest, molecule)
 
     def open_sites(self, length: int | None, start: str | Tensor | None) -> Tensor:
         """Return the start tokens [S]: letters that stay, the mask elsewhere.

@@ -62,6 +62,7 @@ class Designs:
         names: identifiers.
         template: the record that they were designed in; None where they stand alone.
         notes: for each sequence what GenBank is to note: (first, last, text), from 1.
+        molecule: `DNA` or `protein`; where it is not said, files go by the letters of all sequences.
     """
 
     sequences: list[str]
@@ -71,11 +72,12 @@ class Designs:
     names: list[str] = field(default_factory=list)
     template: Template | None = None
     notes: list[list[tuple[int, int, str]]] = field(default_factory=list)
+    molecule: str = ""
 
     @classmethod
-    def of(cls, sequences: Sequence[str], tokens: Tensor, manifest: dict[str, Any]) -> Designs:
+    def of(cls, sequences: Sequence[str], tokens: Tensor, manifest: dict[str, Any], molecule: str = "") -> Designs:
         """Return sequences with their tokens and manifest."""
-        return cls(list(sequences), tokens, manifest)
+        return cls(list(sequences), tokens, manifest, molecule=molecule)
 
     def __post_init__(self) -> None:
         """Number what has no name."""
@@ -103,7 +105,7 @@ class Designs:
         return Designs(
             [self.sequences[i] for i in rows], None if self.tokens is None else self.tokens[torch.tensor(rows).long()],
             self.manifest, {k: v[rows] for k, v in self.scores.items()}, [self.names[i] for i in rows], self.template,
-            [self.notes[i] for i in rows] if self.notes else [],
+            [self.notes[i] for i in rows] if self.notes else [], self.molecule,
         )  # fmt: skip
 
     def fasta(self) -> str:
@@ -208,7 +210,7 @@ def read_fasta(path: Path | str) -> list[Entry]:
         raise DataError("does not begin with >", field=str(path))
     found = []
     for title, sequence in SimpleFastaParser(StringIO(text.lstrip())):
-        name, _, about = title.partition(" ")
+        name, about = (*title.split(None, 1), "", "")[:2]
         found.append(Entry(name, "".join(sequence.split()), *parse_header(about)))
     return found
 
@@ -225,7 +227,7 @@ def read_fastq(path: Path | str) -> list[Entry]:
     try:
         for title, sequence, quality in FastqGeneralIterator(StringIO(_text(path))):
             mean = sum(map(ord, quality)) / max(len(quality), 1) - 33
-            found.append(Entry(title.split(" ")[0], sequence, {"quality": mean}))
+            found.append(Entry((title.split() or [""])[0], sequence, {"quality": mean}))
     except ValueError as error:
         raise DataError(str(error), field=str(path)) from None
     return found

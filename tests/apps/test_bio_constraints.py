@@ -55,6 +55,11 @@ def test_a_rule_means_what_the_audit_finds(name: str) -> None:
     assert 0 < held.sum() < len(held)
 
 
+def test_a_rule_says_how_often() -> None:
+    counts = {None: "require GAW", (2, None): "require GAW 2 to any times", (0, 0): "require GAW 0 to 0 times"}
+    assert {count: str(c.require("GAW", count=count)) for count in counts} == counts
+
+
 def test_rules_together_are_their_intersection() -> None:
     names = ["forbid class", "require both", "homopolymer", "gc", "alphabet"]
     whole = c.compile_([SPECS[n] for n in names], L).layers.accepts(TOKENS)

@@ -113,7 +113,10 @@ def test_fasta_and_fastq(tmp_path: Path) -> None:
     (tmp_path / "a.fa").write_text(">x score=1.5 other\nACGT\nACG\n>y\nTT\n")
     x, y = read_fasta(tmp_path / "a.fa")
     assert (x.name, x.sequence, x.scores, y.sequence) == ("x", "ACGTACG", {"score": 1.5}, "TT")
-    (tmp_path / "a.fastq").write_text("@r1 d\nACGT\n+\nIIII\n")
+    (tmp_path / "tab.fa").write_text(">x\tscore=2 other\nAC\n> y z\nGT\n>\nTT\n")
+    found = read_fasta(tmp_path / "tab.fa")
+    assert [e.name for e in found] == ["x", "y", ""] and found[0].scores == {"score": 2}
+    (tmp_path / "a.fastq").write_text("@r1\td\nACGT\n+\nIIII\n")
     (r,) = read_fastq(tmp_path / "a.fastq")
     assert (r.name, r.sequence, r.scores["quality"]) == ("r1", "ACGT", 40)
     with pytest.raises(DataError):

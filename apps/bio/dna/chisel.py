@@ -85,9 +85,10 @@ def _labels(feature: SeqFeature) -> list[str]:
 def _read(record: SeqRecord, feature: SeqFeature, label: str) -> Annotation:
     sites = sorted(int(i) for i in feature.location) if feature.location is not None else []
     n, first = len(record), sites[0] if sites else 0
-    if sites and sites[-1] - first + 1 != len(sites):  # over the origin: the run begins after the gap
-        first = next(b for a, b in zip(sites, sites[1:], strict=False) if b - a > 1)
-        if {i % n for i in range(first, first + len(sites))} != set(sites):
+    breaks = [b for a, b in zip(sites, sites[1:], strict=False) if b - a != 1]
+    if breaks:  # over the origin of a circle: the run begins after the gap
+        first, circular = breaks[0], record.annotations.get("topology") == "circular"
+        if not circular or {i % n for i in range(first, first + len(sites))} != set(sites):
             _refuse(label, sites[0], "lies on several pieces")
     found = re.fullmatch(r"([@~])(\w+)\s*(?:\((.*)\))?", label)
     if found is None or found[1] == "~" or found[2] not in NAMES:
@@ -149,6 +150,8 @@ def _no(given: list[str], named: dict[str, str], strand: int, letters: str) -> C
 def _insert(given: list[str], named: dict[str, str], strand: int, letters: str) -> Callable[[int, int], Any]:
     _only(named, "pattern", "enzyme", "occurences", "occurrences", "strand")
     pattern = _pattern(given[0] if given else named.get("pattern") or named["enzyme"])
+    if named.get("strand", "both") not in ("both", "from_location"):
+        raise ValueError(named["strand"])  # sites are counted on both
     count = int(given[1] if len(given) > 1 else named.get("occurences", named.get("occurrences", "1")))
     return lambda first, last: require(pattern, both_strands=True, count=count, within=(first, last))
 
@@ -157,7 +160,8 @@ def _gc(given: list[str], named: dict[str, str], strand: int, letters: str) -> C
     _only(named, "mini", "maxi", "window")
     found = re.fullmatch(r"(\d+)-(\d+)%?(?:/(\d+)(?:bp)?)?", given[0]) if given else None
     if found:
-        low, high, window = int(found[1]) / 100, int(found[2]) / 100, int(found[3]) if found[3] else None
+        wide = found[3] or named.get("window")
+        low, high, window = int(found[1]) / 100, int(found[2]) / 100, int(wide) if wide else None
     elif given and "%" in given[0]:
         raise ValueError(given[0])
     else:

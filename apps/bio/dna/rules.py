@@ -140,7 +140,8 @@ class Require:
 
     def __str__(self) -> str:
         """Return the rule in words."""
-        often = "" if (self.least, self.most) == (1, None) else f" {self.least} to {self.most or 'any'} times"
+        most = "any" if self.most is None else self.most
+        often = "" if (self.least, self.most) == (1, None) else f" {self.least} to {most} times"
         return "require " + " ".join(self.motifs) + often
 
     def atoms(self, length: int, letters: str) -> Iterator[Atom]:

@@ -62,7 +62,7 @@ class PeptideModel(SequenceModel):
             manifest = part.manifest
             for i, sequence in zip(rows, part.sequences, strict=True):
                 found[i] = sequence
-        return Designs(found, None, manifest)
+        return Designs(found, None, manifest, molecule="protein")
 
     @torch.no_grad()
     def evaluate(self, n: int, seed: int = 0) -> dict[str, Any]:

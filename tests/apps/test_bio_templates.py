@@ -1,0 +1,91 @@
+"""Records as users have them: names with blanks, exceptions to the code, annotations in unusual places and words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from Bio.Seq import Seq
+from Bio.SeqFeature import CompoundLocation, SeqFeature, SimpleLocation
+from Bio.SeqRecord import SeqRecord
+
+from apps.bio.dna.chisel import marks
+from apps.bio.dna.rules import Gc
+from apps.bio.genbank import inserted, template
+from apps.bio.records import Designs, read, read_genbank
+from core.errors import UsageError
+
+
+def record(letters: str, label: str, *pieces: tuple[int, int], circular: bool = False) -> SeqRecord:
+    """Return a record with one annotation on some pieces."""
+    parts = [SimpleLocation(a, b, 1) for a, b in pieces]
+    place = parts[0] if len(parts) == 1 else CompoundLocation(parts)
+    about = {"molecule_type": "DNA", "topology": "circular" if circular else "linear"}
+    feature = SeqFeature(place, type="misc_feature", qualifiers={"label": [label]})
+    return SeqRecord(Seq(letters), id="p", name="p", annotations=about, features=[feature])
+
+
+@pytest.mark.parametrize(
+    ("label", "window"),
+    [("@gc(40-60%)", None), ("@gc(40-60%/20bp)", 20), ("@gc(40-60%, window=20)", 20), ("@gc(mini=.4, window=20)", 20)],
+)
+def test_a_gc_annotation_keeps_its_window(label: str, window: int | None) -> None:
+    (mark,) = marks(record("N" * 60, label, (0, 60)))
+    assert mark.make is not None
+    spec = mark.make(1, 60)
+    assert isinstance(spec, Gc) and spec.window == window and spec.lo == 0.4
+
+
+@pytest.mark.parametrize(
+    ("pieces", "circular", "fine"),
+    [([(0, 12), (50, 60)], False, False), ([(50, 60), (0, 12)], True, True), ([(0, 12), (11, 20)], False, False),
+     ([(0, 12), (12, 20)], False, True), ([(0, 12), (20, 30), (50, 60)], True, False)],
+)  # fmt: skip
+def test_an_annotation_lies_in_one_piece(pieces: list[tuple[int, int]], circular: bool, fine: bool) -> None:
+    """Two pieces meet only over the origin of a circle; pieces that overlap (a slippery site) are refused too."""
+    held = record("N" * 60, "@no(BsaI_site)", *pieces, circular=circular)
+    if not fine:
+        with pytest.raises(UsageError, match="lies on several pieces"):
+            marks(held)
+        return
+    (mark,) = marks(held)
+    assert (mark.first, mark.size) == ((51, 22) if circular else (1, 20))
+
+
+def test_an_insert_on_one_strand_has_no_counterpart() -> None:
+    assert len(marks(record("N" * 60, "@insert(AarI_site, strand=both)", (0, 60)))) == 1
+    with pytest.raises(UsageError, match="do not map"):
+        marks(record("N" * 60, "@insert(AarI_site, strand=1)", (0, 60)))
+
+
+def test_a_codon_that_stays_is_read_as_it_was() -> None:
+    """Selenocysteine is TGA, and so written elsewhere in the record; a stop that the design makes is told."""
+    letters = "ATGGCTTGAGGTNNNNNNGCTTAA"
+    about = {"translation": ["MAUGXXA"], "codon_start": ["1"], "transl_except": ["(pos:7..9,aa:Sec)"]}
+    held = record(letters, "", (0, 24))
+    held.features = [SeqFeature(SimpleLocation(0, 24, 1), type="CDS", qualifiers=about)]
+    place = template(held, np.array([c == "N" for c in letters]))
+    for codons, read_as in (("AAACGT", "MAUGKRA"), ("TGACGT", "MAUG*RA")):
+        (cds,) = inserted(place, place.letters.replace("??????", codons), "d", []).features
+        assert cds.qualifiers["translation"] == [read_as]
+
+
+@pytest.mark.parametrize("name", ["my enhancer", "my\tenhancer 2"])
+def test_a_template_s_name_may_hold_blanks(tmp_path: Path, name: str) -> None:
+    plain = SeqRecord(Seq("ACGTNNNNACGT"), id=name, name=name, annotations={"topology": "linear"})
+    held = template(plain, np.arange(12) // 4 == 1)
+    Designs([held.letters.replace("????", "GGCC")], template=held).to_genbank(tmp_path / "d.gb")
+    (back,) = read_genbank(tmp_path / "d.gb")
+    assert back.id == "_".join([*name.split(), "design", "0"]) and str(back.seq) == "ACGTGGCCACGT"
+
+
+def test_short_peptides_are_no_dna_in_genbank(tmp_path: Path) -> None:
+    """A set is of one molecule, however few letters one of them has."""
+    for molecule, sequences in (("protein", ["GAG", "TAC"]), ("", ["GAG", "KAC"])):
+        Designs(sequences, molecule=molecule).to_genbank(tmp_path / "d.gb")
+        assert {r.annotations["molecule_type"] for r in read_genbank(tmp_path / "d.gb")} == {"protein"}
+        assert [e.sequence for e in read(tmp_path / "d.gb")] == sequences
+    Designs(["ACGT", "NNAC"]).select([1]).to_genbank(tmp_path / "d.gb")
+    assert read_genbank(tmp_path / "d.gb")[0].annotations["molecule_type"] == "DNA"
+    assert Designs(["GAG", "TAC"], molecule="protein").select([1]).molecule == "protein"
