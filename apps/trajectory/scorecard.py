@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,7 @@ TRIES = 5
 
 
 QUIET = "No figure exceeds that of held-out real trips by more than two standard errors."
+UNKNOWN = "the training trips are not known here: the requests stand in for them, so that no figure tells of a leak"
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,7 @@ def judge(
     tell("likelihoods and privacy")
     reference = training if len(training) else real
     card = privacy_card(draws[0], reference, real, _losses(model, training, real))
+    card = card if len(training) else replace(card, warnings=[UNKNOWN, *card.warnings])
     hoser = {name: evaluate(routed[name], real, "hoser") for name in routed}
     order = [LIKELY, ONE, BEST, FAST, "shortest path", "best of 5 alternatives", "Markov chain"]
     rows = {k: {c: v for c, v in strict[k].items() if not c.endswith(("_floor", "_floor_std"))}

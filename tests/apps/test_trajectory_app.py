@@ -124,6 +124,16 @@ def test_evaluate(quintet: Quintet, run_folder: Path, tmp_path: Path) -> None:
     assert "nats per trip" in quintet("evaluate", run_folder, "-n", 12).out
 
 
+def test_evaluate_on_other_roads(quintet: Quintet, run_folder: Path, tmp_path: Path) -> None:
+    """What the model was trained on lies in another city: nothing of it may be laid over these roads."""
+    synthetic_city(1).save(tmp_path / "other.npz")
+    done = quintet("evaluate", run_folder, "--network", "other.npz", "-n", 2, "--json")
+    assert done.code == 0, done.err
+    card = json.loads(done.out)
+    assert "Markov chain" not in card["strict"] and "membership_auc" not in card["privacy"]["figures"]
+    assert card["privacy"]["warnings"][0].startswith("the training trips are not known here")
+
+
 def test_whatif(quintet: Quintet, run_folder: Path, tmp_path: Path) -> None:
     done = quintet("whatif", run_folder, "--busiest", 2, "--most", 40, "--out", "closed", "--json")
     result = json.loads(done.out)
