@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -87,6 +89,27 @@ def test_distilled_guidance_draws_as_guidance_does_and_asks_no_more() -> None:
     assert total_variation(fitted(build, 200), law) < 0.05 < 0.2 * total_variation(chain.law(), law)
     even, _ = distill(chain, base, teacher, 1e9)
     assert float(even) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_guidance_of_a_network_that_rules_tokens_out_is_distilled() -> None:
+    chain, reward = toy()
+    base = replace(prior(chain, K, L), network=Without(chain, torch.tensor([True, False, True])))
+    found = guided(base, reward, 0.5, 8, Stream.of(0, 1))
+    assert bool(found.gain.isfinite().all()) and not bool((found.x_t == 1).any())
+    assert not bool(found.gain[..., 1].any()) and bool(found.gain[..., 0].any())
+    assert float(distill(base.network, base, found, 0.5)[0]) > 0.01  # it was nan, and then counted as nothing
+
+
+class Without(nn.Module):
+    """A network that rules some tokens out."""
+
+    def __init__(self, network: nn.Module, allowed: Tensor) -> None:
+        super().__init__()
+        self.network, self.allowed = network, allowed
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return the logits."""
+        return self.network(x_t, t).masked_fill(~self.allowed, -torch.inf)
 
 
 def test_completions_keep_what_is_known_and_the_loss_is_zero_excess_at_the_optimum() -> None:

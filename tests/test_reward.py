@@ -37,6 +37,15 @@ class BlackBox:
         return x.double().sum(-1)
 
 
+class Barred:
+    """A reward that rules everything out."""
+
+    name = "barred"
+
+    def score(self, x: Tensor) -> Tensor:
+        return torch.full((len(x),), -torch.inf, dtype=torch.float64)
+
+
 X = torch.tensor([[0, 0, 1, 2], [1, 1, 1, 1], [0, 0, 0, 0]])
 
 
@@ -54,6 +63,7 @@ def test_compositions_by_hand() -> None:
     mean = GeometricMean([Linear(0), Linear(1)], [1.0, 1.0]).score(X)
     assert mean.tolist() == pytest.approx([(0.5 * 0.25) ** 0.5, 0.0, 0.0])
     assert float(Threshold(Linear(0), 0.5, 0.1).score(X)[0]) == 0.5
+    assert Weighted([Barred(), Linear(1)], [0.0, 1.0]).score(X).tolist() == [0.25, 1.0, 0.0]
     for weights in ([1.0], [1.0, float("nan")]):
         with pytest.raises(UsageError, match="weights"):
             Weighted([Linear(0), Linear(1)], weights)

@@ -66,6 +66,17 @@ def test_a_reward_may_rule_sequences_out(method: Smc) -> None:
     assert total_variation(law_of(found.x, found.log_weight), target) < 4 * floor(target, DRAWS)
 
 
+def test_scores_that_rule_sequences_out_lead_away_from_them() -> None:
+    chain, reward = toy()
+    barred = Table(torch.where(reward.values > 0, reward.values, -torch.inf), K)
+    base, alive = prior(chain, K, L), (chain.law() * (reward.values > 0)).sum()
+    found = GilcBlackBox(0.5)(base, barred, 2000, Stream.of(0, 1)).x
+    assert float(barred.score(found).isfinite().double().mean()) > float(alive) + 0.1
+    nothing = Table(torch.full_like(reward.values, -torch.inf), K)
+    found = GilcBlackBox(0.5)(base, nothing, 100, Stream.of(0, 1)).x
+    assert torch.equal(found, base.sample(Stream.of(0, 100)))
+
+
 @pytest.mark.parametrize("method", [Smc(0.5, 512), Tds(0.5, 512)])
 def test_populations_under_a_grid_tilt_the_samplers_own_law(method: Smc) -> None:
     chain, reward = toy()

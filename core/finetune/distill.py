@@ -78,7 +78,8 @@ def guided(base: Base, reward: Reward, alpha: float, n: int, stream: Stream) -> 
     x_t, t, tilted = (torch.cat(parts) for parts in zip(*notes.kept, strict=True))
     rows = torch.arange(len(x_t)).split(64)
     log_p = torch.cat([base.predict(x_t[r], t[r]).log_p for r in rows])
-    gain = torch.where((x_t == base.mask)[..., None], tilted - log_p, 0.0) * alpha
+    gain = tilted - log_p
+    gain = torch.where((x_t == base.mask)[..., None] & gain.isfinite(), gain, 0.0) * alpha  # -inf stays -inf
     return Guided(x_t, t, log_p.float(), gain.float(), found.gradients)
 
 

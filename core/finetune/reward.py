@@ -101,7 +101,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Weighted:
-    """The weighted sum of rewards."""
+    """The weighted sum of rewards; what has no weight counts for nothing, not even as -inf."""
 
     rewards: Sequence[Reward]
     weights: Sequence[float]
@@ -113,11 +113,15 @@ class Weighted:
 
     def score(self, x: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
         """Return the sum."""
-        return torch.stack([w * r.score(x) for r, w in zip(self.rewards, self.weights, strict=True)]).sum(0)
+        return self._sum([r.score(x) for r in self.rewards])
 
     def soft(self, p: Float[Tensor, "b l k"]) -> Float[Tensor, " b"]:
         """Return the sum at laws."""
-        return torch.stack([w * soft(r).soft(p) for r, w in zip(self.rewards, self.weights, strict=True)]).sum(0)
+        return self._sum([soft(r).soft(p) for r in self.rewards])
+
+    def _sum(self, values: list[Tensor]) -> Tensor:
+        parts = [w * v if w else torch.zeros_like(v) for v, w in zip(values, self.weights, strict=True)]
+        return torch.stack(parts).sum(0)
 
 
 @dataclass(frozen=True)

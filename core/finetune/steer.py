@@ -19,7 +19,8 @@ constraints always hold), and count what they ask of the reward and of the netwo
     eta' = eta + scale g / alpha,     g = mean_j d r(y^j) / d eta    or    mean_j A_j (one_hot(y^j) - p),
 
 the latter with A_j the reward minus the mean reward of the other draws, an unbiased estimate of d E r / d eta in the
-unit of the reward; it is not divided by the spread of the group, which would take alpha its meaning.
+unit of the reward; it is not divided by the spread of the group, which would take alpha its meaning. A reward of -inf
+counts as one nat, alpha, below the least other of the group.
 With `asks` = n they ask the reward (and its gradient) at n evenly spread steps only, holding the last gradient in
 between: fewer calls for each sample, so that a given number of calls serves more samples.
 As alpha grows, every method but `best-of-n` returns the prior.
@@ -349,6 +350,9 @@ class GilcBlackBox(Gilc):
             for n in range(self.draws)
         ]
         score = torch.stack([run.reward.score(x) for x in drawn])
+        live = score > -torch.inf
+        least = torch.where(live, score, torch.inf).amin(0)
+        score = torch.where(live, score, torch.where(live.any(0), least - self.alpha, 0.0))
         advantage = (score - score.mean(0)) * self.draws / (self.draws - 1)
         gaps = torch.stack([one_hot(x, eta.shape[-1]) - eta.exp() for x in drawn])
         g = (advantage[..., None, None] * gaps).mean(0)
