@@ -141,18 +141,47 @@ def _mesh(a: Mapping[str, np.ndarray]) -> Mesh:
 
 
 def load(path: Path | str) -> Trajectories:
-    """Read what `Trajectories.save` wrote.
+    """Read what `Trajectories.save` wrote, or the user in that form; states of any kind of number become float32.
 
     Raises:
-        DataError: missing or not such a file, or its states do not follow each other at equal times.
+        DataError: missing or not such a file, its states do not follow each other at equal times, are not finite or not
+            those of its mesh, fields and parameters.
     """
     a = _read(Path(path))
     if lacking := {"points", "triangles", "period", "times", "states", "fields"} - set(a):
         message = f"not a data set of `quintet pde simulate` (no {min(lacking)})"
         raise DataError(message, field="file", value=str(path))
     _even(a["times"], a["states"], path)
-    fields = tuple(str(f) for f in a["fields"])
-    return Trajectories(_mesh(a), fields, a["times"], a["states"], _named(a, "parameter:"), _named(a, "extra:"))
+    fields, mesh = tuple(str(f) for f in np.atleast_1d(a["fields"])), _mesh(a)
+    series = {k: _named(a, k) for k in ("parameter:", "extra:")}
+    states = _fitting(a["states"], len(mesh), fields, series, path)
+    return Trajectories(mesh, fields, a["times"], states, *series.values())
+
+
+def _fitting(
+    states: np.ndarray, nodes: int, fields: tuple[str, ...], series: Mapping[str, dict[str, np.ndarray]],
+    path: Path | str,
+) -> np.ndarray:  # fmt: skip
+    """Return states [n, T, N, C] as float32; refuse what is no number, or not of the file's mesh and fields."""
+    want = (nodes, len(fields))
+    if states.shape[2:] != want:
+        message = f"needs states [n, T, N, C] with N, C = {want}, its nodes and fields; they are {states.shape}"
+        raise DataError(message, field="file", value=str(path))
+    for kind, own in series.items():
+        for name, value in own.items():
+            if value.shape[:1] != states.shape[:1] or (kind == "parameter:" and value.ndim != 1):
+                message = f"needs a value for each of {len(states)} trajectories"
+                raise DataError(message, field=f"{path}: {kind}{name}", value=value.shape)
+    if states.dtype.kind not in "iuf":
+        raise DataError("must be numbers", field=f"{path}: states", value=str(states.dtype))
+    with np.errstate(over="ignore"):
+        states = states.astype(np.float32, copy=False)
+    lost = np.argwhere(~np.isfinite(states).all((2, 3)))
+    if len(lost):
+        row, at = lost[0].tolist()
+        message = f"{len(lost)} states are not finite, the first at step {at} of trajectory {row}"
+        raise DataError(message, field=f"{path}: states", hint="fill them, or cut the trajectories before")
+    return states
 
 
 def _even(times: np.ndarray, states: np.ndarray, path: Path | str) -> None:
@@ -321,7 +350,7 @@ def _split(config: DataConfig, own: System, whole: Trajectories) -> Splits:
 
 def joined(parts: Mapping[str, Trajectories]) -> Trajectories:
     """Return the parts of a data set as one, in their order."""
-    all_ = list(parts.values())
+    all_ = [p for p in parts.values() if len(p)] or list(parts.values())  # an empty part has no parameters
     values = {k: np.concatenate([p.parameters[k] for p in all_]) for k in all_[0].parameters}
     extra = {k: np.concatenate([p.extra[k] for p in all_]) for k in all_[0].extra}
     return dataclasses.replace(all_[0], states=np.concatenate([p.states for p in all_]), parameters=values, extra=extra)

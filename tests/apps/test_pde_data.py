@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from apps.pde import data, shapes, spectral, truth
-from apps.pde.model import DataConfig
+from apps.pde.model import DataConfig, ModelConfig, Recipe
+from apps.pde.task import make
 from core.errors import DataError, UsageError
 
 FIXTURE = Path(__file__).resolve().parents[3] / "shared" / "data" / "pde" / "burgers_A_510nodes.npz"
@@ -92,3 +93,49 @@ def test_starts_vanish_where_the_boundary_wants_it() -> None:
     assert np.abs(factor[mesh.nodes("dolphin")]).max() < 1e-12 and factor.max() > 0.999
     assert set(mesh.groups) == {"dolphin"} and mesh.quality().min_angle > 8
     assert np.array_equal(truth.tapered(mesh.points, mesh, ()), np.ones(len(mesh)))
+
+
+def changed(folder: Path, **changes: np.ndarray) -> Path:
+    """Write a data set of three trajectories with some arrays of another kind."""
+    mesh, rng = shapes.make("hole", 60), np.random.default_rng(0)
+    whole = data.Trajectories(mesh, ("u", "v"), np.arange(4) * 0.01, rng.normal(size=(3, 4, len(mesh), 2)))
+    path = whole.save(folder / "own.npz")
+    np.savez(path, **{**dict(np.load(path)), **changes})
+    return path
+
+
+def test_states_of_any_kind_of_number_train(tmp_path: Path) -> None:
+    for kind in (np.float64, np.float16, np.int64):
+        config = DataConfig(shape="hole", file=str(changed(tmp_path)), train=1, valid=1, test=1)
+        states = np.load(config.file)["states"].astype(kind)
+        changed(tmp_path, states=states)
+        recipe = Recipe(model=ModelConfig(width=4, operators="least_squares"), data=config, window=3)
+        task = make(recipe)
+        loss, _ = task.loss(task.module(), task.batch(0, 0, 1), 0)
+        assert loss.isfinite() and np.array_equal(data.load(config.file).states, states.astype(np.float32))
+
+
+@pytest.mark.parametrize(("cut", "words"), [
+    (np.s_[:, :, :-1], "N, C = .*its nodes and fields"), (np.s_[..., :1], "N, C = .*its nodes and fields"),
+    (None, "2 states are not finite, the first at step 1 of trajectory 0"),
+])  # fmt: skip
+def test_states_that_are_not_those_of_the_file_are_one_line(tmp_path: Path, cut: object, words: str) -> None:
+    states = np.load(changed(tmp_path))["states"]
+    states[0, 1, 3, 0] = states[2, 0, 5, 1] = np.nan
+    with pytest.raises(DataError, match=words):
+        data.load(changed(tmp_path, states=states if cut is None else states[cut]))  # type: ignore[index]
+
+
+@pytest.mark.parametrize("value", [np.array(0.05), np.ones(2), np.ones((3, 2))])
+def test_a_parameter_has_a_value_for_each_trajectory(tmp_path: Path, value: np.ndarray) -> None:
+    with pytest.raises(DataError, match="parameter:nu: needs a value for each of 3 trajectories"):
+        data.load(changed(tmp_path, **{"parameter:nu": value}))
+
+
+def test_parts_without_trajectories_join() -> None:
+    config = DataConfig(nodes=60, steps=2, dt=0.01, fine=24, modes=1, train=1, valid=1, test=1)
+    own, mesh = data.posed(config)
+    made = data.simulate(config, own, mesh, 0)
+    bare = data.Trajectories.of(mesh, own.fields, made["train"].times, [])
+    found = data.joined({"train": made["train"], "valid": bare, "test": bare})
+    assert np.array_equal(found.states, made["train"].states) and found.parameters["nu"].tolist() == [5e-3]
