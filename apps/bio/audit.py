@@ -109,6 +109,11 @@ def named(pattern: str) -> bool:
     return any(c.islower() for c in pattern)
 
 
+def spelling(pattern: str, dna: bool) -> str:
+    """Return a motif, or the site of an enzyme that is named; residues may be small letters."""
+    return str(enzyme(pattern).site) if dna and named(pattern) else pattern
+
+
 def inside(rule: Any, length: int) -> tuple[int, int]:
     """Return the span that a rule speaks about, from 0, the end excluded."""
     first, last = rule.within or (1, length)
@@ -141,8 +146,7 @@ def forbidden(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
             if not hits and low == 0 and high == len(x) and enzyme(pattern).search(_padded(x)):
                 return False
         else:
-            motif = str(enzyme(pattern).site) if named(pattern) else pattern
-            hits = starts(x, motif, rule.both_strands, dna)
+            hits = starts(x, spelling(pattern, dna), rule.both_strands, dna)
         if lies(rule, hits, len(x), size or len(x)):
             return False
     return True
@@ -158,8 +162,8 @@ def required(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
     """Tell whether each motif occurs so often."""
     low, high = inside(rule, len(x))
     for pattern in rule.motifs:
-        motif = str(enzyme(pattern).site) if named(pattern) else pattern
-        hits = [a for a, b in starts(x, motif, rule.both_strands, dna) if low <= a < (size or len(x)) and b <= high]
+        hits = starts(x, spelling(pattern, dna), rule.both_strands, dna)
+        hits = [a for a, b in hits if low <= a < (size or len(x)) and b <= high]
         if len(hits) < rule.least or (rule.most is not None and len(hits) > rule.most):
             return False
     return True
@@ -169,7 +173,7 @@ def spaced(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
     """Tell whether the two motifs occur at the distance, on one strand."""
     low, high = inside(rule, len(x))
     gap = f".{{{rule.lo},{rule.hi}}}"
-    a, b = (str(enzyme(p).site) if named(p) else p for p in (rule.a, rule.b))
+    a, b = (spelling(p, dna) for p in (rule.a, rule.b))
     forms = [expression(a, dna) + gap + expression(b, dna)]
     if rule.both_strands and dna:
         forms.append(expression(reverse(b), dna) + gap + expression(reverse(a), dna))
@@ -279,7 +283,7 @@ def nucleic(sequences: Sequence[str], rules: Sequence[Any]) -> bool:
     """Tell whether sequences are DNA or RNA: a rule that only DNA knows says so, or most of their letters do."""
     words = [w for r in rules for name in ("patterns", "motifs") for w in getattr(r, name, ())]
     words += [w for r in rules for w in (getattr(r, "a", ""), getattr(r, "b", ""))]
-    if any(type(r).__name__ in ("Gc", "Frame") for r in rules) or any(named(w) for w in words):
+    if any(type(r).__name__ in ("Gc", "Frame") for r in rules) or any(re.match("[A-Z][a-z]", w) for w in words):
         return True
     text = "".join(sequences).upper()
     return sum(text.count(c) for c in "ACGTUN") >= MOSTLY * len(text)
@@ -334,7 +338,7 @@ def audit(
     import json
     import sys
 
-    from apps.bio.dna.words import alike, specs_of
+    from apps.bio.dna.words import alike, altered, specs_of
     from apps.bio.records import read
 
     entries, found, given = [entry for path in files for entry in read(path)], [], {k: v for k, v in rules.items() if v}
@@ -342,9 +346,11 @@ def audit(
         mine = [entries[i] for i in numbers]
         specs, sequences, circles = specs_of(given, template, mine)
         sequences, dna = lettered([e.name for e in mine], sequences, specs)
-        found += [
-            f if f.first is None else replace(f, first=numbers[f.first]) for f in check(sequences, specs, dna, circles)
-        ]
+        judged = check(sequences, specs, dna, circles)
+        if template is not None and (wrong := altered(given, template, mine)):
+            first = wrong.index(True) if any(wrong) else None
+            judged.append(Finding("keep the rest of the template", "letters", len(mine), sum(wrong), first))
+        found += [f if f.first is None else replace(f, first=numbers[f.first]) for f in judged]
     rows = [vars(f) for f in found]
     if out is not None:
         outputs.save(out, json.dumps({"sequences": len(entries), "rules": rows}, indent=1) + "\n")

@@ -254,14 +254,13 @@ def _redrawn(
     return tokens, ~broken.any(1)
 
 
-def noted(wish: Order, sequence: str) -> list[tuple[int, int, str]]:
+def noted(wish: Order, sequence: str, dna: bool = True) -> list[tuple[int, int, str]]:
     """Return what GenBank is to say about a design: what was designed, its rules, where its motifs lie."""
     first, last = wish.template.hull if wish.template else (1, len(sequence))
     out = [(first, last, "designed"), *((first, last, f"rule: {spec}") for spec in wish.specs)]
     for spec in wish.specs:
         for motif in getattr(spec, "motifs", ()):
-            word = str(audit.enzyme(motif).site) if audit.named(motif) else motif
-            hits = audit.starts(sequence, word, spec.both_strands, True)
+            hits = audit.starts(sequence, audit.spelling(motif, dna), spec.both_strands, dna)
             out += [(a + 1, b, f"motif: {motif}") for a, b in hits]
     return out
 
@@ -348,7 +347,7 @@ def finish(
         circular=True if wish.template and wish.template.circular else None,
         nats={k: round(v.nats, 4) for k, v in paid.items()},
     )  # fmt: skip
-    found.notes = [noted(wish, s) for s in found.sequences]
+    found.notes = [noted(wish, s, model.alphabet == "ACGT") for s in found.sequences]
     if out is None:
         sys.stdout.write(found.fasta())
         return None

@@ -116,7 +116,7 @@ def motif_rows(
     words = list(dict.fromkeys([*motifs, *(m for r in rules for m in getattr(r, "motifs", ()))]))
     rows = []
     for word in words:
-        form = str(audit.enzyme(word).site) if dna and audit.named(word) else word
+        form = audit.spelling(word, dna)
         held = {n: np.mean([bool(audit.starts(s, form, True, dna)) for s in g]) for n, g in groups.items()}
         lift = np.log2((held["designs"] + 1e-3) / (held["control"] + 1e-3))
         rows.append([word, *(float(v) for v in held.values()), float(lift)])

@@ -52,7 +52,7 @@ def score(
         found = records.read(path)
         for entry in found:
             word = entry.sequence if template is None else entry.sequence.replace("/", "")  # chains of one design
-            wrong = sorted(set(word.upper()) - set(LETTERS["protein"]))
+            wrong = sorted(set(word.upper()) - set(LETTERS["protein"] + ("U" if nucleic(word) else "")))
             if wrong:
                 raise DataError(f"{entry.name} holds a letter that is neither base nor residue", field=str(path),
                                 value=wrong[0])  # fmt: skip
@@ -60,11 +60,11 @@ def score(
         entries += found
     aims = list(reward or ())
     on = None if template is None else folded(words, aims, model or "protein", template)
-    table = columns(words, aims, model, seed) if on is None else on
+    table = columns(words, aims, model, seed, [e.name for e in entries]) if on is None else on
     lines = ["\t".join(["name", "length", *table])]
     for i, entry in enumerate(entries):
         values = [f"{v[i]:.6g}" for v in table.values()]
-        lines.append("\t".join([entry.name, str(len(words[i])), *values]))
+        lines.append("\t".join([" ".join(entry.name.split()), str(len(words[i])), *values]))
     text = "\n".join(lines) + "\n"
     if out is None:
         sys.stdout.write(text)
@@ -74,8 +74,19 @@ def score(
     return {"out": str(out), "sequences": len(entries), **means}
 
 
-def columns(sequences: Sequence[str], reward: Sequence[str], model: str, seed: int) -> dict[str, list[float]]:
-    """Return one column of values for each reward and for the model, by name."""
+def nucleic(word: str) -> bool:
+    """Tell whether letters can be those of DNA or RNA."""
+    return set(word.upper()) <= set("ACGTUN")
+
+
+def columns(
+    sequences: Sequence[str], reward: Sequence[str], model: str, seed: int, names: Sequence[str] = ()
+) -> dict[str, list[float]]:
+    """Return one column of values for each reward and for the model, by name; where two share one, by expression.
+
+    Raises:
+        DataError: a letter that the alphabet lacks; says by `names` where.
+    """
     from apps import bio
     from apps.bio.expressions import compose
     from apps.bio.model import LETTERS
@@ -84,15 +95,27 @@ def columns(sequences: Sequence[str], reward: Sequence[str], model: str, seed: i
     loaded = bio.load(model) if model else None
     if loaded is not None and not callable(getattr(loaded, "nll", None)):
         raise UsageError("reads sequences on a backbone", field="model", value=model, hint="give --template FILE.pdb")
-    plain = set("".join(sequences).upper()) <= set(LETTERS["dna"] + "N")
+    plain = all(nucleic(word) for word in sequences)
     letters = loaded.alphabet if loaded is not None else LETTERS["dna" if plain else "protein"]
-    for text in reward:
-        found = compose([text], letters)
-        ways[found.name] = Tokenizer(letters), found.score
+    if letters == LETTERS["dna"]:
+        sequences = [word.upper().replace("U", "T") for word in sequences]
+    for i, word in enumerate(sequences):
+        if wrong := sorted(set(word.upper()) - set(letters)):
+            who = names[i] if names else f"sequence {i}"
+            raise DataError(f"{who} holds a letter that is none of {letters}", field="sequences", value=wrong[0])
+    for name, found in _headed(reward, [compose([text], letters) for text in reward]):
+        ways[name] = Tokenizer(letters), found.score
     if loaded is not None:
         k = loaded.tokenizer.k
         ways["nats per letter"] = loaded.tokenizer, lambda x: loaded.nll(x, seed=seed, index=keys(x)) / (x.shape[1] * k)
     return {name: by_length(sequences, *way) for name, way in ways.items()}
+
+
+def _headed(expressions: Sequence[str], rewards: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Return rewards with the heads of their columns: their names, or where two share one their expressions."""
+    shared = {r.name for i, r in enumerate(rewards) if r.name in [other.name for other in rewards[:i]]}
+    pairs = zip(expressions, rewards, strict=True)
+    return [(" ".join(text.split()) if r.name in shared else r.name, r) for text, r in pairs]
 
 
 def keys(x: Tensor) -> Tensor:
@@ -122,9 +145,8 @@ def folded(sequences: Sequence[str], reward: Sequence[str], model: str, template
         if len(word) != len(structure.residues):
             raise UsageError(f"the backbone has {len(structure.residues)} residues", field="sequence", value=len(word))
     x, out = torch.from_numpy(Tokenizer(letters).encode([s.upper() for s in sequences])), {}
-    for text in reward:
-        found = bound(compose([text], letters), structure, loaded)
-        out[found.name] = found.score(x).tolist()
+    for name, found in _headed(reward, [bound(compose([text], letters), structure, loaded) for text in reward]):
+        out[name] = found.score(x).tolist()
     return {**out, "nats per residue": loaded.score(structure, [s.upper() for s in sequences]).tolist()}
 
 

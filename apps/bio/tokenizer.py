@@ -59,10 +59,11 @@ class Tokenizer:
         length = next(iter(lengths), 0)
         if length % self.k:
             raise DataError(f"is no multiple of the {self.k} letters of a token", field="length", value=length)
-        text = np.frombuffer("".join(sequences).upper().encode("ascii", "replace"), np.uint8)
+        text = np.frombuffer("".join(sequences).encode("utf-32-le", "surrogatepass"), "<u4")
         table = np.full(256, -1, np.int64)
-        table[[ord(c) for c in self.letters]] = np.arange(len(self.letters))
-        digits = table[text]
+        for case in (self.letters, self.letters.lower()):
+            table[[ord(c) for c in case]] = np.arange(len(self.letters))
+        digits = table[np.minimum(text, 255)]
         masked = text == ord(MASK)
         if (wrong := (digits < 0) & ~masked).any():
             at = int(np.flatnonzero(wrong)[0])
@@ -70,7 +71,7 @@ class Tokenizer:
                 f"sequence {at // length} has another letter at {at % length + 1} than {self.letters}",
                 field="sequences", value=chr(text[at]),
             )  # fmt: skip
-        digits = digits.reshape(len(sequences), -1, self.k)
+        digits = digits.reshape(len(sequences), length // self.k, self.k)
         weight = len(self.letters) ** np.arange(self.k)[::-1]
         return np.where((digits < 0).any(-1), self.tokens, digits @ weight)
 

@@ -10,18 +10,21 @@ from Bio.Seq import Seq
 from Bio.SeqFeature import CompoundLocation, SeqFeature, SimpleLocation
 from Bio.SeqRecord import SeqRecord
 
+from apps.bio import audit
+from apps.bio.constraints import forbid, require, spacing
+from apps.bio.design import Order, noted
 from apps.bio.dna.chisel import marks
 from apps.bio.dna.rules import Gc
 from apps.bio.genbank import inserted, template
 from apps.bio.records import Designs, read, read_genbank
-from core.errors import UsageError
+from core.errors import DataError, UsageError
 
 
 def record(letters: str, label: str, *pieces: tuple[int, int], circular: bool = False) -> SeqRecord:
     """Return a record with one annotation on some pieces."""
     parts = [SimpleLocation(a, b, 1) for a, b in pieces]
     place = parts[0] if len(parts) == 1 else CompoundLocation(parts)
-    about = {"molecule_type": "DNA", "topology": "circular" if circular else "linear"}
+    about: dict = {"molecule_type": "DNA", "topology": "circular" if circular else "linear"}
     feature = SeqFeature(place, type="misc_feature", qualifiers={"label": [label]})
     return SeqRecord(Seq(letters), id="p", name="p", annotations=about, features=[feature])
 
@@ -89,3 +92,30 @@ def test_short_peptides_are_no_dna_in_genbank(tmp_path: Path) -> None:
     Designs(["ACGT", "NNAC"]).select([1]).to_genbank(tmp_path / "d.gb")
     assert read_genbank(tmp_path / "d.gb")[0].annotations["molecule_type"] == "DNA"
     assert Designs(["GAG", "TAC"], molecule="protein").select([1]).molecule == "protein"
+
+
+def test_the_audit_compares_what_a_design_leaves_alone(tmp_path: Path) -> None:
+    """Letters far from the design too, which no rule looks at."""
+    letters = "".join("ACGT"[i] for i in np.random.default_rng(0).integers(0, 4, 300))
+    (tmp_path / "t.fasta").write_text(f">t\n{letters[:150]}NNNNNN{letters[156:]}\n")
+    for at, broken in ((None, 0), (2, 1), (100, 1), (299, 1)):
+        mine = letters.replace("T", "U")
+        if at is not None:
+            mine = mine[:at] + ("A" if mine[at] != "A" else "C") + mine[at + 1 :]
+        (tmp_path / "d.fasta").write_text(f">a\n{letters}\n>b\n{mine}\n")
+        wish: dict = {"rules": {"homopolymer": 9}, "template": tmp_path / "t.fasta", "out": tmp_path / "a.json"}
+        if not broken:
+            assert audit.audit([tmp_path / "d.fasta"], **wish)["rules"] == 3
+            continue
+        with pytest.raises(DataError, match="1 violations of 1 rules"):
+            audit.audit([tmp_path / "d.fasta"], **wish)
+        assert '"first": 1' in (tmp_path / "a.json").read_text()
+
+
+def test_motifs_of_residues_may_be_small_letters() -> None:
+    """To other code they are no enzymes, and codes of bases are residues in them."""
+    rules = [forbid("ngs"), require("kxk"), spacing("kk", "ac", 1, 2)]
+    assert [audit.holds(r, "ANGSKAKKTAC", dna=False) for r in rules] == [False, True, True]
+    assert not audit.nucleic(["MKWVTF"], rules) and audit.nucleic(["MKWVTF"], [forbid("BsaI")])
+    wish = Order([require("KXK"), require("nb")], "?" * 6)
+    assert [n for n in noted(wish, "GCKTKG", dna=False) if "motif" in n[2]] == [(3, 5, "motif: KXK")]

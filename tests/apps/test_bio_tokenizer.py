@@ -26,6 +26,11 @@ def test_first_letters_count_most() -> None:
     assert Tokenizer("ACGT", 2).encode(["CAGT"]).tolist() == [[4, 11]]
 
 
+def test_small_letters_are_letters() -> None:
+    assert Tokenizer("ACGT").encode(["acGt"]).tolist() == [[0, 1, 2, 3]]
+    assert Tokenizer("ACGT").encode([]).shape == (0, 0)
+
+
 def test_open_letters_are_the_mask() -> None:
     assert Tokenizer("ACGT").encode(["A?T"]).tolist() == [[0, 4, 3]]
     assert Tokenizer("ACGT").decode(np.array([[0, 4, 3]])) == ["A?T"]
@@ -35,7 +40,13 @@ def test_open_letters_are_the_mask() -> None:
 
 @pytest.mark.parametrize(
     ("sequences", "k", "message"),
-    [(["ACN"], 1, "another letter at 3"), (["AC", "ACG"], 1, "different lengths"), (["ACG"], 2, "no multiple")],
+    [
+        (["ACN"], 1, "another letter at 3"),
+        (["AC\u00e9"], 1, "another letter at 3 than ACGT; got '\u00e9'"),
+        (["AC", "A\u0394"], 1, "sequence 1 has another letter at 2"),
+        (["AC", "ACG"], 1, "different lengths"),
+        (["ACG"], 2, "no multiple"),
+    ],
 )
 def test_what_cannot_be_read_is_named(sequences: list[str], k: int, message: str) -> None:
     with pytest.raises(DataError, match=message):

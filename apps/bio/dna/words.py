@@ -16,7 +16,7 @@ from typing import Any
 from apps.bio.constraints import alphabet, fix, forbid, frame, gc, homopolymer, require, spacing
 from core.errors import UsageError
 
-__all__ = ["alike", "parse", "spans", "specs_of"]
+__all__ = ["alike", "altered", "parse", "spans", "specs_of"]
 
 
 def _match(form: str, word: str, field: str, example: str) -> re.Match[str]:
@@ -115,7 +115,7 @@ def specs_of(
         UsageError: designs in a template without that template; sequences of another length than it has.
     """
     about = entries[0].manifest if entries else {}
-    given, sequences = dict(rules) or dict(about.get("rules", {})), [e.sequence.upper() for e in entries]
+    given, sequences = _given(rules, entries), [e.sequence.upper() for e in entries]
     if template is None:
         if (about.get("template") and not rules) or given.get("keep"):
             raise UsageError("these designs stand in a template", field="template", hint="give it by --template FILE")
@@ -128,3 +128,28 @@ def specs_of(
         raise UsageError("a sequence is neither as long as the template nor as its designed part", field="template")
     arcs = ["".join(s[i] for i in held.sites) if len(s) == len(held.open) else s for s in sequences]
     return [*wish.specs, fix(1, held.letters)], arcs, [held.closed] * len(arcs)
+
+
+def _given(rules: Mapping[str, Any], entries: Sequence[Any]) -> dict[str, Any]:
+    """Return the rules given, or those of the manifests."""
+    return dict(rules) or dict((entries[0].manifest if entries else {}).get("rules", {}))
+
+
+def altered(rules: Mapping[str, Any], template: Path, entries: Sequence[Any]) -> list[bool]:
+    """Tell which whole records have another letter than their template beyond what `specs_of` cuts out.
+
+    Nothing is returned where all of the template is cut out, or no sequence is a whole record.
+    """
+    from apps.bio.design import order
+
+    held = order(_given(rules, entries), 0, template).template
+    if held is None or held.size >= len(held.open) or not any(len(e.sequence) == len(held.open) for e in entries):
+        return []
+    old, cut = _dna(str(held.record.seq)), set(held.sites.tolist())
+    rest = [i for i in range(len(old)) if i not in cut]
+    texts = [_dna(e.sequence) for e in entries]
+    return [len(x) == len(old) and any(x[i] != old[i] for i in rest) for x in texts]
+
+
+def _dna(letters: str) -> str:
+    return letters.upper().replace("U", "T").replace("?", "N")

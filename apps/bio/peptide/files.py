@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,8 @@ def sdf(designs: Designs) -> str:
     """Return SDF text: drawn coordinates, HELM, SMILES, topology, RDKit's properties, scores as `reward_NAME`."""
     from apps.bio.peptide.chemistry import sdf_text
 
-    peptides, about = made(designs), {"topology": form_of(designs), "manifest": designs.manifest}
+    known = json.dumps(designs.manifest, default=str)
+    peptides, about = made(designs), {"topology": form_of(designs), "manifest": known}
     if designs.scores and about["topology"] != "linear":
         print(f"reward_... fields are of the letters as a linear chain; the others are RDKit's, of the "
               f"{about['topology']} molecule", file=sys.stderr)  # fmt: skip

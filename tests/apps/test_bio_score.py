@@ -1,0 +1,43 @@
+"""What `score` says of files as users have them: RNA, names with tabs, rewards that share a name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from apps.bio.score import columns, score
+from core.errors import DataError
+
+
+def scored(path: Path, text: str, *reward: str) -> list[list[str]]:
+    path.write_text(text)
+    score([path], reward=list(reward), out=path.with_suffix(".out"))
+    return [line.split("\t") for line in path.with_suffix(".out").read_text().splitlines()]
+
+
+def test_rewards_that_share_a_name_have_a_column_each(tmp_path: Path) -> None:
+    head, row = scored(tmp_path / "a.fasta", ">x\nGGGGA\n", "gc(0.4, 0.6)", "gc(0.1,  0.2)", "tm()")
+    assert head == ["name", "length", "gc(0.4, 0.6)", "gc(0.1, 0.2)", "tm"]
+    assert [float(v) for v in row[2:4]] == pytest.approx([-0.2, -0.6])
+    (twice,) = columns(["GGGGA"], ["gc(0.4, 0.6)"] * 2, "", 0).values()
+    assert twice == pytest.approx([-0.2])
+
+
+def test_rna_is_read_as_dna(tmp_path: Path) -> None:
+    both = [scored(tmp_path / "a.fasta", f">x\n{s}\n", "tm()", "gc()")[1] for s in ("GAUUACAGC", "gattacagc")]
+    assert both[0] == both[1]
+
+
+def test_a_name_never_moves_the_columns(tmp_path: Path) -> None:
+    rows = scored(tmp_path / "a.fasta", ">x\tone two\nACGT\n>y\nACGT\n", "gc()")
+    assert [r[0] for r in rows] == ["name", "x", "y"] and {len(r) for r in rows} == {3}
+    records = {"records": [{"name": "x\ty\nz", "sequence": "ACGT"}]}
+    assert scored(tmp_path / "a.json", json.dumps(records), "gc()")[1][:2] == ["x y z", "4"]
+
+
+@pytest.mark.parametrize(("letters", "wrong"), [("ACGNT", "N"), ("ACGUX", "U")])
+def test_a_letter_that_cannot_be_scored_is_named(tmp_path: Path, letters: str, wrong: str) -> None:
+    with pytest.raises(DataError, match=f"third holds a letter that is .*; got '{wrong}'"):
+        scored(tmp_path / "a.fasta", f">first\nAC\n>second\nACGTA\n>third\n{letters}\n", "gc()")
