@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 from apps.__main__ import main
-from apps.trajectory import load
+from apps.trajectory import limits, load, stream, verbs
 from apps.trajectory.city import synthetic_city
 from apps.trajectory.data import Trips
 from apps.trajectory.export import to_csv, to_hoser
 from apps.trajectory.gps import observe
 from apps.trajectory.logit import simulate
 from apps.trajectory.model import DataConfig
+from apps.trajectory.requests import sample_all
 from apps.trajectory.sources import keep, kept, open_network, read_splits, read_trips
 from apps.trajectory.task import corpus
 from core.errors import DataError, InfeasibleError
@@ -112,6 +113,21 @@ def test_a_table_of_requests(quintet: Quintet, run_folder: Path, tmp_path: Path)
     rows = [f["properties"] for f in json.loads(done.out)["features"]]
     assert [r["id"] for r in rows] == ["0.0", "0.1", "1.0", "1.1"]
     assert [r["destination"] for r in rows] == [200, 200, 17, 17] and rows[2]["depart"] is None
+
+
+def test_shards_hold_the_trips_of_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same trips wherever they are cut, under the names that the network's file gives its segments."""
+    monkeypatch.setattr(limits, "STATES", 4000)  # coarse counters, whose unit follows from all origins of a request
+    city = synthetic_city()
+    city.label = np.array([f"e{city.n - i}" for i in range(city.n)])
+    city.save(tmp_path / "named.npz")
+    asked = {"origin": "node:5", "destination": f"e{city.n - 200}", "min_km": 2.5}
+    draw = stream.rows("toy", n=12, od=None, seed=3, steps=None, block=None, guidance=None,
+                       network=str(tmp_path / "named.npz"), **asked)  # fmt: skip
+    rows = [row for first in range(0, 12, 6) for row in draw(first, 6)]
+    found = sample_all(load("toy", city), [verbs.wishes(**asked)], 12, 3)
+    assert [row["segments"] for row in rows] == [city.label[walk].tolist() for walk in found.lists()]
+    assert len(set(found.origin.tolist())) > 1 and [row["id"] for row in rows] == list(range(12))
 
 
 def test_evaluate(quintet: Quintet, run_folder: Path, tmp_path: Path) -> None:
