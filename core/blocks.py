@@ -24,6 +24,7 @@ from torch import Tensor
 
 from core.constrain.law import Constraint, Window
 from core.denoiser import GaussianPrediction, Prediction
+from core.errors import UsageError
 from core.noise import Stream
 from core.plan import Plan, Table
 from core.process.categorical import Categorical
@@ -105,7 +106,12 @@ def blocks(
         greedy: take the most likely values.
         schedule: clock of the absorbing process; linear by default.
         process: another `Categorical` process over the (fixed) alphabet.
+
+    Raises:
+        UsageError: a block without tokens.
     """
+    if block < 1:
+        raise UsageError("must be 1 or more", field="block", value=block)
     state = constraint.begin()
     rows = np.arange(len(state))
     context = model.open(len(rows), length)
@@ -135,15 +141,13 @@ def blocks(
 
 def generate(model: BlockDenoiser, plan: Plan, solver: Solver, **arguments: Any) -> Int[Tensor, "b l"]:
     """Return whole sequences, int64 [B, L]; -1 after a row has finished (arguments as in `blocks`)."""
-    out: Tensor | None = None
-    done = 0
+    rows, length, done = len(arguments["constraint"].begin()), arguments["length"], 0
+    out = torch.full((rows, length), -1, dtype=torch.long)
     for piece in blocks(model, plan, solver, **arguments):
-        if out is None:
-            out = torch.full((len(piece.rows), arguments["length"]), -1, dtype=torch.long)
         size = piece.tokens.shape[1]
         out[piece.rows, done : done + size] = piece.tokens.cpu()
         done += size
-    return torch.empty(0, arguments["length"], dtype=torch.long) if out is None else out
+    return out
 
 
 class VectorContext(Protocol):

@@ -91,6 +91,9 @@ def test_mistakes_are_named() -> None:
     for low, high in ((-1, None), (-1, 2), (3, 2)):
         with pytest.raises(UsageError, match="low"):
             counter([0, 1], low, high)
+    with pytest.raises(UsageError, match="constraints: needs one or more"):
+        feasible({}, 4)
+    assert conflict({}, 4) is None
 
 
 def test_a_site_may_be_left_without_any_token() -> None:

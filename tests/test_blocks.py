@@ -14,6 +14,7 @@ from benchmarks._oracle import index
 from core.blocks import generate
 from core.constrain.law import Free
 from core.denoiser import Prediction
+from core.errors import UsageError
 from core.nn.tokens import TokenConfig, TokenNet
 from core.nn.transformer import TransformerConfig
 from core.noise import Stream
@@ -73,6 +74,15 @@ def test_cached_and_uncached_draw_the_same_tokens(block: int) -> None:
 
 def test_a_row_does_not_depend_on_its_batch() -> None:
     assert torch.equal(draw(net(), 4)[2:5], draw(net(), 4, rows=3, first=2))
+
+
+def test_sizes_may_be_nothing_but_blocks_may_not() -> None:
+    for length, block, rows in ((0, 4, 6), (7, 3, 1), (7, 9, 2), (5, 2, 0)):
+        arguments = {"constraint": Free(rows, K), "length": length, "stream": Stream.of(1, rows)}
+        with torch.no_grad():
+            assert generate(net(), uniform_plan(2), Confidence(), block=block, **arguments).shape == (rows, length)
+            with pytest.raises(UsageError, match="block: must be 1 or more"):
+                generate(net(), uniform_plan(2), Confidence(), block=0, **arguments)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ import numpy as np
 from core.constrain.automaton import Automaton, product
 from core.constrain.graph import StateGraph
 from core.constrain.law import Law, Learned, Mode
-from core.errors import InfeasibleError
+from core.errors import InfeasibleError, UsageError
 
 __all__ = ["conflict", "feasible", "law", "state_graph"]
 
@@ -84,8 +84,11 @@ def feasible(constraints: Mapping[str, Automaton], length: int) -> Automaton:
     """Return the intersection of named constraints, minimised.
 
     Raises:
+        UsageError: there are none, and hence no alphabet (`anything` is the law of no constraint).
         InfeasibleError: no sequence of `length` tokens obeys them all; names a smallest conflict and the first site.
     """
+    if not constraints:
+        raise UsageError("needs one or more", field="constraints", hint="`anything` admits every sequence")
     found = conflict(constraints, length)
     if found is None:
         return reduce(lambda a, b: (a & b).minimise(), constraints.values())
@@ -102,7 +105,7 @@ def conflict(constraints: Mapping[str, Automaton], length: int) -> tuple[list[st
     The site is None where a single constraint has no sequence of this length at all.
     """
     names = list(constraints)
-    if _admits([constraints[n] for n in names], length):
+    if not names or _admits([constraints[n] for n in names], length):
         return None
     for name in list(names):
         rest = [n for n in names if n != name]
