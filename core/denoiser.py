@@ -249,5 +249,7 @@ class Thresholded:
         """Predict and clip."""
         prediction = self.denoiser(x_t, t, context)
         D = prediction.mean
-        q = D.abs().flatten(1).quantile(self.quantile, -1).clamp(min=1.0).reshape(-1, *[1] * (D.ndim - 1))
+        size = D.abs().flatten(1).to(torch.promote_types(D.dtype, torch.float32))  # no quantiles in half precision
+        q = size.quantile(self.quantile, -1).to(D) if len(D) else size.new_ones(0).to(D)
+        q = q.clamp(min=1.0).reshape(-1, *[1] * (D.ndim - 1))
         return replace(prediction, mean=D.clamp(-q, q) / q)

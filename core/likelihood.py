@@ -41,7 +41,7 @@ class Likelihood:
     Attributes:
         log_p: nats [B].
         x: state at the noise end [B, ...].
-        error: standard error of `log_p` from the probes [B]; zero when the trace is exact.
+        error: standard error of `log_p` from the probes [B]; zero when the trace is exact, nan for a single probe.
         evaluations: of the network, per sample.
     """
 
@@ -101,7 +101,9 @@ def log_likelihood(
         z, total = _runge_kutta(slopes, z, total, u, w - u)
     log_z = _normal(z) if prior is None else prior(z * stop) + size * math.log(stop)
     log_p = log_z + total.mean(0) - size * math.log(start)
-    error = total.std(0) / math.sqrt(len(total)) if len(total) > 1 else torch.zeros_like(log_p)
+    error = torch.full_like(log_p, 0.0 if probes is None else math.nan)
+    if len(total) > 1:
+        error = total.std(0) / math.sqrt(len(total))
     return Likelihood(log_p, z * stop, error, 4 * (len(times) - 1))
 
 
@@ -139,9 +141,7 @@ def _traced(field: Callable[[Tensor], Tensor], z: Tensor, vectors: Tensor | None
         size = math.prod(z.shape[1:])
         if vectors is None:
             eye = torch.eye(size, dtype=z.dtype, device=z.device)
-            rows = [
-                eye[i : i + chunk, None].expand(-1, len(z), -1).reshape(-1, *z.shape) for i in range(0, size, chunk)
-            ]
+            rows = [part[:, None].expand(-1, len(z), -1).reshape(len(part), *z.shape) for part in eye.split(chunk)]
         else:
             rows = [vectors[i : i + chunk] for i in range(0, len(vectors), chunk)]
         parts = []

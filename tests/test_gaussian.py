@@ -93,6 +93,12 @@ def test_what_cannot_be_recovered_is_said() -> None:
     with pytest.raises(UsageError, match="did you mean 'velocity'"):
         Gaussian(Rectified()).row("velocty", 0.5)
     assert bool(Gaussian(Rectified()).convert(x, x + 1, 1.0, "flow", "data").isfinite().all())
+    for source, target in (("flow", "data"), ("velocity", "flow"), ("velocity", "score")):  # infinite on clean data
+        with pytest.raises(UsageError, match=f"not recoverable from {source}"):
+            Gaussian(Preserving()).convert(x, x, 0.0, source, target)  # type: ignore[arg-type]
+    for kind in KINDS[:4]:
+        given = Gaussian(Rectified()).convert(x, x + 1, torch.tensor([0.5, 1.0]), "velocity", kind)
+        assert bool(given.isfinite().all())
 
 
 def test_corruption_has_the_stated_marginal_and_reads_times_of_three_shapes() -> None:
@@ -211,3 +217,7 @@ def test_thresholding_clips_each_sample_by_its_own_quantile() -> None:
     clipped = Thresholded(lambda x, t, context=None: GaussianPrediction(D), 0.5)(D, torch.tensor(0.5)).mean
     assert torch.equal(clipped[0], D[0])
     assert torch.allclose(clipped[1], torch.tensor([1.0, -1.0, 0.5 / 1.5, 1.0 / 1.5]))
+    for some in (D.half(), D.bfloat16(), D[:0]):
+        given = GaussianPrediction(some)
+        found = Thresholded(lambda x, t, context=None, given=given: given, 0.5)(some, torch.tensor(0.5)).mean
+        assert found.dtype == some.dtype and torch.allclose(found.float(), clipped[: len(some)], atol=0.01)

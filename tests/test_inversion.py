@@ -89,6 +89,9 @@ def test_probes_are_unbiased_within_their_own_error_and_independent_of_the_batch
     assert bool(((found.log_p - exact.log_p).abs() <= 3 * found.error).all()) and bool((found.error > 0).all())
     alone = log_likelihood(Oracle(MIXTURE, RF), RF, DATA[4:5], times, probes=64, stream=Stream.of(0, 1, first=4))
     assert float(alone.log_p - found.log_p[4]) == pytest.approx(0, abs=1e-12)
+    one = log_likelihood(Oracle(MIXTURE, RF), RF, DATA[:2], times, probes=1, stream=Stream.of(0, 2))
+    assert bool(one.error.isnan().all()) and not bool(exact.error.any())  # one probe does not know its own error
+    assert log_likelihood(Oracle(MIXTURE, RF), RF, DATA[:0], times).log_p.shape == (0,)
 
 
 def test_likelihood_of_images_equals_that_of_vectors() -> None:

@@ -275,10 +275,12 @@ class Gaussian:
         q_D, q_e = self.row(target, t)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         determinant = p_e * alpha - p_D * sigma
-        if source in {"data", "noise", "score"} and bool(((determinant == 0) | ~determinant.isfinite()).any()):
+        a, c = (q_D * p_e - q_e * p_D) / determinant, (q_e * alpha - q_D * sigma) / determinant
+        sure = source == "velocity" and target in {"data", "noise"}  # its rows never lose rank
+        if not sure and not bool((a.isfinite() & c.isfinite()).all()):
             where = "sigma = 0" if source == "data" else "alpha = 0 or sigma = 0"
             raise UsageError(f"not recoverable from {source} at {where}", field="kind", value=target)
-        return (q_D * p_e - q_e * p_D) / determinant, (q_e * alpha - q_D * sigma) / determinant
+        return a, c
 
     def convert(
         self, output: Float[Tensor, "*x"], x_t: Float[Tensor, "*x"], t: Tensor | float, source: Kind, target: Kind

@@ -77,7 +77,7 @@ class Grid:
             UsageError: fewer than two times, or they do not fall.
         """
         values = tuple(float(t) for t in times)
-        if len(values) < 2 or any(s >= t for t, s in zip(values, values[1:], strict=False)):
+        if len(values) < 2 or not all(s < t for t, s in zip(values, values[1:], strict=False)):
             raise UsageError("needs two or more times that fall strictly", field="times")
         return cls(process, values)
 
@@ -253,7 +253,7 @@ def adams(
             raise UsageError("unknown", field=field, value=value, choices=choices)
     grid = Grid.of(process, times)
     steps = len(grid.times) - 1
-    orders = (order,) * steps if isinstance(order, int) else tuple(order)
+    orders = (int(order),) * steps if isinstance(order, int | np.integer) else tuple(order)
     if len(orders) != steps or min(orders) < 1:
         raise UsageError("must be 1 or more, one for all steps or for each", field="order", value=order)
     if eta and (space != "data" or corrector):

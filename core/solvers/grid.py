@@ -47,7 +47,9 @@ def uniform(process: Gaussian, steps: int, start: float = 1.0, stop: float = 0.0
 def shifted(
     process: Gaussian, steps: int, start: float = 1.0, stop: float = 0.0, shift: float = 3.0
 ) -> Float64[Tensor, " ends"]:
-    """Return equal steps in the time before it is shifted by `shift` (1: `uniform`)."""
+    """Return equal steps in the time before it is shifted by `shift` > 0 (1: `uniform`)."""
+    if not shift > 0:
+        raise UsageError("must be positive", field="shift", value=shift)
     low, high = (v / (shift - (shift - 1) * v) for v in (stop, start))
     t = low + (high - low) * _fall(steps, start, stop)
     return _pinned(shift * t / (1 + (shift - 1) * t), start, stop)
