@@ -67,13 +67,14 @@ class Router(Protocol):
 
 
 def reachable(
-    network: RoadNetwork, origin: Integers, destination: Integers, closed: Closed = None
+    network: RoadNetwork, origin: Integers, destination: Integers, closed: Closed = None, most: float = np.inf
 ) -> NDArray[np.bool_]:
-    """Tell for each request `[n]` whether any walk leads from origin to destination past the closed segments."""
+    """Tell for each request `[n]` whether a walk of at most `most` hops leads to its end past the closed segments."""
     weight = np.ones(network.m)
     found = np.zeros(len(origin), dtype=bool)
     for rows, goals, cost, _ in _trees(network, weight, destination, closed):
-        found[rows] = np.isfinite(cost[np.searchsorted(goals, destination[rows]), origin[rows]])
+        hops = cost[np.searchsorted(goals, destination[rows]), origin[rows]]
+        found[rows] = np.isfinite(hops) & (hops <= most)
     if closed is not None:
         found &= ~closed[origin] & ~closed[destination]
     return found

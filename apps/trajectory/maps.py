@@ -89,10 +89,9 @@ def difference_map(
 
 def flow_features(network: RoadNetwork, ids: NDArray[np.integer], columns: Mapping[str, NDArray]) -> Features:
     """Return GeoJSON line features of segments with their name, class and the given columns `[N]`."""
-    names = edge_names(network)
-    rows = []
-    for i in ids.tolist():
-        values = {"segment": i, "name": names[i], "class": ROAD_CLASSES[network.road_class[i]]}
+    names, rows = edge_names(network), []
+    for i, segment in zip(ids.tolist(), network.ids(ids).tolist(), strict=True):
+        values = {"segment": segment, "name": names[i], "class": ROAD_CLASSES[network.road_class[i]]}
         rows.append(_feature(network.polyline([i]), values | {k: int(v[i]) for k, v in columns.items()}))
     return rows
 

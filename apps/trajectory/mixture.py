@@ -71,9 +71,18 @@ class Mixture(Sampler):
         """Defaults of sampling."""
         return self.members[0].recipe
 
+    @property
+    def most_hops(self) -> int:
+        """Most segments after the origin that any member can draw."""
+        return min(m.most_hops for m in self.members)
+
     def obeying(self, rules: Rules) -> Mixture:
         """Return the mixture under other rules."""
         return Mixture([m.obeying(rules) for m in self.members])
+
+    def closing(self, closed: np.ndarray) -> Mixture:
+        """Return the mixture with segments closed (bool [N]), beside each member's own rules."""
+        return Mixture([m.closing(closed) for m in self.members])
 
     def set(self, **changes: object) -> Mixture:
         """Return the mixture with other sampling defaults (`TripModel.set`)."""

@@ -20,6 +20,12 @@ __all__ = ["Sampler"]
 class Sampler(ABC):
     """Draws trips between origins and destinations, stream by stream."""
 
+    @property
+    def most_hops(self) -> int:
+        """Most segments after the origin that a trip can have."""
+        asked: Any = self
+        return min(asked.recipe.data.max_hops, asked.rules.max_hops or asked.recipe.data.max_hops)
+
     @abstractmethod
     def draw(
         self, origin: np.ndarray, targets: list[tuple[int, ...]], depart: np.ndarray, seed: int, streams: np.ndarray,

@@ -98,7 +98,7 @@ class WhatIf:
         closed: `[N]` the closed segments.
         before: all n trips before the closure.
         affected: indices of the trips that used a closed segment and could be drawn again.
-        stranded: indices of the trips that the closure makes impossible.
+        stranded: indices of the trips that the closure makes impossible, or longer than the router can draw.
         after: the affected trips as drawn again, in the order of `affected`.
         fastest: the fastest paths of the same requests, in the order of `affected`.
     """
@@ -117,6 +117,13 @@ class WhatIf:
         gone[self.affected] = gone[self.stranded] = True
         kept = uses(self.before.select(~gone))
         return uses(self.before), kept + uses(self.after), kept + uses(self.fastest)
+
+    @cached_property
+    def changed(self) -> NDArray[np.int64]:
+        """The segments whose flow changes, for the router or on the fastest path; largest change first."""
+        before, after, fastest = self.flows
+        order = np.argsort(-np.abs(after - before), kind="stable")
+        return order[(after[order] != before[order]) | (fastest[order] != before[order])]
 
     def summary(self) -> dict[str, float | int]:
         """Return counts, detours (km more than before) and how far the flows are from fastest-path rerouting."""
@@ -143,17 +150,16 @@ class WhatIf:
     def table(self) -> list[dict[str, object]]:
         """Return the segments whose flow changes, largest change first: before, after, change, fastest_after."""
         network, (before, after, fastest) = self.before.network, self.flows
-        change = after - before
-        order = np.argsort(-np.abs(change), kind="stable")
-        order = order[(change[order] != 0) | (fastest[order] != before[order])]
+        change, order = after - before, self.changed
+        names, u, v = (a.tolist() for a in (network.ids(order), *map(network.junctions, (network.u, network.v))))
         return [
             {
-                "segment": int(i), "u": int(network.u[i]), "v": int(network.v[i]), "key": int(network.key[i]),
+                "segment": name, "u": u[i], "v": v[i], "key": int(network.key[i]),
                 "class": ROAD_CLASSES[network.road_class[i]], "metres": round(float(network.length[i]), 1),
                 "before": int(before[i]), "after": int(after[i]), "change": int(change[i]),
                 "fastest_after": int(fastest[i]), "closed": bool(self.closed[i]),
             }
-            for i in order
+            for i, name in zip(order, names, strict=True)
         ]  # fmt: skip
 
     def write(self, folder: str | Path) -> list[Path]:
@@ -161,9 +167,8 @@ class WhatIf:
         folder, network = Path(folder), self.before.network
         before, after, fastest = self.flows
         rows = self.table()
-        ids = np.array([r["segment"] for r in rows], dtype=np.int64)
         columns = {"before": before, "after": after, "change": after - before, "fastest_after": fastest}
-        features = flow_features(network, ids, columns | {"closed": self.closed})
+        features = flow_features(network, self.changed, columns | {"closed": self.closed})
         paths = [folder / n for n in ("flow_difference.csv", "flow_difference.geojson", "flow_difference.html",
                                       "fastest_difference.html")]  # fmt: skip
         with writing(paths[0]) as file:
@@ -193,7 +198,8 @@ def close(router: Router, before: Trips, closed: int | Sequence[Any] | np.ndarra
     network = before.network
     mask = closures(network, closed)
     hit = np.flatnonzero(np.add.reduceat(mask[before.segment], before.ptr[:-1], dtype=np.int64))
-    possible = reachable(network, before.origin[hit], before.destination[hit], mask)
+    most = getattr(router, "most_hops", np.inf)
+    possible = reachable(network, before.origin[hit], before.destination[hit], mask, most)
     affected, stranded = hit[possible], hit[~possible]
     some = before.select(affected)
     request = (some.origin.astype(np.int64), some.destination.astype(np.int64), some.depart)

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from apps.trajectory.baselines import Fastest, reachable
 from apps.trajectory.choice import choice_set
 from apps.trajectory.city import synthetic_city
+from apps.trajectory.constraints import Rules
 from apps.trajectory.data import Trips
 from apps.trajectory.generate import TripModel
 from apps.trajectory.mixture import Mixture
 from apps.trajectory.model import ModelConfig, Recipe, TripNet
+from apps.trajectory.whatif import close, close_busiest
 from core.errors import UsageError
 
 
@@ -94,6 +97,20 @@ def test_rules_hold_for_every_member(pair: tuple[TripModel, TripModel]) -> None:
         assert walk[0] == 3 and walk[-1] == 50 and 20 in walk and 12 not in walk
     sets = choice_set(both, ORIGIN, DESTINATION, n=2, draws=6)
     assert all((s.destination == DESTINATION).all() for s in sets)
+
+
+def test_a_mixture_is_asked_what_if(pair: tuple[TripModel, TripModel]) -> None:
+    """Trips over a closure are drawn again; what then needs more segments than can be drawn is stranded, not fatal."""
+    both = Mixture(pair).obeying(Rules(max_hops=9))
+    net, (origin, destination) = both.network, (x.ravel() for x in np.indices((both.network.n, 12)))
+    far = reachable(net, origin, destination, most=9) & ~reachable(net, origin, destination, most=8)
+    before = Fastest(net).sample(origin[far], destination[far])
+    closed = close_busiest(before, 1)
+    found = close(both, before, closed, seed=2)
+    assert both.most_hops == 9 and len(found.affected) and found.summary()["uses_of_closed_after"] == 0
+    ends = before.origin[found.stranded], before.destination[found.stranded]
+    long = reachable(net, *ends, closed)
+    assert long.any() and not reachable(net, *ends, closed, most=9).any()
 
 
 def test_members_must_share_the_roads(pair: tuple[TripModel, TripModel]) -> None:

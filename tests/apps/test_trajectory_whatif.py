@@ -139,6 +139,20 @@ def test_files_agree(city, requests, tmp_path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in (table, geojson, page, other))
 
 
+def test_files_call_segments_as_their_network_does(city, requests, tmp_path) -> None:
+    """Roads of SUMO or HOSER: a segment of the table can be closed again under the name that stands there."""
+    other = replace(city, label=np.array([str(city.n - i) for i in range(city.n)]))
+    before = Fastest(other).sample(*requests, None)
+    closed = close_busiest(before, 3)
+    table, geojson, *_ = close(Fastest(other), before, closed).write(tmp_path)
+    rows = list(csv.DictReader(table.open(newline="")))
+    assert [f["properties"]["segment"] for f in json.loads(geojson.read_text())["features"]] == [
+        r["segment"] for r in rows
+    ]
+    named = [other.segment(r["segment"]) for r in rows if r["closed"] == "True"]
+    assert sorted(named) == np.flatnonzero(closed).tolist()
+
+
 def test_a_closure_that_nobody_uses(city, requests, tmp_path) -> None:
     before = Fastest(city).sample(*(r[:3] for r in requests), None)
     idle = int(np.flatnonzero(uses(before) == 0)[0])
