@@ -198,10 +198,17 @@ def gappy_pod(
     mean, s, modes = basis[0], basis[1][:rank], basis[2][:rank]
     seen = modes.reshape(len(modes), *mean.shape)[:, nodes].reshape(len(modes), -1).T * s
     rest = (values - mean[nodes]).ravel()
-    a = np.linalg.solve(seen.T @ seen + noise**2 * np.eye(len(modes)), seen.T @ rest)
+    if noise:
+        a = np.linalg.solve(seen.T @ seen + noise**2 * np.eye(len(modes)), seen.T @ rest)
+    else:  # the limit, where modes may be more than readings
+        a = np.linalg.lstsq(seen, rest, rcond=1e-10)[0]
     return mean + ((a * s) @ modes).reshape(mean.shape)
 
 
 def rbf_field(mesh: Mesh, nodes: np.ndarray, values: np.ndarray, noise: float) -> np.ndarray:
-    """Return the thin-plate interpolation [N, C] of sensors, smoothed by their noise."""
+    """Return the thin-plate interpolation [N, C] of sensors, smoothed by their noise; their mean where they do not span
+    the plane."""
+    away = mesh.points[nodes] - mesh.points[nodes].mean(0)
+    if np.linalg.matrix_rank(away, 1e-6 * float(np.ptp(mesh.points))) < 2:
+        return np.tile(values.mean(0), (len(mesh), 1))
     return RBFInterpolator(mesh.points[nodes], values, smoothing=noise**2 * len(nodes))(mesh.points)

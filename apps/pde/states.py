@@ -34,6 +34,7 @@ from core.solvers import adams, grid
 __all__ = ["Modes", "StateSampler", "fit"]
 
 START = 0.995  # a posterior is undefined at alpha = 0
+EXACT = 1e-9  # least noise of a reading, relative to what the modes do there
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +166,7 @@ class StateSampler:
         if len(np.unique(nodes)) != len(nodes) or nodes.min(initial=0) < 0 or nodes.max(initial=0) >= N:
             raise UsageError(f"must be different nodes below {N}", field="nodes")
         A, b = self.modes.at(nodes)
-        s = float(np.hypot(noise, self.modes.rest))
+        s = max(float(np.hypot(noise, self.modes.rest)), EXACT * float(np.abs(A).max(initial=0)))
         matrix, y = torch.from_numpy(A / s), torch.from_numpy((values.ravel() - b) / s)[None]
         guided = MomentMatching(self.denoiser(parameters), self.process, lambda z: z @ matrix.T, y, 1.0,
                                 min(rounds, len(A)))  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from apps.pde import ensemble, metrics, shapes, states
-from apps.pde.baselines import gappy_pod, pod
+from apps.pde.baselines import gappy_pod, pod, rbf_field
 from apps.pde.data import Trajectories
 from apps.pde.dynamics import Dynamics
 from apps.pde.generate import FieldModel
@@ -49,6 +49,24 @@ def test_modes_lose_only_what_they_say() -> None:
     assert np.allclose(whole.decode(whole.encode(flat)), flat, atol=1e-5) and whole.rest < 1e-5
     lost = np.sqrt(np.square(few.decode(few.encode(flat)) - flat).mean())
     assert lost == pytest.approx(few.rest, rel=1e-6)
+
+
+def test_exact_readings_and_few_sensors_are_used_as_they_are(sampler: states.StateSampler) -> None:
+    line = states.Modes(np.zeros((9, 1)), np.eye(9)[:2, :, None], np.array([2.0, 1.0]), 0.0)  # leaves nothing out
+    alone = states.StateSampler(line, torch.zeros(1, 2, dtype=torch.float64), {}, 1.0)
+    drawn = alone.assimilate(np.array([0]), np.array([[1.5]]), 0.0, 400)
+    assert np.abs(drawn[:, 0] - 1.5).max() < 1e-6  # what was read is certain, what was not is the prior, N(0, 1)
+    assert drawn[:, 1].mean() == pytest.approx(0, abs=0.2) and drawn[:, 1].std() == pytest.approx(1, abs=0.15)
+    flat = cycle().states.reshape(-1, len(MESH), 2).astype(np.float64)
+    few, truth = np.array([7, 30]), flat[50]
+    found = gappy_pod(pod(flat), few, truth[few], 8, 0.0)  # 8 modes, 4 readings
+    assert np.allclose(found[few], truth[few], atol=1e-6)
+    assert np.allclose(found, gappy_pod(pod(flat), few, truth[few], 8, 1e-6), atol=1e-3)
+    left = np.flatnonzero(np.abs(MESH.points[:, 0] - MESH.points[few[0], 0]) < 1e-12)
+    for nodes in (few[:1], few, left):
+        assert np.allclose(rbf_field(MESH, nodes, truth[nodes], 0.05), truth[nodes].mean(0))
+    nodes = np.array([7, 30, 60, 80])
+    assert np.allclose(rbf_field(MESH, nodes, truth[nodes], 0.0)[nodes], truth[nodes])
 
 
 def test_samples_lie_on_the_cycle_and_keep_the_boundary(sampler: states.StateSampler) -> None:
