@@ -117,8 +117,7 @@ def insulated(conditions: Sequence[Mapping[str, Condition]]) -> list[str]:
     """Return the parts on which every field has `neumann(0)`."""
 
     def closed(c: Condition) -> bool:
-        rows = (c.a, c.b, c.g)
-        return c.kind == "robin" and [e.text.strip() for e in rows if e is not None] == ["0", "1", "0"]
+        return c.kind == "robin" and [e.number for e in (c.a, c.b, c.g) if e is not None] == [0, 1, 0]
 
     return [part for part in conditions[0] if all(closed(own[part]) for own in conditions)]
 

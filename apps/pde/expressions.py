@@ -26,6 +26,7 @@ PLAIN = {"sin": torch.sin, "cos": torch.cos, "tan": torch.tan, "exp": torch.exp,
          "sqrt": torch.sqrt, "abs": torch.abs, "tanh": torch.tanh}  # fmt: skip
 PAIRS = {"min": torch.minimum, "max": torch.maximum}
 SPATIAL = {"dx": 1, "dy": 1, "lap": 1, "div": 2}
+DEEPEST = 400
 RESERVED = ("x", "y", "t", "pi")
 Derive = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """From fields [B, N, C] to their x and y derivatives and Laplacians: `operators.Operators`, or learned ones."""
@@ -103,19 +104,29 @@ class Expression:
     def __init__(self, text: str | float, names: Sequence[str], *, spatial: bool = True) -> None:
         self.text = str(text)
         self.names = (*names, *RESERVED)
-        try:
-            tree = ast.parse(self.text.strip(), mode="eval").body
-        except (SyntaxError, ValueError) as error:
-            reason = getattr(error, "msg", str(error))
-            raise UsageError(f"is not an expression ({reason})", field="expression", value=self.text) from None
         self.spatial = spatial
         self.used: set[str] = set()
         self.asked: set[str] = set()  # of dx, dy, lap, div
-        self._value = self._read(tree)
+        try:
+            self._value = self._read(_shallow(ast.parse(self.text.strip(), mode="eval").body))
+        except (SyntaxError, ValueError) as error:
+            reason = getattr(error, "msg", str(error))
+            raise UsageError(f"is not an expression ({reason})", field="expression", value=self.text) from None
+        except (RecursionError, MemoryError):
+            short = f"{self.text[:60]}..."
+            raise UsageError("is not an expression (nested too deeply)", field="expression", value=short) from None
 
     def __call__(self, scene: Scene) -> Tensor:
         """Return the value, which broadcasts to [B, N]."""
         return self._value(scene)
+
+    @property
+    def number(self) -> float | None:
+        """The value of a text that is a number, None of any other."""
+        try:
+            return float(self.text)
+        except ValueError:
+            return None
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
@@ -174,6 +185,20 @@ class Expression:
             raise self._wrong(node, "cannot stand here")
         prefix, inner = node.args[0].id, self._read(node.args[1])
         return lambda scene: _mean(scene, prefix, inner(scene))
+
+
+def _shallow(tree: ast.expr) -> ast.expr:
+    """Return a tree that is not too deep to be evaluated within a stack of calls.
+
+    Raises:
+        RecursionError: it is.
+    """
+    level, depth = [tree], 0
+    while level:
+        level, depth = [inner for node in level for inner in ast.iter_child_nodes(node)], depth + 1
+        if depth > DEEPEST:
+            raise RecursionError
+    return tree
 
 
 def _mean(scene: Scene, prefix: str, value: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def solve(
     """Run the solver of a system for one trajectory; a flow goes on from the file `state` where there is one.
 
     Raises:
-        UsageError: the system has no solver on that domain.
+        UsageError: the system has no solver on that domain, or none with such conditions or a warm-up.
         DataError: the time step is beyond stability.
     """
     if own.name in POSED and (changed := [p for p, text in own.boundary.items() if text != _usual(own, p)]):
@@ -87,6 +87,9 @@ def solve(
     if label.reynolds:
         return _cylinder(config, mesh, label.reynolds, say, state)
     run = _cells if own.name == "cells" else _spectral if all(mesh.period) and not mesh.groups else _elements
+    if config.warmup and run is not _spectral:
+        raise UsageError("the elements keep all states from the start on", field="warmup", value=config.warmup,
+                         hint="data.warmup=0")  # fmt: skip
     states = run(config, own, mesh, label.seed(seed))
     return Orbit(states.astype(np.float32), dict(own.parameters))
 
@@ -134,7 +137,7 @@ def _elements(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndar
     each = _stride(config)
     given = _given(own, mesh)
     fixed = tuple(given)
-    zero = fixed if all(e.text.strip() == "0" for pair in given.values() for e in pair) else ()
+    zero = fixed if all(e.number == 0 for pair in given.values() for e in pair) else ()
     held = {} if zero else {part: _held(pair, own.parameters) for part, pair in given.items()}
     size = length(mesh) if config.mesh else own.size
 

@@ -172,6 +172,11 @@ def test_terms_are_read_and_mistakes_are_named() -> None:
     }.items():  # fmt: skip
         with pytest.raises(UsageError, match=line.replace("(", r"\(").replace(")", r"\)").replace("*", r"\*")):
             Expression(text, ("u", "v", "nu"))
+    for text in ("-" * 3000 + "u", "+".join(["u"] * 5000)):
+        with pytest.raises(UsageError, match="is not an expression .*nested"):
+            Expression(text, ("u", "v", "nu"))
+    long = Expression("+".join(["u"] * 300), ("u", "v", "nu"))
+    assert torch.allclose(long(scene), 300 * u[..., 0])
 
 
 def test_wrong_boundaries_are_one_line() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from apps.pde import data, fem, truth
-from apps.pde.boundary import read_conditions
+from apps.pde.boundary import insulated, read_conditions
 from apps.pde.dynamics import Dynamics
 from apps.pde.formats import write_mesh
 from apps.pde.generate import FieldModel, build
@@ -73,10 +73,25 @@ def test_conditions_that_the_elements_do_not_know_are_refused(tmp_path: Path, te
         data.splits(config, 0)
 
 
+@pytest.mark.parametrize("zero", ["neumann(0.0)", "neumann( -0 )", "robin(0.0, 1.0, 0)", "neumann()"])
+def test_no_flux_is_no_flux_however_it_is_written(tmp_path: Path, zero: str) -> None:
+    plain, other = (own(tmp_path, rectangle(6), boundary={**WALLS, "top": text}) for text in ("neumann(0)", zero))
+    assert np.array_equal(data.splits(other, 0).train.states, data.splits(plain, 0).train.states)
+    system, mesh = data.posed(other)
+    assert "top" in insulated(read_conditions(mesh, system.boundary, system.fields, ("nu",)))
+
+
+def test_a_warm_up_that_the_elements_would_not_make_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"warmup: the elements keep all states.*data\.warmup=0"):
+        data.splits(own(tmp_path, rectangle(6), warmup=0.3), 0)
+    with pytest.raises(UsageError, match="warmup: the elements"):
+        data.splits(DataConfig(system="cells", nodes=300, warmup=0.3), 0)
+
+
 @pytest.mark.parametrize(("name", "part"), [("cylinder", "bottom"), ("cells", "cell_2")])
 def test_solvers_with_conditions_of_their_own_refuse_others(name: str, part: str) -> None:
     config = DataConfig(system=name, nodes=300, train=1, reynolds=[100] * (name == "cylinder"), dt=0.2, steps=2,
-                        warmup=0.6, boundary={part: "dirichlet(0)"})  # fmt: skip
+                        warmup=0.6 * (name == "cylinder"), boundary={part: "dirichlet(0)"})  # fmt: skip
     own_system, mesh = data.posed(config)
     with pytest.raises(UsageError, match=rf"boundary\.{part}: is not what this system's solver has there"):
         truth.solve(config, own_system, mesh, 0, truth.labels(config)["train"][0])
