@@ -87,9 +87,12 @@ def test_sums_equal_enumeration(layers: Layers, sites: list[int]) -> None:
     assert (window.allowed(held)[0].numpy() == (marginal > 0)).all()
 
 
-def test_draws_follow_the_conditioned_product(layers: Layers) -> None:
+@pytest.mark.parametrize("cold", [1.0, 60.0])
+def test_draws_follow_the_conditioned_product(layers: Layers, cold: float) -> None:
+    """Also where the rules ask for what the prediction, a cold one, gives less than 1e-12."""
     n = 100_000
-    log_p = torch.randn(1, L, K, generator=torch.Generator().manual_seed(2), dtype=torch.float64).log_softmax(-1)
+    log_p = torch.randn(1, L, K, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    log_p = (cold * log_p).log_softmax(-1)
     u = torch.rand(n, L, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     everything = torch.ones(n, L, dtype=torch.bool)
     x = SharedLaw(layers, n).whole().admit(log_p.expand(n, -1, -1), torch.full((n, L), -1), everything, u)
@@ -98,8 +101,10 @@ def test_draws_follow_the_conditioned_product(layers: Layers) -> None:
     assert np.abs(seen - weight / weight.sum()).sum() / 2 <= 0.02
 
 
-def test_greedy_is_the_mode(layers: Layers) -> None:
-    log_p = torch.randn(5, L, K, generator=torch.Generator().manual_seed(4), dtype=torch.float64).log_softmax(-1)
+@pytest.mark.parametrize("cold", [1.0, 60.0])
+def test_greedy_is_the_mode(layers: Layers, cold: float) -> None:
+    log_p = torch.randn(5, L, K, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    log_p = (cold * log_p).log_softmax(-1)
     everything, none = torch.ones(5, L, dtype=torch.bool), torch.full((5, L), -1)
     x = SharedLaw(layers, 5).whole().admit(log_p, none, everything, torch.zeros(5, L), greedy=True)
     for row, p in zip(x.numpy(), log_p, strict=True):

@@ -194,11 +194,13 @@ def draw(layers, node, count, log_p, known, reveal, u, best):  # noqa: ANN001, A
         if kind > 0:
             size = _place(at, lo, hi, off)
             beta = beta if size <= len(beta) else np.empty(2 * size)
-            price, spent = (nothing, 0) if kind == 2 else (cost, count[b])
-            weigh(log_p[b], letters, known[b], FLOOR, p)
-            _back(delta, price, p, known[b], nodes, at, slot, lo, hi, off, beta, best)
-            done[b] = _walk(delta, price, p, known[b], reveal[b], u[b], at, slot, lo, hi, off, beta, node[b], spent,
-                            best, out[b])  # fmt: skip
+            price, spent, done[b] = (nothing, 0, False) if kind == 2 else (cost, count[b], False)
+            for floor in (0.0, FLOOR):  # the law itself, and only where it has no mass what lets any token be taken
+                if not done[b]:
+                    weigh(log_p[b], letters, known[b], floor, p)
+                    _back(delta, price, p, known[b], nodes, at, slot, lo, hi, off, beta, best)
+                    done[b] = _walk(delta, price, p, known[b], reveal[b], u[b], at, slot, lo, hi, off, beta, node[b],
+                                    spent, best, out[b])  # fmt: skip
     return out, done
 
 
