@@ -215,8 +215,8 @@ def open_text(path: str | Path) -> io.TextIOBase:
     path = Path(path)
     if not path.is_file():
         raise DataError("no such file", field=str(path))
-    if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path), encoding="utf-8", newline="")
+    if path.suffix.lower() == ".gz":
+        return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
 
 
@@ -230,8 +230,8 @@ def table(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[
     with open_text(path) as stream:
         try:
             csv.field_size_limit(1 << 27)
-            rows = csv.DictReader(stream)
-            header = rows.fieldnames or []
+            rows = csv.DictReader(stream, skipinitialspace=True)
+            rows.fieldnames = header = [name.strip() for name in rows.fieldnames or []]
             for name in columns:
                 if name not in header:
                     raise DataError(f"no column {name!r}", field=where, choices=header or ["(the file is empty)"])
@@ -348,7 +348,7 @@ def _join(network: RoadNetwork, runs: list[_Run]) -> list[_Run]:
                 if network.transition(before[-1 - spur], walk[spur]) >= 0:
                     break
             legal = spur > 0 and network.transition(before[-1 - spur], walk[spur]) >= 0
-            if not legal or network.length[walk[:spur]].sum() > SPUR:
+            if not legal or max(network.length[part].sum() for part in (before[-spur:], walk[:spur])) > SPUR:
                 break
             walk, at = before[:-spur] + walk[spur:], when[:-spur] + at[spur:]
             joined.pop()

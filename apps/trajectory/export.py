@@ -10,8 +10,9 @@ r"""Trips in the files that other people's tools read.
 | `to_hoser` | HOSER / LibCity | roadmap.geo, roadmap.rel and one table of trips |
 
 Coordinates are degrees (WGS 84) with 7 decimals (1 cm); times are UTC. A trip is at the start of segment k at
-`depart + enter_k`; on the way along a segment time grows with the distance, and the last segment is left after its
-free-flow time. `speed` (km/h) is length over time spent, unknown on the last segment. Unknown times stay empty.
+`depart + enter_k`, of the first one at `depart` even if no other time is known; on the way along a segment time grows
+with the distance, and the last segment is left after its free-flow time. `speed` (km/h) is length over time spent,
+unknown on the last segment. Unknown times stay empty.
 
 Every file is written under a temporary name and renamed when it is whole.
 """
@@ -95,7 +96,7 @@ def writing(path: str | Path) -> Iterator[TextIO]:
     """Open `path` for text under a temporary name, compressed if it ends in .gz."""
     with replacing(path) as temporary, ExitStack() as stack:
         raw = stack.enter_context(temporary.open("wb"))
-        if str(path).endswith(".gz"):
+        if str(path).lower().endswith(".gz"):
             raw = stack.enter_context(gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0))
         yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))  # type: ignore[arg-type]
 
@@ -131,11 +132,13 @@ def long_table(trips: Trips) -> dict[str, NDArray]:
     spent = np.full(len(segment), np.nan)
     spent[:-1] = np.diff(trips.enter.astype(np.float64))
     spent[trips.ptr[1:] - 1] = np.nan
+    moment = np.repeat(trips.depart, size) + trips.enter
+    moment[trips.ptr[:-1]] = np.where(np.isnan(moment[trips.ptr[:-1]]), trips.depart, moment[trips.ptr[:-1]])
     with np.errstate(divide="ignore", invalid="ignore"):
         speed = np.where(spent > 0, network.length[segment] / spent * 3.6, np.nan)
     return {
         "traj_id": np.repeat(np.array(trips.id, dtype=object), size),
-        "t": np.repeat(trips.depart, size) + trips.enter,
+        "t": moment,
         "lon": lonlat[:, 0].round(7),
         "lat": lonlat[:, 1].round(7),
         "segment_id": network.ids(segment),

@@ -8,6 +8,7 @@ Segments keep the order of the file (HOSER's ids are rows) and their names as la
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from core.errors import DataError
 __all__ = ["read_hoser", "read_roadmap", "read_sumo", "read_sumo_network"]
 
 _NUMBER = {c: i for i, c in enumerate(ROAD_CLASSES)}
+MILE = 1.609344
+"""Kilometres."""
 
 
 def read_roadmap(folder: str | Path, stem: str = "roadmap") -> RoadNetwork:
@@ -42,7 +45,7 @@ def read_roadmap(folder: str | Path, stem: str = "roadmap") -> RoadNetwork:
         names.append(row["geo_id"])
         lines.append(_polyline(geo, line, row["coordinates"]))
         roads.append(_road(row.get("highway")))
-        speeds.append(_number(row.get("maxspeed")) or CLASS_SPEED[roads[-1]])
+        speeds.append(_limit(row.get("maxspeed")) or CLASS_SPEED[roads[-1]])
         lengths.append(_number(row.get("length")))
         ends.append((row.get("u"), row.get("v"), row.get("key")))
     if not lines:
@@ -95,6 +98,13 @@ def _number(text: str | None) -> float | None:
     return value if np.isfinite(value) and value > 0 else None
 
 
+def _limit(text: str | None) -> float | None:
+    """Return a speed limit in km/h (the first of several), None where there is none."""
+    said = re.match(r"[\['\" ]*(\d+(?:\.\d+)?)\s*(mph)?", (text or "").lower())
+    value = _number(text) or (_number(said[1]) if said else None)
+    return value * MILE if value and said and said[2] else value
+
+
 def _junctions(
     ends: Sequence[tuple[str | None, str | None, str | None]], joins: np.ndarray, n: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -141,7 +151,7 @@ def read_hoser(path: str | Path, network: RoadNetwork | None = None) -> Trips:
         clock = cell(path, line, times, row[times], _clock)
         if len(clock) != len(ids) or not len(ids):
             raise DataError(f"line {line}: {len(clock)} times for {len(ids)} segments", field=str(path))
-        walk = [known.get(i, -1) if known else int(i) if i.isdigit() else -1 for i in ids]
+        walk = [known.get(i, -1) if known else int(i) if i.isdecimal() else -1 for i in ids]
         wrong = [i for i, s in zip(ids, walk, strict=True) if not 0 <= s < network.n]
         if wrong:
             raise DataError(f"line {line}, column {segments!r}: no such segment", field=str(path), value=wrong[0])
@@ -164,10 +174,11 @@ def _clock(text: str) -> np.ndarray:
 
 
 class _SumoNetwork:
-    """Collects the edges that cars may use, and the connections among them."""
+    """Collects the edges that cars may use, and the connections between their lanes for cars."""
 
     def __init__(self) -> None:
         self.edges: dict[str, tuple[str, str, str, str, float, float]] = {}
+        self.shut: set[tuple[str, str | None]] = set()
         self.connections: list[tuple[str, str]] = []
         self.offset, self.projection = (0.0, 0.0), "!"
         self.edge: dict[str, str] | None = None
@@ -180,17 +191,22 @@ class _SumoNetwork:
             self.projection = attributes.get("projParameter", "!")
         elif tag == "edge":
             self.edge = attributes if attributes.get("function", "normal") == "normal" else None
-        elif tag == "lane" and self.edge and self.edge["id"] not in self.edges and _for_cars(attributes):
+        elif tag == "lane" and self.edge and not _for_cars(attributes):
+            self.shut.add((self.edge["id"], attributes.get("index")))
+        elif tag == "lane" and self.edge and self.edge["id"] not in self.edges:
             e = self.edge
             shape = e.get("shape") or attributes["shape"]
             length, speed = float(attributes["length"]), float(attributes["speed"])
             self.edges[e["id"]] = (e["from"], e["to"], e.get("type", ""), shape, length, speed)
         elif tag == "connection" and "from" in attributes and not attributes["from"].startswith(":"):
-            self.connections.append((attributes["from"], attributes["to"]))
+            lanes = {(attributes[end], attributes.get(f"{end}Lane", "")) for end in ("from", "to")}
+            if _for_cars(attributes) and not lanes & self.shut:
+                self.connections.append((attributes["from"], attributes["to"]))
 
 
-def _for_cars(lane: dict[str, str]) -> bool:
-    allow, disallow = lane.get("allow", "").split(), lane.get("disallow", "").split()
+def _for_cars(part: dict[str, str]) -> bool:
+    """Tell whether a lane or a connection is open to passenger cars."""
+    allow, disallow = part.get("allow", "").split(), part.get("disallow", "").split()
     return "passenger" in allow or "all" in allow if allow else not {"passenger", "all"}.intersection(disallow)
 
 
@@ -209,8 +225,11 @@ def read_sumo_network(path: str | Path) -> RoadNetwork:
         raise DataError(where, field=str(path)) from None
     if net.root != "net" or not net.edges:
         raise DataError("not a SUMO network with edges for cars", field=str(path), value=net.root)
-    if net.projection == "!":
-        raise DataError("the network has no projection", field=str(path), hint="build it with netconvert --proj.utm")
+    try:
+        pyproj.CRS(net.projection)
+    except pyproj.exceptions.CRSError:
+        found = {"field": str(path), "value": net.projection, "hint": "build it with netconvert --proj.utm"}
+        raise DataError("the network has no usable projection", **found) from None
     names, rows = list(net.edges), list(net.edges.values())
     number = {name: i for i, name in enumerate(names)}
     node = {name: i for i, name in enumerate(dict.fromkeys(x for r in rows for x in r[:2]))}

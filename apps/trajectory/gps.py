@@ -62,7 +62,7 @@ def read_gps(path: str | Path) -> list[GpsTrace]:
         DataError: the file is missing, malformed, of another kind, or empty.
     """
     path = Path(path)
-    kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1].lower()
+    kind = path.name.lower().removesuffix(".gz").rsplit(".", 1)[-1]
     if kind not in ("csv", "gpx"):
         raise DataError("not a GPS file", field=str(path), hint="expected .csv, .csv.gz, .gpx or .gpx.gz")
     traces = _read_gpx(path) if kind == "gpx" else _read_csv(path)
@@ -96,7 +96,7 @@ def _read_csv(path: Path) -> list[GpsTrace]:
 
 
 def _seconds(text: str) -> float:
-    """Return unix seconds of a number (seconds or milliseconds) or an ISO 8601 time (UTC where no zone is given)."""
+    """Return unix seconds of a number (seconds, milli-, micro- or nanoseconds) or an ISO 8601 time (UTC by default)."""
     try:
         value = float(text)
     except ValueError:
@@ -104,7 +104,9 @@ def _seconds(text: str) -> float:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     if not math.isfinite(value):
         raise ValueError(text)
-    return value / 1000.0 if abs(value) > 1e11 else value
+    while abs(value) > 1e11:
+        value /= 1000.0
+    return value
 
 
 def _on_earth(path: Path, where: str, lon: float, lat: float) -> None:

@@ -28,7 +28,7 @@ def parse(path: str | Path, parser: expat.XMLParserType) -> None:
         raise DataError("no such file", field=str(path))
     parser.StartDoctypeDeclHandler = refuse
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
             parser.ParseFile(stream)
     except expat.ExpatError as error:
         reason = f"malformed XML at line {error.lineno}, column {error.offset} ({expat.ErrorString(error.code)})"

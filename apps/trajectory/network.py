@@ -150,8 +150,9 @@ class RoadNetwork:
     def transition(self, a: ArrayLike, k: ArrayLike) -> np.ndarray:
         """Return the index into `succ` of each transition a -> k, -1 where there is none."""
         wanted = np.asarray(a, dtype=np.int64) * self.n + np.asarray(k, dtype=np.int64)
-        at = np.minimum(np.searchsorted(self._pairs, wanted), self.m - 1)
-        return np.where(self._pairs[at] == wanted, at, -1)
+        pairs = self._pairs if self.m else np.array([-1])
+        at = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+        return np.where(pairs[at] == wanted, at, -1)
 
     def is_walk(self, segments: ArrayLike) -> bool:
         """Tell whether every step of a sequence of segments is a transition (one segment is a walk)."""
@@ -330,7 +331,7 @@ class RoadNetwork:
                 values = {k: stored[k] for k in names if k in stored.files or k not in _OPTIONAL}
         except FileNotFoundError:
             raise DataError("no such file", field=str(path)) from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"damaged road network ({type(error).__name__}: {error})", field=str(path)) from None
         text = {k: str(values.pop(k)) for k in _TEXT}
         network = cls(name=text["name"], crs=text["crs"], **values)

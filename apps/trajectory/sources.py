@@ -16,7 +16,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +131,9 @@ def _read_long(path: Path, network: RoadNetwork) -> Trips:
 
 
 def _unix(text: str) -> float:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else float("nan")
+    """Return unix seconds of an ISO 8601 time (UTC where no zone is given), NaN of nothing."""
+    moment = datetime.fromisoformat(text) if text else None
+    return float("nan") if moment is None else (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _match(path: Path, network: RoadNetwork, cache: str) -> Trips:

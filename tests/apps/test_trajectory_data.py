@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from apps.trajectory.gps import read_gps
 from apps.trajectory.logit import simulate
 from apps.trajectory.network import RoadNetwork
 from apps.trajectory.osm import from_osm
+from apps.trajectory.sources import read_trips
+from apps.trajectory.topology import assemble
 from core.errors import DataError, QuintetError, UsageError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared/data/trajectory"
@@ -125,6 +128,24 @@ def test_points_that_are_no_junctions_are_passed_over(city: RoadNetwork, tmp_pat
     assert headless.lists()[0].tolist() == walk[1:] and headless.report["longest part kept"] == 1
 
 
+def test_a_long_way_out_is_no_spur_however_short_the_way_back(tmp_path: Path) -> None:
+    """East to 2, 600 m round to 3, and 100 m straight back to 2: 700 m were driven, the trip is cut at 3."""
+    place = {1: (0, 0), 2: (300, 0), 3: (400, 0), 4: (300, 300)}
+    ends = [(1, 2), (2, 3), (3, 2), (2, 4), (4, 1), (3, 4), (4, 3)]
+    lines = [np.array([place[a], place[b]], dtype=float) for a, b in ends]
+    lines[1] = np.array([place[2], (300, -250), (350, -250), (350, -5), place[3]], dtype=float)
+    u, v = np.array(ends).T
+    length = [np.hypot(*np.diff(line, axis=0).T).sum() for line in lines]
+    net = assemble("bow", "EPSG:32629", u=u, v=v, key=0 * u, osm_way=np.arange(7), length=np.array(length),
+                   speed=np.full(7, 30), road_class=np.full(7, 11), geom_xy=np.concatenate(lines),
+                   geom_ptr=np.cumsum([0, *map(len, lines)]))  # fmt: skip
+    out, back = net.segment("2-3"), net.segment("3-2")
+    assert net.transition(out, back) < 0 and net.length[out] > 590 and net.length[back] == 100
+    walk = [net.segment(s) for s in ("1-2", "2-3", "3-2", "2-4")]
+    found = read_matched(matched_csv(tmp_path / "m.csv", net, [walk]), net)
+    assert found.lists()[0].tolist() == walk[:2] and found.report["longest part kept"] == 1
+
+
 def _reverse(city: RoadNetwork, s: int) -> int | None:
     """Return the segment that drives s back, where turning into it is illegal."""
     back = np.flatnonzero((city.u == city.v[s]) & (city.v == city.u[s]))
@@ -158,6 +179,45 @@ def test_csv_columns_are_found(tmp_path: Path) -> None:
     b, a = read_gps(path)
     assert (b.id, a.id) == ("b", "a") and b.t.tolist() == [1577836800.0, 1577836810.0]
     assert b.lonlat.tolist() == [[-27.1, 45.1], [-27.0, 45.0]] and a.t.tolist() == [1577836800.0, 1577836805.0]
+
+
+FLEET = "trip_id,time,lat,lon\na,1577836800,45,-27\nb,1577836801,45.1,-27\na,1577836805,45.2,-27\nb,1577836806,45,-27\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("bom.csv", FLEET.encode("utf-8-sig")),
+        ("bom.csv.gz", gzip.compress(FLEET.encode("utf-8-sig"))),
+        ("FLEET.CSV.GZ", gzip.compress(FLEET.encode())),
+        ("blanks.csv", FLEET.replace(",", ", ").encode()),
+        ("quoted.csv", FLEET.replace("trip_id,time,lat,lon", '"trip_id", "time" , "lat","lon"').encode()),
+    ],
+)
+def test_tables_of_other_tools_mean_the_same(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    a, b = read_gps(tmp_path / name)
+    assert (a.id, b.id) == ("a", "b") and a.t.tolist() == [1577836800.0, 1577836805.0]
+
+
+@pytest.mark.parametrize("scale", [1, 10**3, 10**6, 10**9])
+def test_times_in_any_unit(tmp_path: Path, scale: int) -> None:
+    rows = "".join(f"{t * scale},45,-27.{t % 10}\n" for t in (1577836800, 1577836805))
+    (tmp_path / "t.csv").write_text("timestamp,lat,lon\n" + rows)
+    assert read_gps(tmp_path / "t.csv")[0].t.tolist() == [1577836800.0, 1577836805.0]
+
+
+def test_a_time_without_a_zone_is_utc(city: RoadNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the clock of the machine says: as for raw GPS."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    a, k = int(city.source[5]), int(city.succ[5])
+    rows = [f"x,2020-01-01 00:00:0{i},{s},{city.u[s]},{city.v[s]}" for i, s in enumerate((a, k))]
+    (tmp_path / "long.csv").write_text("\n".join(["traj_id,t,segment_id,u,v", *rows]))
+    found = read_trips(tmp_path / "long.csv", city)
+    monkeypatch.undo()
+    time.tzset()
+    assert found.depart.tolist() == [1577836800.0] and found.enter.tolist() == [0.0, 1.0]
 
 
 def gpx(body: str, version: str = "1/1", head: str = "") -> str:
@@ -247,6 +307,43 @@ def test_roadmap_without_junctions(trips: Trips, tmp_path: Path) -> None:
     (tmp_path / "roadmap.rel").write_text("\n".join([*rows, "9,geo,r1,r9999"]))
     with pytest.raises(DataError, match="roadmap.rel.*'destination_id': no such segment.*r9999"):
         read_roadmap(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "kmh"),
+    [("50", 50), ("30 mph", 48.28), ("['25 mph', '40 mph']", 40.23), ("['60', '40']", 60), ("70 km/h", 70),
+     ("none", 35), ("", 35), ("0", 35), ("80;50", 80)],
+)  # fmt: skip
+def test_speed_limits_of_a_roadmap(tmp_path: Path, said: str, kmh: float) -> None:
+    rows = ((0, "[[10, 50], [10.01, 50]]", "unclassified", said), (1, "[[10.01, 50], [10, 50]]", "unclassified", said))
+    with (tmp_path / "roadmap.geo").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("geo_id", "coordinates", "highway", "maxspeed"), *rows])
+    (tmp_path / "roadmap.rel").write_text("origin_id,destination_id\n")
+    net = read_roadmap(tmp_path)
+    assert net.speed.tolist() == pytest.approx([kmh, kmh], abs=0.01)
+    assert not net.is_walk([0, 1]) and net.is_walk([1]), "no segment follows another"
+
+
+def test_only_lanes_for_cars_join_edges(tmp_path: Path) -> None:
+    """A turn of the bicycle lane, or one that is closed to cars, is none for cars."""
+    lane = '<lane index="{}" speed="9" length="10" shape="0,0 10,{}"{}/>'
+    bike, car = (lane.format(i, i, more) for i, more in ((0, ' allow="bicycle"'), (1, "")))
+    edges = "".join(f'<edge id="{e}" from="{a}" to="{b}">{bike}{car}</edge>' for e, a, b in ("abc", "bca", "cad"))
+    link = '<connection from="{}" to="{}" fromLane="{}" toLane="{}"{}/>'
+    links = (
+        ("a", "b", 1, 1, ""),
+        ("a", "c", 0, 0, ""),
+        ("b", "c", 0, 1, ""),
+        ("b", "a", 1, 1, ' disallow="passenger"'),
+    )
+    where = '<location projParameter="+proj=utm +zone=29 +datum=WGS84" netOffset="0,0"/>'
+    path = tmp_path / "x.net.xml"
+    path.write_text(f"<net>{where}{edges}{''.join(link.format(*k) for k in links)}</net>")
+    net = read_sumo_network(path)
+    assert [(net.label[a], net.label[k]) for a, k in zip(net.source, net.succ, strict=True)] == [("a", "b")]
+    path.write_text(path.read_text().replace("+proj=utm +zone=29 +datum=WGS84", "-"))
+    with pytest.raises(DataError, match="projection"):
+        read_sumo_network(path)
 
 
 @needs_shared

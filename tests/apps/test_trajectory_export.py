@@ -94,6 +94,17 @@ def test_unknown_times_stay_empty(timeless, tmp_path) -> None:
     assert root.find(f"{GPX}trk/{GPX}name").text == "<trip & 0>" and root.find(f".//{GPX}time") is None
 
 
+def test_a_departure_is_kept_where_the_times_on_the_way_are_unknown(trips, tmp_path) -> None:
+    """SUMO's routes have a departure and nothing else; a name in capitals is compressed as it says."""
+    started = Trips.from_lists(trips.network, trips.lists(), trips.depart)
+    export.write(started, tmp_path / "T.CSV.GZ")
+    assert gzip.decompress((tmp_path / "T.CSV.GZ").read_bytes()).startswith(b"traj_id")
+    found = read_trips(tmp_path / "T.CSV.GZ", trips.network)
+    assert np.abs(found.depart - trips.depart).max() < 1e-3 and (found.segment == trips.segment).all()
+    first = np.isin(np.arange(len(found.segment)), found.ptr[:-1])
+    assert (found.enter[first] == 0).all() and np.isnan(found.enter[~first]).all()
+
+
 def test_parquet(trips, tmp_path) -> None:
     export.to_parquet(trips, tmp_path / "t.parquet")
     frame = geopandas.read_parquet(tmp_path / "t.parquet")
