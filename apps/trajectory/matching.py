@@ -180,11 +180,10 @@ def _prepare(network: RoadNetwork, traces: Sequence[GpsTrace], reports: list[Tra
 
 def _moving(xy: np.ndarray, step: float) -> np.ndarray:
     """Return the rows that lie at least `step` metres from the last row kept, and always the first and the last."""
-    kept, last = [0], xy[0]
-    for i in range(1, len(xy)):
-        if i == len(xy) - 1 or np.hypot(*(xy[i] - last)) >= step:
+    kept: list[int] = []
+    for i in range(len(xy)):
+        if i in (0, len(xy) - 1) or np.hypot(*(xy[i] - xy[kept[-1]])) >= step:
             kept.append(i)
-            last = xy[i]
     return np.array(kept, dtype=np.int64)
 
 

@@ -122,6 +122,13 @@ def test_without_times_the_walk_is_the_same(city: RoadNetwork, long_trace: tuple
     assert untimed.segment.tolist() == match(city, [trace]).trips.segment.tolist()
 
 
+def test_a_trace_without_a_fix_is_reported(city: RoadNetwork, long_trace: tuple[np.ndarray, GpsTrace]) -> None:
+    nothing = GpsTrace("empty", np.empty(0), np.empty((0, 2)))
+    found = match(city, [nothing, long_trace[1]])
+    assert [r.trips for r in found.report] == [0, 1] and found.report[0].fixes == found.report[0].matched == 0
+    assert match(city, [nothing]).summary()["trips"] == 0
+
+
 def test_matching_does_not_depend_on_the_batch(city: RoadNetwork) -> None:
     traces = observe(simulate(city, 12, seed=2))
     together = match(city, traces).trips
