@@ -12,8 +12,11 @@ midpoint and RK4, in `velocity` the same in the network's own output.
 the first and the last prediction: DPM-Solver-2 and -3 (Lu et al., 2022, arXiv:2206.00927) and DPM-Solver++ 2S and 3S
 (arXiv:2211.01095).
 
-A step that starts in pure noise (where the variable is infinite) or has a stage on clean data (where `P` is not
-defined) is one of order 1.
+A step that starts in pure noise or has a stage on clean data (where `P` is not defined) is one of order 1. In `noise`
+and for `singlestep` there is no other, rho and lambda being infinite in pure noise; in `velocity` and `flow`, whose
+variables are finite there, it is how these tables begin. It errs by the square of its length, so that from alpha = 0
+all methods are of order 2 at most. A grid that starts a little below t = 1 keeps the order; `core.solvers.adams` is
+not bound by it.
 """
 
 from __future__ import annotations
