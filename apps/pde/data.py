@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 COUNTS = ("file", "cache", "train", "valid", "test", "reynolds", "reynolds_valid", "reynolds_test", "substeps")
+PLAIN = re.compile(r"\s*(free|(neumann|dirichlet)(\(\s*0?\s*\))?)\s*")
 Say = Callable[[str], None]
 
 
@@ -274,6 +276,8 @@ def folder(config: DataConfig, seed: int) -> Path:
     """Return where the cache keeps a recipe's trajectories."""
     plain = dataclasses.asdict(DataConfig())  # what is left as it is stays out, so that new settings change no name
     text = {k: v for k, v in dataclasses.asdict(config).items() if k not in COUNTS and v != plain[k]} | {"seed": seed}
+    if any(not PLAIN.fullmatch(one) for own in config.boundary.values() for one in own.split(";")):
+        text["solver"] = "hears the conditions"  # those of other values were once kept under the plain name
     if config.mesh:
         text["mesh"] = hashlib.sha256(Path(config.mesh).read_bytes()).hexdigest()
     key = hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:12]

@@ -28,7 +28,7 @@ from apps.pde.formats import unfolded
 from apps.pde.mesh import Mesh
 from core.errors import DataError
 
-__all__ = ["Held", "Move", "Space", "burgers", "factor", "spaces"]
+__all__ = ["Held", "Move", "Space", "burgers", "factor", "harmonic", "spaces"]
 
 Move = Callable[[np.ndarray], np.ndarray]
 Held = Callable[[np.ndarray, float], np.ndarray]
@@ -211,6 +211,12 @@ class _Sides:
         right = -(columns @ self.at(0.0))
         right[self.fixed] = self.at(0.0)
         return solver.solve(right)  # type: ignore[attr-defined]
+
+
+def harmonic(mesh: Mesh, held: Mapping[str, Held], refine: int = 1) -> np.ndarray:
+    """Return the harmonic field [N, 2] at the nodes of a mesh that has given values on parts of its boundary."""
+    (space,), nodes = spaces(mesh, (2,), refine)
+    return _Sides(space, mesh, (), held).harmonic(space)[nodes]
 
 
 def burgers(

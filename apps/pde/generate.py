@@ -135,8 +135,8 @@ class FieldModel:
         Raises:
             UsageError: states of the system do not start at random: flow past a cylinder, cells.
         """
-        from apps.pde.spectral import RATES, initial
-        from apps.pde.truth import first, length
+        from apps.pde.spectral import RATES
+        from apps.pde.truth import begin, first
 
         streams = np.arange(n) if index is None else np.asarray(index)
         if len(streams) != n:
@@ -145,13 +145,11 @@ class FieldModel:
         if own.name not in RATES:
             raise UsageError("has no law of first states to sample", field="system", value=own.name, choices=RATES,
                              hint="roll a trajectory's start out")  # fmt: skip
+        law = begin(own, self.mesh, config.modes) if own.name == "burgers" else None
         out = []
         for i in streams.tolist():
             key = int(Stream.of(seed, 1, int(i)).fold(1).uniform(1)[0, 0] * 2**52)
-            if own.name == "burgers":
-                start = initial(self.mesh.points, key, length(self.mesh), config.modes)
-            else:
-                start = first(config, own, self.mesh, key)
+            start = law(key) if law is not None else first(config, own, self.mesh, key)
             out.append(self.rollout(start, steps, parameters=parameters, every=max(1, steps)).states[-1])
         return out
 

@@ -22,7 +22,7 @@ from apps.pde.model import DataConfig
 from apps.pde.systems import SYSTEMS, System
 from core.errors import UsageError
 
-__all__ = ["Label", "Orbit", "first", "labels", "length", "solve", "tapered"]
+__all__ = ["Label", "Orbit", "begin", "first", "labels", "length", "solve", "tapered"]
 
 PARTS = ("train", "valid", "test")
 GRID = {"burgers": 128, "fitzhugh_nagumo": 128, "gray_scott": 192}
@@ -129,23 +129,39 @@ def first(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndarray:
     return _spectral(replace(config, steps=0), own, mesh, seed)[0]
 
 
+def begin(own: System, mesh: Mesh, modes: int) -> Callable[[int], np.ndarray]:
+    """Return the law of Burgers' first states at the nodes of a mesh: from a seed to a state [N, 2]."""
+    from apps.pde import fem
+
+    given = _values(own, mesh)
+    held, at = _held(given, own.parameters), np.concatenate([np.zeros(0, np.int64), *map(mesh.nodes, given)])
+    lift = fem.harmonic(mesh, held) if held else np.zeros(2)
+
+    def law(seed: int) -> np.ndarray:
+        u = _random(mesh, tuple(given), length(mesh), modes, seed)(mesh.points)
+        u[at] = 0
+        return u + lift
+
+    return law
+
+
+def _random(mesh: Mesh, fixed: tuple[str, ...], size: float, modes: int, seed: int) -> Move:
+    """Return a random velocity that falls to 0 towards some parts, as a function of points [n, 2]."""
+    from apps.pde import spectral
+
+    return lambda p: tapered(p, mesh, fixed, size)[:, None] * spectral.initial(p, seed, size, modes)
+
+
 def _elements(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndarray:
-    from apps.pde import fem, spectral
+    from apps.pde import fem
 
     if own.name != "burgers":
         raise UsageError("has no solver on a domain with holes", field="system", value=own.name, choices=["burgers"])
-    each = _stride(config)
-    given = _given(own, mesh)
-    fixed = tuple(given)
-    zero = fixed if all(e.number == 0 for pair in given.values() for e in pair) else ()
-    held = {} if zero else {part: _held(pair, own.parameters) for part, pair in given.items()}
-    size = length(mesh) if config.mesh else own.size
-
-    def start(p: np.ndarray) -> np.ndarray:
-        return tapered(p, mesh, fixed, size)[:, None] * spectral.initial(p, seed, size, config.modes)
-
+    each, given = _stride(config), _given(own, mesh)
+    fixed, held = tuple(given), _held(given, own.parameters)
+    start = _random(mesh, fixed, length(mesh) if config.mesh else own.size, config.modes, seed)
     return fem.burgers(mesh, start, own.parameters["nu"], config.dt / each, config.steps * each, each,
-                       refine=config.fine or 1, zero=zero, held=held)  # fmt: skip
+                       refine=config.fine or 1, zero=() if held else fixed, held=held)  # fmt: skip
 
 
 def length(mesh: Mesh) -> float:
@@ -153,33 +169,47 @@ def length(mesh: Mesh) -> float:
     return float(max(mesh.period) if any(mesh.period) else np.ptp(mesh.points, axis=0).max())
 
 
+def _values(own: System, mesh: Mesh) -> dict[str, list[Expression]]:
+    """Return the velocity of each part of the boundary that has one, in the order of the conditions."""
+    if not mesh.groups:
+        return {}
+    conditions, out = read_conditions(mesh, own.boundary, own.fields, tuple(own.parameters)), {}
+    for part in conditions[0]:
+        values = [c[part].g for c in conditions if c[part].kind == "dirichlet"]
+        known = [e for e in values if e is not None and not e.used & {*own.fields}]
+        if len(known) == len(conditions):
+            out[part] = known
+    return out
+
+
 def _given(own: System, mesh: Mesh) -> dict[str, list[Expression]]:
-    """Return the velocity of each part of the boundary that has one, in the order of the conditions.
+    """Return the same of what the elements can solve.
 
     Raises:
         UsageError: a condition that the elements do not know; they know values and no flux.
     """
-    conditions = read_conditions(mesh, own.boundary, own.fields, tuple(own.parameters))
-    natural, out = {*insulated(conditions)}, {}
-    for part in conditions[0]:
-        kinds, values = {c[part].kind for c in conditions}, [c[part].g for c in conditions]
-        if kinds == {"dirichlet"} and not any(e is not None and e.used & {*own.fields} for e in values):
-            out[part] = [e for e in values if e is not None]
-        elif kinds != {"free"} and part not in natural:
+    conditions, out = read_conditions(mesh, own.boundary, own.fields, tuple(own.parameters)), _values(own, mesh)
+    for part in {*conditions[0]} - {*out, *insulated(conditions)}:
+        if {c[part].kind for c in conditions} != {"free"}:
             hint = "dirichlet(g) for both fields, neumann(0) or free; trajectories of your own come as data.file"
             raise UsageError("the elements cannot solve this", field=f"boundary.{part}", value=own.boundary[part],
                              hint=hint)  # fmt: skip
     return out
 
 
-def _held(pair: Sequence[Expression], parameters: Mapping[str, float]) -> Held:
-    """Return the values of two expressions as a function of points and time."""
+def _held(given: Mapping[str, Sequence[Expression]], parameters: Mapping[str, float]) -> dict[str, Held]:
+    """Return the values of parts as functions of points and time; none where all of them are zero."""
+    if all(e.number == 0 for pair in given.values() for e in pair):
+        return {}
 
-    def value(points: np.ndarray, t: float) -> np.ndarray:
-        scene = Scene.of((), torch.zeros(1, len(points), 0).double(), torch.from_numpy(points), t, parameters)
-        return np.stack([np.broadcast_to(e(scene).numpy(), len(points)) for e in pair], -1)
+    def of(pair: Sequence[Expression]) -> Held:
+        def value(points: np.ndarray, t: float) -> np.ndarray:
+            scene = Scene.of((), torch.zeros(1, len(points), 0).double(), torch.from_numpy(points), t, parameters)
+            return np.stack([np.broadcast_to(e(scene).numpy(), len(points)) for e in pair], -1)
 
-    return value
+        return value
+
+    return {part: of(pair) for part, pair in given.items()}
 
 
 def _cells(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndarray:

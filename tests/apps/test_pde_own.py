@@ -14,6 +14,7 @@ from apps.pde.generate import FieldModel, build
 from apps.pde.mesh import Mesh, fold
 from apps.pde.model import DataConfig, ModelConfig, Recipe
 from core.errors import DataError, UsageError
+from core.noise import Stream
 
 WALLS = {"left": "dirichlet(1); dirichlet(0)", "right": "free", "bottom": "dirichlet(0)", "top": "neumann(0)"}
 
@@ -64,6 +65,13 @@ def test_simulated_boundary_values_are_those_of_the_recipe(tmp_path: Path) -> No
     found = data.splits(moving, 0).train
     want = np.stack([1 + found.times[:, None] * found.mesh.points[left, 1], 0.05 + np.zeros((4, len(left)))], -1)
     assert np.allclose(found.states[0][:, left], want, atol=1e-6)
+
+
+def test_a_cache_from_before_values_were_heard_is_not_taken(tmp_path: Path) -> None:
+    still = DataConfig(shape="hole", boundary={"hole": "dirichlet(0)"}, cache=str(tmp_path))
+    assert data.folder(still, 0).name == "burgers-307274f3f659"  # the names of what is as it was stay
+    moving = replace(still, boundary={"hole": "dirichlet(1); dirichlet(0)"})
+    assert data.folder(moving, 0).name != "burgers-e78e27b5d7b7"
 
 
 @pytest.mark.parametrize("text", ["neumann(3)", "robin(1, 1, 0)", "slip", "dirichlet(0); free", "dirichlet(v)"])
@@ -165,6 +173,23 @@ def test_samples_start_as_the_trajectories_of_their_system_do(name: str) -> None
     truths = [truth.first(config, system, mesh, seed) for seed in range(8)]
     low, high = np.min(truths, (0, 1)) - 0.1, np.max(truths, (0, 1)) + 0.1  # u of Gray-Scott lies in 0.5 ... 1
     assert np.all((drawn >= low) & (drawn <= high)) and not np.array_equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("left", ["dirichlet(0)", "dirichlet(1 + y); dirichlet(0)", "neumann(3)"])
+def test_samples_meet_given_values_as_trajectories_do(tmp_path: Path, left: str) -> None:
+    config = own(tmp_path, rectangle(8), steps=1, boundary={**WALLS, "left": left})
+    system, mesh = data.posed(config)
+    recipe = Recipe(model=ModelConfig(kind="operators"), data=config)
+    drawn = FieldModel(Dynamics(recipe.model, system, mesh, config.dt), recipe).sample(1, steps=0)[0]
+    if left == "neumann(3)":  # a model knows it, the elements do not
+        assert np.isfinite(drawn).all()
+        return
+    law = truth.begin(system, mesh, config.modes)
+    want = truth.solve(config, system, mesh, 0, truth.Label("train", 3)).states[0]
+    assert np.allclose(law(3), want, atol=1e-6)
+    key = int(Stream.of(0, 1, 0).fold(1).uniform(1)[0, 0] * 2**52)
+    inside = np.setdiff1d(np.arange(len(mesh)), mesh.boundary_nodes)
+    assert np.allclose(drawn[inside], law(key)[inside], atol=1e-6)
 
 
 def test_terms_of_what_is_no_field_are_refused() -> None:
