@@ -16,11 +16,15 @@ from apps.music.synth import RATE
 from core.errors import DataError, UsageError
 from core.run.outputs import replacing
 
-__all__ = ["FORMATS", "Resampler", "channels", "check_format", "limit", "pcm", "read", "resampled", "write"]
+__all__ = [
+    "FORMATS", "Resampler", "at_rate", "channels", "check_format", "ended", "limit", "pcm", "read", "resampled",
+    "write",
+]  # fmt: skip
 
 FORMATS = (".wav", ".flac", ".ogg")
 KNEE = 0.9
 PCM = ("s16", "f32")
+FALL = RATE // 200
 PORTION = 1 << 16
 """Samples that are written at once: libsndfile's Ogg encoder keeps a portion on the stack, which minutes overflow."""
 
@@ -32,6 +36,13 @@ def limit(sound: Tensor) -> Tensor:
     """
     over = (sound.abs() - KNEE).clamp(min=0) / (1 - KNEE)
     return torch.where(over > 0, sound.sign() * (KNEE + (1 - KNEE) * over.tanh()), sound)
+
+
+def ended(sound: Tensor) -> Tensor:
+    """Return samples [m] or [m, channels] whose last `FALL` fall to 0: what is cut off while it sounds clicks."""
+    fall = torch.linspace(1, 0, FALL)[max(0, FALL - len(sound)) :]
+    weight = torch.cat([torch.ones(len(sound) - len(fall)), fall])
+    return (sound.transpose(0, -1) * weight).transpose(0, -1)
 
 
 def check_format(path: Path) -> None:
@@ -86,6 +97,15 @@ def resampled(sound: np.ndarray, source: int, target: int) -> np.ndarray:
     return soxr.resample(sound, source, target)
 
 
+def at_rate(sound: Tensor, rate: int) -> np.ndarray:
+    """Return samples [m] or [m, channels] of ours at `rate`, none above 1.
+
+    What is between our samples may be; then all of the sound is bent (`limit`), where it would be cut off.
+    """
+    found = resampled(sound.detach().clamp(-1, 1).cpu().numpy(), RATE, rate)
+    return limit(torch.from_numpy(found)).numpy() if np.abs(found).max(initial=0) > 1 else found
+
+
 def write(path: Path, audio: Tensor, rate: int = RATE) -> None:
     """Write samples [m] or [m, 2] at `rate`; nothing half-written stays behind.
 
@@ -95,7 +115,7 @@ def write(path: Path, audio: Tensor, rate: int = RATE) -> None:
     import soundfile
 
     check_format(path)
-    sound = resampled(audio.detach().clamp(-1, 1).cpu().numpy(), RATE, rate)
+    sound = at_rate(audio, rate)
     with replacing(path) as part:
         try:
             with soundfile.SoundFile(str(part), "w", rate, 1 if sound.ndim == 1 else sound.shape[1]) as file:

@@ -77,7 +77,7 @@ class Music:
             UsageError: the codec knows no notes.
         """
         score = self.score(k)
-        return panned(score, score.beats * 60 / score.bpm)
+        return audio.ended(panned(score, score.beats * 60 / score.bpm))
 
     def score(self, k: int) -> Score:
         """Return the score of piece k.

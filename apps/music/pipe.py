@@ -97,10 +97,13 @@ def device(rate: int) -> Callable[[Tensor], None]:
     Raises:
         UsageError: there is no `sounddevice`, or no device.
     """
+    known: tuple[type[Exception], ...] = (ImportError, OSError)
     try:
-        out = import_module("sounddevice").OutputStream(rate, channels=1, dtype="float32")  # not a dependency
+        module = import_module("sounddevice")  # not a dependency
+        known += (module.PortAudioError,)
+        out = module.OutputStream(rate, channels=1, dtype="float32")
         out.start()
-    except (ImportError, OSError) as error:
+    except known as error:
         hint = "install sounddevice, or pipe into a player"
         raise UsageError(f"no sound device ({error})", field="play", hint=hint) from None
     return lambda audio: out.write(audio.clamp(-1, 1).to(torch.float32).numpy()[:, None])

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from apps.music.audio import limit
+from apps.music.audio import ended, limit
 from apps.music.codec import Pca
 from apps.music.score import DRUMS, Score
 from apps.music.synth import RATE, Synth
@@ -222,11 +222,11 @@ class RollPlayer:
         return self._give(round(self.tick) - self.late)
 
     def flush(self) -> Tensor:
-        """Return the samples that are still to come, all notes released; the stream begins anew."""
+        """Return the samples that are still to come, all notes released, fading at the end; the stream begins anew."""
         end = round(self.tick)
         for pitch in sorted(self.sounding):
             self.synth.release(pitch, end)
-        last = self._give(end)
+        last = ended(self._give(end))
         self.__init__(self.codec)
         return last
 

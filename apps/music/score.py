@@ -28,6 +28,10 @@ CLASSES: dict[int, int] = {
 
 MIDI_OF = (36, 38, 42, 46, 43, 47, 50, 49, 51)
 DRUM_CHANNEL = 9
+CHANNELS = [*range(DRUM_CHANNEL), *range(DRUM_CHANNEL + 1, 16)]
+"""Of notes."""
+BAR = 4.0
+"""Beats of silence, and more, after the last note that are no part of the music: programs end tracks anywhere."""
 
 
 def _empty(width: int) -> np.ndarray:
@@ -79,7 +83,8 @@ class Score:
 def read_midi(path: Path | str) -> Score:
     """Read a standard MIDI file of format 0 or 1; channel 10 is drums, the first tempo in time counts.
 
-    Of several tempi at that time the last one does. A note that nothing ends lasts until the end of its track.
+    Of several tempi at that time the last one does. A note that nothing ends lasts until the end of its track; a rest
+    at the end, of less than a bar of four beats, counts. Percussion that is none of `DRUMS` is a ride.
 
     Raises:
         DataError: no such file, not a MIDI file of these formats, or a tempo that gives a beat no time.
@@ -98,6 +103,7 @@ def read_midi(path: Path | str) -> Score:
     notes: list[tuple[float, ...]] = []
     hits: list[tuple[float, ...]] = []
     tempo: list[tuple[int, int]] = []
+    end = 0
     try:
         at = 8 + int.from_bytes(data[4:8], "big")
         while at + 8 <= len(data):
@@ -105,7 +111,7 @@ def read_midi(path: Path | str) -> Score:
             if at + 8 + size > len(data):
                 raise IndexError
             if data[at : at + 4] == b"MTrk":
-                _track(data[at + 8 : at + 8 + size], ppq, notes, hits, tempo)
+                end = max(end, _track(data[at + 8 : at + 8 + size], ppq, notes, hits, tempo))
             at += 8 + size
     except IndexError:
         raise DataError("ends in the middle of an event", field="midi", value=str(path)) from None
@@ -114,7 +120,9 @@ def read_midi(path: Path | str) -> Score:
         hint = "set a tempo in the program that wrote it"
         raise DataError("its first tempo is 0 microseconds a beat", field="midi", value=str(path), hint=hint)
     found = np.array(sorted(notes)).reshape(-1, 4), np.array(sorted(hits)).reshape(-1, 3)
-    return Score(*found, bpm=6e7 / beat, label=Path(path).stem)
+    score = Score(*found, bpm=6e7 / beat, label=Path(path).stem)
+    rest = round(end / ppq) - score.beats
+    return replace(score, beats=score.beats + rest) if score.beats and 0 < rest < BAR else score
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
@@ -126,8 +134,8 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _track(data: bytes, ppq: int, notes: list, hits: list, tempo: list) -> None:
-    """Read a track's events into the lists; a tempo is its time and the microseconds of a beat."""
+def _track(data: bytes, ppq: int, notes: list, hits: list, tempo: list) -> int:
+    """Read a track's events into the lists and return when it ends; a tempo is its time and microseconds of a beat."""
     at, time, running = 0, 0, 0
     sounding: dict[tuple[int, int], tuple[float, float]] = {}
     while at < len(data):
@@ -158,10 +166,13 @@ def _track(data: bytes, ppq: int, notes: list, hits: list, tempo: list) -> None:
                 sounding[channel, first] = (beat, second / 127)
     for (_, pitch), (start, velocity) in sounding.items():
         notes.append((start, max(time / ppq - start, 1 / ppq), float(pitch), velocity))
+    return time
 
 
 def write_midi(score: Score, path: Path | str, ppq: int = 480) -> None:
     """Write a standard MIDI file of format 0, whole or not at all; its folder is made.
+
+    Of notes of one pitch that sound together each has a channel of its own, or one would end the other.
 
     Raises:
         UsageError: it cannot be written, or MIDI has no number for a pitch or for the tempo.
@@ -172,10 +183,14 @@ def write_midi(score: Score, path: Path | str, ppq: int = 480) -> None:
     if not 6e7 / 0xFFFFFF <= score.bpm <= 6e7:
         raise UsageError("is no tempo that MIDI has", field="bpm", value=score.bpm, hint="3.58 to 60,000,000")
     events: list[tuple[int, int, bytes]] = []
-    for start, length, pitch, velocity in score.notes:
-        on, off = round(start * ppq), round((start + length) * ppq)
-        events.append((on, 1, bytes([0x90, int(pitch), _loud(velocity)])))
-        events.append((max(off, on + 1), 0, bytes([0x80, int(pitch), 0])))
+    busy: dict[tuple[int, int], int] = {}
+    for start, length, height, velocity in sorted(score.notes.tolist()):
+        on, pitch = round(start * ppq), int(height)
+        off = max(round((start + length) * ppq), on + 1)
+        channel = next((c for c in CHANNELS if busy.get((c, pitch), on) <= on), 0)
+        busy[channel, pitch] = off
+        events.append((on, 1, bytes([0x90 | channel, pitch, _loud(velocity)])))
+        events.append((off, 0, bytes([0x80 | channel, pitch, 0])))
     for start, kind, velocity in score.hits:
         on, pitch = round(start * ppq), MIDI_OF[int(kind)]
         events.append((on, 1, bytes([0x99, pitch, _loud(velocity)])))
@@ -183,7 +198,7 @@ def write_midi(score: Score, path: Path | str, ppq: int = 480) -> None:
     body, now = b"\x00\xff\x51\x03" + round(6e7 / score.bpm).to_bytes(3, "big"), 0
     for time, _, message in sorted(events):
         body, now = body + _length(max(time, 0) - now) + message, max(time, 0)
-    body += b"\x00\xff\x2f\x00"
+    body += _length(max(round(score.beats * ppq) - now, 0)) + b"\xff\x2f\x00"
     head = b"MThd" + (6).to_bytes(4, "big") + bytes([0, 0, 0, 1]) + ppq.to_bytes(2, "big")
     with replacing(path) as part:
         part.write_bytes(head + b"MTrk" + len(body).to_bytes(4, "big") + body)

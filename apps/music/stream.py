@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from apps.music import verbs
-from apps.music.audio import resampled
+from apps.music.audio import at_rate
 from apps.music.roll import RollCodec
 from apps.music.synth import RATE
 from core.run.shards import Rows
@@ -41,7 +41,7 @@ def rows(
                 score = made.score(k)
                 row |= {"notes": score.notes.round(4).tolist(), "hits": score.hits.round(4).tolist()}
             sound = made.stereo(k) if stereo else made.sound(k)
-            found.append({**row, "sound": resampled(sound.numpy(), RATE, rate), "rate": rate})
+            found.append({**row, "sound": at_rate(sound, rate), "rate": rate})
         return found
 
     return draw

@@ -24,6 +24,8 @@ RATE = 32000
 """Samples per second of everything in this app."""
 
 RELEASE, GAIN, HARMONICS = 0.3, 0.16, 8
+EDGE = 64
+"""Samples in which a hit that began before the first one rises, so that it does not click."""
 
 
 @lru_cache(maxsize=1)
@@ -98,7 +100,8 @@ class Synth:
             shot = self.shots[kind]
             a, b = max(at, start), min(stop, at + len(shot))
             if a < b:
-                out[a - start : b - start] += velocity * shot[a - at : b - at]
+                rise = np.minimum(1.0, np.arange(a, b) / EDGE) if at < 0 else 1.0
+                out[a - start : b - start] += velocity * shot[a - at : b - at] * rise
         self.released = [r for r in self.released if r[3] + tail > stop]
         self.struck = [s for s in self.struck if s[1] + len(self.shots[s[0]]) > stop]
         self.now = max(stop, start)

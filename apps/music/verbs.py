@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -242,7 +243,7 @@ def jam(
 def live(
     name: str, asked: Mapping[str, Tensor], blocks: int, seed: int, settings: Mapping[str, Any], sound: str, play: bool
 ) -> None:
-    """Play to a pipe or to the sound device until the listener leaves."""
+    """Play to a pipe or to the sound device until the listener leaves; so many `blocks` are played to their end."""
     from apps.music.pipe import device, stream
 
     audio.pcm(torch.zeros(1), sound)  # refuses a wrong format before anything is loaded
@@ -256,7 +257,13 @@ def live(
         out.write(audio.pcm(part, sound))
         out.flush()
 
-    report = stream(session, device(RATE) if play else write, blocks=blocks)
+    sink = device(RATE) if play else write
+    report = stream(session, sink, blocks=blocks)
+    if 0 < blocks == report.blocks:
+        rest = session.player.flush()
+        report.samples += len(rest)
+        with suppress(BrokenPipeError):
+            sink(rest)
     say(f"{report.blocks} blocks, {report.samples / RATE:.1f} s, slowest {report.slowest_ms:.0f} ms, "
         f"late {session.late}, saved {session.saved}")  # fmt: skip
 
