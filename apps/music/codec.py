@@ -21,6 +21,7 @@ from apps.music.audio import limit
 from apps.music.spectral import FLOOR, HOP, MELS, SIZE, Framer, log_mel, magnitude
 from apps.music.synth import RATE
 from apps.music.vocoder import Vocoder, VocoderStream
+from core.errors import UsageError
 
 __all__ = ["STACK", "Codec", "MelCodec", "Pca", "Player", "Reader"]
 
@@ -86,6 +87,9 @@ class Pca(nn.Module):
         dim: components that come out.
         whiten: give each unit variance; else all are divided by one number, their root mean square, and distances
             between components are distances between rows.
+
+    Raises:
+        UsageError: more come out than go in.
     """
 
     mean: Tensor
@@ -93,6 +97,9 @@ class Pca(nn.Module):
     scale: Tensor
 
     def __init__(self, width: int, dim: int, whiten: bool = True) -> None:
+        if dim > width:
+            hint = f"{width} at most, what a frame is made of"
+            raise UsageError("is more than there is", field="codec.dim", value=dim, hint=hint)
         super().__init__()
         self.whiten = whiten
         self.register_buffer("mean", torch.zeros(width))

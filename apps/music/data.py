@@ -47,17 +47,28 @@ def chorales(root: str, split: str) -> list[Score]:
         table = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read ({error})", field="chorales", value=str(path)) from None
+    if not isinstance(table, dict):
+        raise DataError("is no table of splits", field="chorales", value=str(path))
     if split == "test" and "test" not in table:
-        pieces = table["valid"][1::2]
+        pieces = table.get("valid", [])[1::2]
     elif split in table:
         pieces = table[split] if split == "train" or "test" in table else table[split][0::2]
     else:
         raise DataError(f"{path.name} has no such split", field="split", value=split, choices=table)
-    return [voices(np.asarray(piece, float)) for piece in pieces]
+    try:
+        return [voices(np.asarray(piece, float)) for piece in pieces]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"holds what is no piece ({error})", field="chorales", value=str(path)) from None
 
 
 def voices(pitch: np.ndarray, bpm: float = 90.0) -> Score:
-    """Return the score of pitches [T, voices] per sixteenth, below 0 for silence."""
+    """Return the score of pitches [T, voices] per sixteenth, below 0 for silence.
+
+    Raises:
+        ValueError: they are no table of voices, or above 127.
+    """
+    if pitch.ndim != 2 or (pitch > 127).any():
+        raise ValueError("pitches up to 127, one of each voice a sixteenth, are wanted")
     notes = []
     for voice in pitch.T:
         change = np.flatnonzero(np.diff(voice, prepend=np.nan, append=np.nan) != 0)
@@ -70,15 +81,19 @@ def voices(pitch: np.ndarray, bpm: float = 90.0) -> Score:
 def groove(root: str, split: str) -> list[Score]:
     """Return drum performances with their tempo and style; `valid` is the publishers' `validation`."""
     folder = _folder(root, "groove")
-    wanted, out = {"valid": "validation"}.get(split, split), []
-    with (folder / "info.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            path = folder / row["midi_filename"]
-            if row["split"] != wanted or row["time_signature"] != "4-4" or not path.is_file():
-                continue
-            score = read_midi(path)
-            out.append(Score(score.notes, score.hits, float(row["bpm"]), label=row["style"].split("/")[0]))
-    return out
+    wanted, info = {"valid": "validation"}.get(split, split), folder / "info.csv"
+    try:
+        with info.open(newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == wanted and row["time_signature"] == "4-4"]
+        found = [(folder / row["midi_filename"], float(row["bpm"]), row["style"].split("/")[0]) for row in rows]
+    except KeyError as error:
+        raise DataError(f"has no column {error}", field="groove", value=str(info)) from None
+    except (OSError, TypeError, ValueError, AttributeError, csv.Error) as error:
+        raise DataError(f"cannot be read ({error})", field="groove", value=str(info)) from None
+    if slow := [bpm for _, bpm, _ in found if not 0 < bpm < float("inf")]:
+        raise DataError(f"has a performance at {slow[0]:g} beats per minute", field="groove", value=str(info))
+    scores = [(read_midi(path), bpm, label) for path, bpm, label in found if path.is_file()]
+    return [Score(score.notes, score.hits, bpm, label=label) for score, bpm, label in scores]
 
 
 def loops(root: str, split: str) -> list[Tensor]:
@@ -86,13 +101,20 @@ def loops(root: str, split: str) -> list[Tensor]:
     paths = sorted(_folder(root, "loops_cc0").glob("*.flac"))
     out = [read(p) for k, p in enumerate(paths) if (k % 5 == 4) == (split != "train")]
     if not out:
-        raise DataError("holds no .flac files", field="data.root", value=root)
+        raise DataError(f"holds {len(paths)} .flac files", field="data.root", value=root, hint="one in five judges")
     return out
 
 
 def sounds(kind: str, root: str, split: str) -> list[Tensor]:
-    """Return the sounds of a collection that fits into memory (`SOUNDS` but folder)."""
-    return {"recordings": recordings, "loops": loops}[kind](root, split)
+    """Return the sounds of a collection that fits into memory (`SOUNDS` but folder).
+
+    Raises:
+        UsageError: a collection of scores.
+    """
+    readers = {"recordings": recordings, "loops": loops}
+    if kind not in readers:
+        raise UsageError("has no sound", field="data.kind", value=kind, choices=SOUNDS)
+    return readers[kind](root, split)
 
 
 def recordings(root: str, split: str) -> list[Tensor]:
@@ -111,11 +133,13 @@ def recordings(root: str, split: str) -> list[Tensor]:
 def _cached(kind: str, root: str, split: str, count: int, seed: int) -> tuple[Score, ...]:
     if kind == "tunes":
         return tuple(collection(seed, count if split == "train" else 21, split != "train"))
-    if kind == "chorales":
-        return tuple(chorales(root, split))
-    if kind == "groove":
-        return tuple(groove(root, split))
-    raise UsageError("has no scores", field="data.kind", value=kind, choices=KINDS[:3])
+    readers = {"chorales": chorales, "groove": groove}
+    if kind not in readers:
+        raise UsageError("has no scores", field="data.kind", value=kind, choices=KINDS[:3])
+    found = tuple(score for score in readers[kind](root, split) if score.beats)
+    if not found:
+        raise DataError(f"holds no {kind} for {split}", field="data.root", value=root)
+    return found
 
 
 def scores(kind: str, root: str, split: str, count: int = 84, seed: int = 0) -> list[Score]:
@@ -127,6 +151,10 @@ def scores(kind: str, root: str, split: str, count: int = 84, seed: int = 0) -> 
         split: one of `SPLITS`.
         count: how many arrangements of the embedded tunes.
         seed: of these.
+
+    Raises:
+        DataError: no such folder, a file that cannot be read, or nothing of the split in it.
+        UsageError: a collection of sound.
     """
     return list(_cached(kind, root, split, count, seed))
 

@@ -20,7 +20,7 @@ from apps.music import controls, slow
 from apps.music.generate import MusicModel
 from apps.music.judge import features, real_scores, steps
 from apps.music.metrics import frechet
-from apps.music.model import MusicNet, adopt
+from apps.music.model import MusicNet, adopt, check_shapes
 from apps.music.roll import TICKS, RollCodec
 from apps.music.task import FlowTask
 from core.errors import UsageError
@@ -51,6 +51,8 @@ class ArcTask(FlowTask):
         if not self.state:
             raise UsageError("names the flow to start from", field="start", value="", hint="start=runs/music/NAME")
         r = self.recipe
+        if r.arc.slow and not isinstance(self.codec, RollCodec):
+            raise UsageError("counts notes, and sound has none", field="arc.slow", value=r.arc.slow, hint="arc.slow=0")
         if r.arc.slow and round(r.arc.alone * r.data.batch) < 2:
             raise UsageError("compares at least two pieces, unasked", field="arc.alone", value=r.arc.alone,
                              hint="raise it or data.batch, or set arc.slow=0")  # fmt: skip
@@ -63,6 +65,8 @@ class ArcTask(FlowTask):
         net.chains.copy_(self._unasked(len(net.chains), r.model.window * r.model.block, rng)[0])
         rest = {k: v for k, v in self.state.items() if k.startswith("critic.") or k == "chains"}
         if rest:  # of a run of this task: it goes on
+            own = {k: v for k, v in net.state_dict().items() if k in rest}
+            check_shapes(own, rest, "critic or other chains", "arc.width, arc.depth and arc.chains")
             net.load_state_dict(rest, strict=False)
         return net
 

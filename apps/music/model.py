@@ -7,6 +7,7 @@ train it in turn: `codec` (the decoder of the mel codec), `flow` (the next block
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,7 @@ from apps.music.data import KINDS
 from apps.music.foreign import KINDS as FOREIGN
 from apps.music.foreign import ForeignCodec
 from apps.music.roll import RollCodec
+from core.errors import UsageError
 from core.finetune.arc import Critic
 from core.nn.block_flow import MODES, BlockFlow, BlockFlowConfig
 from core.nn.transformer import TransformerConfig
@@ -220,12 +222,36 @@ class MusicNet(nn.Module):
         return f"{sum(p.numel() for p in self.flow.parameters()) / 1e6:.1f} M parameters in the flow"
 
 
+def check_shapes(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], what: str, settings: str) -> None:
+    """Refuse to start from a run whose parameters `theirs` lack some of `own`, or have other shapes.
+
+    Raises:
+        UsageError: they do.
+    """
+    for name, value in own.items():
+        known = theirs.get(name)
+        if known is None or known.shape != value.shape:
+            had = "none" if known is None else f"{tuple(known.shape)}, not {tuple(value.shape)}"
+            hint = f"set {settings} as that run did"
+            raise UsageError(f"is a run with another {what} ({name}: {had})", field="start", hint=hint)
+
+
+def take(module: nn.Module, state: Mapping[str, Tensor], part: str) -> None:
+    """Copy the parameters of a part, `codec` or `flow`, from the state of another run.
+
+    Raises:
+        UsageError: that run's are others.
+    """
+    own: dict[str, Tensor] = module.state_dict()
+    found = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+    check_shapes(own, found, part, "codec" if part == "codec" else "codec and model")
+    module.load_state_dict({k: found[k] for k in own})
+
+
 def adopt(net: MusicNet, state: dict[str, Tensor], parts: tuple[str, ...]) -> None:
     """Copy the parameters of some parts (`codec`, `flow`) from the state of another run."""
     for part in parts:
-        own: dict[str, Tensor] = getattr(net, part).state_dict()
-        found = {k: state[f"{part}.{k}"] for k in own if f"{part}.{k}" in state}
-        getattr(net, part).load_state_dict(found, strict=True)
+        take(getattr(net, part), state, part)
     if net.critic is not None and "flow" in parts:
         with torch.no_grad():
             theirs = dict(net.flow.named_parameters())

@@ -18,7 +18,7 @@ from apps.music import controls, data
 from apps.music.codec import MelCodec
 from apps.music.corpus import Corpus, corpus, fit
 from apps.music.folder import Library, StreamCorpus
-from apps.music.model import MusicNet, Recipe, adopt, make_codec
+from apps.music.model import MusicNet, Recipe, adopt, make_codec, take
 from apps.music.spectral import HOP
 from apps.music.synth import RATE
 from apps.music.vocoder import spectral_loss
@@ -57,8 +57,7 @@ class FlowTask:
         self.state, self.parts = _started(self.recipe)
         self.codec = make_codec(self.recipe.codec)
         if self.state:
-            own = self.codec.state_dict()
-            self.codec.load_state_dict({k: self.state[f"codec.{k}"] for k in own})
+            take(self.codec, self.state, "codec")
         else:
             fit(self.codec, self.recipe)
         self.data: Corpus | StreamCorpus = corpus(self.codec, self.recipe, "train")

@@ -79,9 +79,7 @@ def test_nothing_exceeds_full_scale() -> None:
     assert float((bent.diff() / ramp.diff()).max()) <= 1 + 1e-3  # no step anywhere, so no click
     notes = np.array([(b, 1.0, p, 1.0) for b in range(4) for p in range(40, 76, 3)])
     hits = np.array([(float(b), k, 1.0) for b in range(4) for k in range(9)])
-    codec = RollCodec(dim=8 * 54, ticks=2, low=36, high=84)
-    codec.dim = codec.width * codec.ticks
-    codec.pca = type(codec.pca)(codec.dim, codec.dim)
+    codec = RollCodec(dim=246, ticks=2, low=36, high=84)  # all of a roll
     z = codec.encode(Score(notes, hits, bpm=120, beats=4))
     whole, player = codec.decode(z), codec.player()
     parts = torch.cat([*(player.push(row[None]) for row in z), player.flush()])

@@ -10,12 +10,14 @@ import soundfile
 import torch
 
 from apps.music import audio, data, folder
+from apps.music import task as tasks
 from apps.music.codec import MelCodec
 from apps.music.folder import Library, StreamCorpus
+from apps.music.model import MusicNet
 from apps.music.spectral import HOP
 from apps.music.synth import RATE
 from apps.music.task import make
-from core.errors import DataError
+from core.errors import DataError, UsageError
 from core.run.config import load_recipe
 
 
@@ -89,6 +91,56 @@ def test_recordings_that_are_too_short_are_refused(tmp_path: Path) -> None:
     task = make(load_recipe("music", "codec", small))
     with pytest.raises(DataError, match=r"^data.root: holds no recording longer than 1.0 s"):
         task.batch(0, 0, 1)
+
+
+HEAD = "midi_filename,split,time_signature,bpm,style"
+NONE = {
+    "info.csv": ("groove", r"^groove: cannot be read \(.*No such file"),
+    "x,y\n1,2\n": ("groove", r"^groove: has no column 'split'"),
+    f"{HEAD}\na.mid,train,4-4,fast,rock\n": ("groove", r"^groove: cannot be read \(could not convert"),
+    f"{HEAD}\na.mid,train,4-4,0,rock\n": ("groove", r"^groove: has a performance at 0 beats per minute"),
+    f"{HEAD}\na.mid,train,4-4,90,rock\n": ("groove", r"^data.root: holds no groove for train"),
+    f"{HEAD}\na.mid,train,4-4\n": ("groove", r"^groove: cannot be read"),
+    "[1, 2]": ("chorales", r"^chorales: is no table of splits"),
+    '{"train": [], "valid": []}': ("chorales", r"^data.root: holds no chorales for train"),
+    '{"train": [[[60, 64], [60]]]}': ("chorales", r"^chorales: holds what is no piece"),
+    '{"train": [[[60, 640]]]}': ("chorales", r"^chorales: holds what is no piece \(pitches up to 127"),
+}
+
+
+@pytest.mark.parametrize("text", NONE)
+def test_scores_that_are_not_there_are_named(tmp_path: Path, text: str) -> None:
+    kind, message = NONE[text]
+    for name in ("groove", "jsb"):
+        (tmp_path / name).mkdir()
+    if text != "info.csv":
+        (tmp_path / {"groove": "groove/info.csv", "chorales": "jsb/Jsb16thSeparated.json"}[kind]).write_text(text)
+    with pytest.raises(DataError, match=message):
+        data.scores(kind, str(tmp_path), "train")
+
+
+def test_what_does_not_fit_together_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, here = ["data.count=7", "data.batch=4", "model.dim=16", "model.depth=1", "codec.dim=8"], "start=there"
+    there = MusicNet(load_recipe("music", "toy", small)).state_dict()
+    monkeypatch.setattr(tasks, "_started", lambda r: (dict(there), ("codec", "flow")) if r.start else ({}, ()))
+    wrong = {
+        ("toy", "codec.kind=mel"): "^data.kind: has no sound; got 'tunes'",
+        ("toy", "codec.dim=500"): "^codec.dim: is more than there is; got 500; 492 at most",
+        ("toy", "codec.dim=9", here): r"^start: is a run with another codec \(pca.basis: \(492, 8\), not \(492, 9\)\)",
+        ("toy", "codec.kind=mel", here): "^start: is a run with another codec",
+        ("toy", "model.dim=32", here): "^start: is a run with another flow .*; set codec and model as that run did",
+    }
+    for (name, *words), message in wrong.items():
+        with pytest.raises(UsageError, match=message):
+            make(load_recipe("music", name, [*small, *words])).module()
+    task = make(load_recipe("music", "toy", [*small, here, "task=arc", "arc.depth=1", "arc.chains=4"]))
+    task.state |= {"chains": torch.zeros(5, 16, 8)}  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match="^start: is a run with another critic or other chains .chains: .5, 16, 8.,"):
+        task.module()
+    task.codec = MelCodec(8, 8)  # type: ignore[union-attr]
+    task.recipe.arc.slow = 1.0
+    with pytest.raises(UsageError, match="^arc.slow: counts notes"):
+        task.module()
 
 
 def test_loops_are_split_and_short() -> None:
