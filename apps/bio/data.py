@@ -9,7 +9,7 @@ of cross-fitting go by group.
 | grammar | 90 % of the simulated | 10 % | fresh ones of another seed | each |
 | lentimpra | 90 % of the elements of file `valid` | 10 % | file `test` | element, both orientations |
 | ecoli | 90 % of 50,000-base blocks of three quarters of the genome | 10 % | column `split` = test | block |
-| gosai, fasta | 90 % of the sequences | 5 % | 5 % | sequence; of few long ones a fortieth of all pieces, in a row |
+| gosai, fasta | 90 % of the sequences | 5 % | 5 % | both strands; of few long ones a fortieth of all pieces, in a row |
 
 The lentiMPRA adapters (15 + 15 letters, the same in all) are cut off: 200 letters remain.
 """
@@ -22,7 +22,9 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,11 +83,23 @@ def lines(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise DataError("no such file", field="data.path", value=str(path), hint="see data/README.md")
     try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-            head = file.readline()
-            file.seek(0)
-            return list(csv.DictReader(file, delimiter="\t" if "\t" in head else ","))
-    except (OSError, UnicodeDecodeError, EOFError, csv.Error) as error:
+        text = unzipped(path)
+        return list(csv.DictReader(StringIO(text), delimiter="\t" if "\t" in text.partition("\n")[0] else ","))
+    except csv.Error as error:
+        raise DataError(f"cannot be read ({type(error).__name__})", field=str(path)) from None
+
+
+def unzipped(path: Path) -> str:
+    """Return the text of a file, gzipped or not.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    way: Any = gzip.open if path.suffix == ".gz" else open
+    try:
+        with way(path, "rt", encoding="utf-8-sig") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(f"cannot be read ({type(error).__name__})", field=str(path)) from None
 
 
@@ -93,12 +107,29 @@ def column(rows: list[dict[str, str]], path: Path, *names: str) -> list[str]:
     """Return the first of some columns that a table has.
 
     Raises:
-        DataError: it has none of them.
+        DataError: it has none of them, or a row ends before it.
     """
     for name in names:
         if rows and name in rows[0]:
+            if short := [i for i, row in enumerate(rows, 1) if row[name] is None]:
+                raise DataError(f"row {short[0]} has no {name}", field=str(path))
             return [row[name] for row in rows]
     raise DataError(f"has no column {' or '.join(names)}", field=str(path), choices=rows[0] if rows else None)
+
+
+def numbers(rows: list[dict[str, str]], path: Path, *names: str) -> np.ndarray:
+    """Return a column as numbers, float64 [N].
+
+    Raises:
+        DataError: as of `column`, or a cell is none.
+    """
+    out = []
+    for i, cell in enumerate(column(rows, path, *names), 1):
+        try:
+            out.append(float(cell))
+        except ValueError:
+            raise DataError(f"row {i} has no number in {names[0]}", field=str(path), value=cell) from None
+    return np.array(out)
 
 
 def read_lentimpra(folder: Path, length: int = 200) -> Sequences:
@@ -110,7 +141,7 @@ def read_lentimpra(folder: Path, length: int = 200) -> Sequences:
         rows = lines(path)
         found = [s.upper().removeprefix(ADAPTERS[0]).removesuffix(ADAPTERS[1]) for s in column(rows, path, "seq")]
         letters += found
-        values += [float(v) for v in column(rows, path, "mean_value")]
+        values += numbers(rows, path, "mean_value").tolist()
         part += [number] * len(found)
     group = np.array([element(s) for s in letters])
     parts = np.array(part)
@@ -122,38 +153,37 @@ def read_ecoli(path: Path, length: int = 150) -> Sequences:
     """Return the E. coli promoters: 50,000-base blocks of three quarters of the genome to learn from."""
     rows = lines(path)
     letters = [s.upper() for s in column(rows, path, "seq")]
-    group = np.array([int(float(s)) // 50_000 for s in column(rows, path, "start")])
+    group = numbers(rows, path, "start").astype(np.int64) // 50_000
     test = np.array([s == "test" for s in column(rows, path, "split")])
     parts = np.where(test, 2, np.where(group % 10 == 3, 1, 0))
-    return _made(letters, parts, group, np.array([float(v) for v in column(rows, path, "expr")]), length)
+    return _made(letters, parts, group, numbers(rows, path, "expr"), length)
 
 
 def read_gosai(path: Path, length: int = 200) -> Sequences:
     """Return the table of Gosai et al. as the paper's authors prepared it: column `seq`, activity `hepg2`."""
     rows = lines(path)
-    values = np.array([float(v) for v in column(rows, path, "hepg2", "HepG2")])
+    values = numbers(rows, path, "hepg2", "HepG2")
     return _dealt(column(rows, path, "seq", "sequence"), values, length)
 
 
 def read_fasta(path: Path, length: int) -> Sequences:
     """Return the sequences of a FASTA file, cut into consecutive pieces of `length` letters without N.
 
-    Pieces of a record stay together. Of fewer than `DEALT` records, such as chromosomes, no part could have its share:
-    pieces then stay together with those beside them, `2 * DEALT` groups in all.
+    Pieces of a record stay together, and with those of its copies and of its other strand. Of fewer than `DEALT`
+    records with pieces, such as chromosomes, no part could have its share: pieces then stay together with those beside
+    them, `2 * DEALT` groups in all.
     """
     if not path.is_file():
         raise DataError("no such file", field="data.path", value=str(path), hint="give data.path=FILE")
     whole, group = [], []
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as file:
-        records = re.split("^>", file.read(), flags=re.MULTILINE)[1:]
-        for number, record in enumerate(records):
-            text = "".join(record.split("\n")[1:]).replace("\r", "").upper()
-            pieces = [text[a : a + length] for a in range(0, len(text) - length + 1, length)]
-            pieces = [p for p in pieces if set(p) <= set("ACGT")]
-            whole += pieces
-            group += [number] * len(pieces)
-    if len(records) < DEALT:
+    known: dict[int, int] = {}
+    for record in re.split("^>", unzipped(path), flags=re.MULTILINE)[1:]:
+        text = "".join(record.split("\n")[1:]).replace("\r", "").upper()
+        pieces = [text[a : a + length] for a in range(0, len(text) - length + 1, length)]
+        pieces = [p for p in pieces if set(p) <= set("ACGT")]
+        whole += pieces
+        group += [known.setdefault(element(text), len(known))] * len(pieces) if pieces else []
+    if len(known) < DEALT:
         size = max(-(-len(whole) // (2 * DEALT)), 1)
         group = [i // size for i in range(len(whole))]
     return _dealt(whole, np.full(len(whole), np.nan), length, np.array(group))

@@ -256,7 +256,9 @@ def genbank(designs: Designs) -> str:
         else:
             alone = SeqRecord(Seq(sequence), id=name, name=name, annotations={"topology": "linear"})
             record = inserted(Template(alone, np.zeros(len(sequence), bool), 0, len(sequence)), sequence, name, notes)
-        record.id, record.name = ("_".join(word.split()) for word in (record.id, record.name))  # LOCUS holds no blank
+        record.id, record.name = (
+            "_".join(str(word).split()) for word in (record.id, record.name)
+        )  # LOCUS holds no blank
         record.annotations.setdefault("molecule_type", kind)
         about = header(designs.score_of(i), designs.manifest)
         comment = str(record.annotations.get("comment", ""))

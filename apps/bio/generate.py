@@ -205,9 +205,16 @@ class SequenceModel:
         self, length: int | None = None, steps: int | None = None, constraint: Constraint | None = None,
         start: Tensor | None = None,
     ) -> Any:  # fmt: skip
-        """Return the model of one length as `core.finetune` steers and tunes it (arguments as in `sample`)."""
+        """Return the model of one length as `core.finetune` steers and tunes it (arguments as in `sample`).
+
+        Raises:
+            UsageError: its tokens have several letters, and rewards read single ones.
+        """
         from core.finetune.base import Base
 
+        if self.tokenizer.k > 1:
+            raise UsageError("rewards read single letters", field="reward", value=f"kmer {self.tokenizer.k}",
+                             hint="use a model of kmer 1")  # fmt: skip
         tokens = self.open_sites(length, start)
         return Base(
             network=self.net, process=self.process, plan=uniform_plan(steps or self.recipe.sample.steps),

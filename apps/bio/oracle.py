@@ -99,14 +99,26 @@ class Oracle(nn.Module):
 
     @torch.no_grad()
     def score(self, x: Tensor) -> Tensor:
-        """Return the predicted activity of tokens int64 [B, L], float64 [B], the mean over both strands."""
+        """Return the predicted activity of tokens int64 [B, L], float64 [B], the mean over both strands.
+
+        Raises:
+            UsageError: fewer letters than the regressor reads at once.
+        """
+        self._read(x)
         parts = [x[a : a + 256] for a in range(0, len(x), 256)]
         asked = [self.body(one_hot(p, 4).float() if self.body.differentiable else p) for p in parts]
         return torch.cat(asked).double() if asked else torch.zeros(0, dtype=torch.float64)
 
     def soft(self, p: Tensor) -> Tensor:
-        """Return the predicted activity of laws [B, L, 4], [B]; at one-hot laws that of `score`."""
+        """Return the predicted activity of laws [B, L, 4], [B]; at one-hot laws that of `score` (errors too)."""
+        self._read(p)
         return self.body(p.float())
+
+    def _read(self, x: Tensor) -> None:
+        """Refuse sequences [B, L, ...] of fewer letters than the regressor reads at once."""
+        least = max(self.body.words.k, kinds.ConvShape.pool) if isinstance(self.body, kinds.ConvWords) else 1
+        if x.shape[1] < least:
+            raise UsageError(f"reads at least {least} letters", field=self.name, value=x.shape[1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -190,7 +190,7 @@ def check_format(path: Path | str) -> None:
 
 def _text(path: Path | str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")  # editors of Windows put a mark in front
     except FileNotFoundError:
         raise DataError("no such file", field="file", value=str(path)) from None
     except (UnicodeDecodeError, IsADirectoryError, PermissionError) as error:

@@ -161,6 +161,8 @@ class TuneTask:
         """Fix the prior."""
         if self.tuning.method not in METHODS:
             raise UsageError("no such method", field="method", value=self.tuning.method, choices=METHODS)
+        if self.tuning.alpha <= 0 and (self.tuning.method != "drakes" or self.tuning.fitting):
+            raise UsageError("must be positive", field="alpha", value=self.tuning.alpha, hint="0 is for plain drakes")
         for name in ("warm", "hold"):
             if getattr(self.tuning, name) and self.tuning.method != "drakes":
                 raise UsageError("is an option of drakes", field=name, value=getattr(self.tuning, name))

@@ -120,6 +120,12 @@ def test_relatives_of_held_back_clusters_do_not_train(tmp_path: Path) -> None:
     assert all(8 in s for s in seen)
 
 
+def test_a_set_of_too_few_clusters_is_refused(tmp_path: Path) -> None:
+    main = held(words(4, 2), [0, 0])
+    with pytest.raises(DataError, match="protein.data: too few clusters: a network would see none; got 1"):
+        FoldingTask(ProteinConfig(members=2, whole=1, dim=8, neighbours=4), 0, main)
+
+
 def test_nothing_is_half_written(tmp_path: Path) -> None:
     """A set that cannot be written leaves none of its two files."""
     broken = Collection(["x:A"], ["ACD"], [np.zeros((3, 4, 3))], [np.arange(3)], [0])

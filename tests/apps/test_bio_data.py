@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apps.bio.data import element, read, read_ecoli, read_fasta, read_grammar, read_lentimpra
+from apps.bio.data import element, read, read_ecoli, read_fasta, read_gosai, read_grammar, read_lentimpra
 from apps.bio.dna.grammar import EBOX, GAPS, INITIATOR, PROMOTER, TATA, Grammar, weights
 from apps.bio.model import DataConfig
 from apps.bio.tokenizer import Tokenizer, reverse_complement
@@ -75,12 +75,41 @@ def test_fasta_is_cut_and_dealt(tmp_path: Path) -> None:
     path.write_text(">a\nACGTACGT\nAC\n>b\nACGNACGTAAAA\n")
     data = read_fasta(path, 4)
     assert Tokenizer("ACGT").decode(data.tokens) == ["ACGT", "ACGT", "ACGT", "AAAA"]
-    path.write_text("".join(f">r{i} A>G\nACGTACGTAC\n" for i in range(20)))
+    path.write_text(
+        "".join(f">r{i} A>G\n{'ACGT'[i % 4]}{'ACGT'[i // 4 % 4]}{'AC'[i // 16]}AAACCCC\n" for i in range(20))
+    )
     assert read_fasta(path, 4).group.tolist() == [i // 2 for i in range(40)]
     with pytest.raises(DataError, match="no sequence of 40"):
         read_fasta(path, 40)
     with pytest.raises(DataError, match="no such file"):
         read_fasta(tmp_path / "none.fa", 4)
+
+
+def test_both_strands_of_a_record_stay_together(tmp_path: Path) -> None:
+    """Records of an assay in both orientations, and copies; those too short for a piece do not count."""
+    rng = np.random.default_rng(1)
+    words = ["".join(rng.choice(list("ACGT"), 9)) for _ in range(40)]
+    mates = [w for word in words for w in (word, "ACG", reverse_complement(word), word.lower())]
+    (path := tmp_path / "both.fa").write_text("\ufeff" + "".join(f">r{i}\n{w}\n" for i, w in enumerate(mates)))
+    data = read_fasta(path, 9)
+    assert data.group.tolist() == [i // 3 for i in range(120)]
+    assert np.bincount(data.part).tolist() == [108, 6, 6]
+
+
+def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
+    import gzip
+
+    (cut := tmp_path / "cut.fa.gz").write_bytes(gzip.compress(b">a\n" + b"ACGT" * 99)[:30])
+    (binary := tmp_path / "b.fa").write_bytes(b">a\n\xff\xfeACGT")
+    for path in (cut, binary):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_fasta(path, 4)
+    for row, why in (("ACGT,NA", "row 2 has no number in hepg2; got 'NA'"), ("ACGT", "row 2 has no hepg2")):
+        (table := tmp_path / "t.csv").write_text(f"\ufeffseq,hepg2\nACGA,1\n{row}\n")
+        with pytest.raises(DataError, match=why):
+            read_gosai(table, 4)
+    table.write_text("seq,hepg2\nACGA,1\nACCC,-2e-1\n")
+    assert read_gosai(table, 4).value.tolist() == [1, -0.2]
 
 
 def test_one_long_record_trains_validates_and_tests(tmp_path: Path) -> None:

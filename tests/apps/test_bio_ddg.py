@@ -100,6 +100,8 @@ def test_rows_that_contradict_their_sequence_are_refused(tmp_path: Path) -> None
         read_variants(tmp_path, data, ("S2648",))
     with pytest.raises(DataError, match="cannot be read"):
         read_variants(tmp_path, data, ("ssym",))
+    with pytest.raises(DataError, match="no measured mutation is of one of the backbones"):
+        read_variants(tmp_path, data.first(0), ("S2648",))
 
 
 @real

@@ -11,7 +11,10 @@ from torch.nn.functional import one_hot
 
 from apps.bio.dna.background import chain_nll, count, fit_strengths, interpolate
 from apps.bio.dna.network import ConvNet, SequenceTransformer, build
-from apps.bio.model import ModelConfig, Recipe
+from apps.bio.dna.task import make
+from apps.bio.generate import SequenceModel
+from apps.bio.model import DataConfig, ModelConfig, Recipe
+from apps.bio.rewards import Gc
 from core.denoiser import subs
 from core.errors import UsageError
 from core.nn.conv import ConvConfig, ConvTrunk
@@ -158,3 +161,33 @@ def test_recipes_name_their_mistakes() -> None:
         load_recipe("bio", "toy", ["data.source=lentimpa"])
     with pytest.raises(UsageError, match="model.order"):
         load_recipe("bio", "toy", ["model.order=-1"])
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_sequence_may_be_shorter_than_a_context(length: int) -> None:
+    """What may follow is summed out: the probabilities of all short words are those of all that begin so."""
+    background = trained(3, classes=2).background
+    assert background is not None
+    short = torch.tensor(list(itertools.product(range(4), repeat=length)))
+    whole = (-background.nll(everything())).exp().reshape(len(short), -1).sum(1)
+    torch.testing.assert_close((-background.nll(short)).exp(), whole, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "length", "says"),
+    [({"kmer": 3}, 100, "no multiple of the 3 letters"), ({"kmer": 2}, 100, "of single letters; got 2"),
+     ({"kmer": 2, "order": 0, "strands": True}, 100, "of single letters"),
+     ({"kmer": 2, "order": 0, "strands": False}, 100, "")],
+)  # fmt: skip
+def test_tokens_of_several_letters_have_no_chain(changes: dict, length: int, says: str) -> None:
+    """A chain counted on letters, and letters of the other strand, would say something else about words."""
+    shape = {"dim": 8, "depth": 1, "dilations": [1], "order": 2, "strands": False, **changes}
+    recipe = Recipe(model=ModelConfig(**shape), data=DataConfig(length=length, simulated=40))
+    if says:
+        with pytest.raises(UsageError, match=says):
+            make(recipe)
+        return
+    model = SequenceModel(make(recipe).module(), recipe)
+    with pytest.raises(UsageError, match="rewards read single letters; got 'kmer 2'"):
+        model.sample(1, length=10, reward=Gc())
+    assert len(model.sample(1, length=10, steps=2).sequences[0]) == 10

@@ -126,6 +126,15 @@ def test_words_by_hand() -> None:
     assert torch.allclose(body(law), mean, atol=1e-5)
 
 
+def test_too_few_letters_are_refused() -> None:
+    body = kinds.ConvWords(kinds.ConvEnsemble(1, kinds.ConvShape(filters=2)), kinds.Words(6))
+    model = o.Oracle(o.OracleConfig("tuning"), body, {}, "mine")
+    assert model.score(torch.zeros(2, 6, dtype=torch.long)).shape == (2,)
+    for ask in (model.score, lambda x: model.soft(one_hot(x, 4).double())):
+        with pytest.raises(UsageError, match="mine: reads at least 6 letters; got 5"):
+            ask(torch.zeros(2, 5, dtype=torch.long))
+
+
 def test_motif_occupancy_by_brute_force() -> None:
     matrix = np.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.7, 0.1], [0.2, 0.3, 0.4, 0.1]])
     body = kinds.MotifKernel(1, 3, 1)

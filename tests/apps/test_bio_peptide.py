@@ -256,3 +256,12 @@ def test_the_real_set_is_read() -> None:
     data = read_peptides(REAL)
     assert len(data.tokens) > 3000 and set(data.label) == {0, 1}
     assert all(len(data.part(name).tokens) > 200 for name in PARTS)
+
+
+def test_own_sets_may_end_in_a_blank_line_and_may_be_too_small(tmp_path: Path) -> None:
+    path = file(tmp_path / "x.csv")
+    whole = read_peptides(path)
+    path.write_text(path.read_text().replace("\n", "\n\n", 3) + "\n\n")
+    assert read_peptides(path).strings() == whole.strings()
+    with pytest.raises(DataError, match="peptide.data: too few peptides of label 1 to train and to validate; got 0"):
+        PeptideTask(CONFIG, 0, whole.select(np.flatnonzero(whole.label == 0)))

@@ -9,6 +9,7 @@ import pytest
 from apps.bio import audit
 from apps.bio.protein.sites import choose
 from apps.bio.protein.structure import read_structure
+from apps.bio.records import read
 from core.errors import DataError, InfeasibleError, UsageError
 from tests.apps.test_bio_protein import NAMES, chain, folder, pdb_line, pdb_text
 
@@ -97,3 +98,20 @@ def test_a_folder_of_structures_holds_long_names_of_chains(pdb: Path, tmp_path: 
     (path := tmp_path / "long.cif").write_text(text.replace(" A 1 \n", " AA 1 \n"))
     folder().design(rules={"keep": ["AA:1-3"]}, template=path, n=1, steps=2, out=tmp_path / "out")
     assert read_structure(tmp_path / "out/long_0000.cif").residues[0].chain == "AA"
+
+
+def test_files_with_blanks_in_their_names_keep_designs_apart(pdb: Path, tmp_path: Path) -> None:
+    (path := tmp_path / "my protein.pdb").write_text(pdb.read_text())
+    folder().design(rules={"keep": ["A1, B20"]}, template=path, n=2, steps=2, out=(out := tmp_path / "x.fasta"))
+    entries = read(out)
+    assert [e.name for e in entries] == ["my_protein.pdb_0", "my_protein.pdb_1"]
+    assert all("score" in e.scores and e.manifest["structure"] == "my protein.pdb" for e in entries)
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused_before_anything_is_drawn(
+    pdb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").write_text("mine")
+    with pytest.raises(UsageError, match="out: is a file"):
+        folder().design(rules={}, template=pdb, n=1, steps=2, out=tmp_path / "there")
+    assert (tmp_path / "there").read_text() == "mine" and capsys.readouterr().err == ""

@@ -163,7 +163,9 @@ def test_mistakes(parent: Path, tmp_path: Path) -> None:
         tune.finetune(str(parent), reward=["gc()"])
     with pytest.raises(UsageError, match="drakes"):
         tune.finetune(str(parent), reward=["gc()"], method="drake", out=tmp_path / "x")
-    for wrong, says in (({"method": "sdpo", "warm": 64}, "option of drakes"), ({"warm": 3, "steps": 4}, "no path")):
+    free = [({"method": m, "alpha": 0.0}, "alpha: must be positive") for m in tune.METHODS if m != "drakes"]
+    mixed = [({"method": "sdpo", "warm": 64}, "option of drakes"), ({"warm": 3, "steps": 4}, "no path")]
+    for wrong, says in [*free, *mixed, ({"alpha": 0.0, "warm": 64}, "alpha: must be positive")]:
         with pytest.raises(UsageError, match=says):
             tune.finetune(str(parent), reward=["gc()"], out=tmp_path / "x", **wrong)  # type: ignore[arg-type]
     (tmp_path / "t.tsv").write_text("ACGTACGTACGTACGTACGT\t1\n")

@@ -159,11 +159,13 @@ class Background(nn.Module):
         return self
 
     def nll(self, x: Tensor) -> Tensor:
-        """Return -log p of tokens [B, L], L >= k, under the mixture of all training data: nats, float64 [B]."""
+        """Return -log p of tokens [B, L] under the mixture of all training data: nats, float64 [B]."""
         table, first = (v[0].double().log() for v in (self.table, self.first))
-        code = torch.zeros_like(x[:, 0])
-        for i in range(self.order):
+        code, known = torch.zeros_like(x[:, 0]), min(self.order, x.shape[1])
+        for i in range(known):
             code = code * self.tokens + x[:, i]
+        if known < self.order:  # all that may follow
+            first = first.unflatten(1, (self.tokens**known, -1)).logsumexp(-1)
         log_p = first[:, code]
         for i in range(self.order, x.shape[1]):
             log_p = log_p + table[:, code, x[:, i]]

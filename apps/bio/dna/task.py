@@ -16,10 +16,10 @@ from torch import Tensor
 
 from apps.bio.data import Sequences, read
 from apps.bio.dna.network import ConvNet, SequenceTransformer, build
-from apps.bio.model import LETTERS, Recipe
+from apps.bio.model import LETTERS, ModelConfig, Recipe
 from apps.bio.tokenizer import Tokenizer, complement
 from core.denoiser import subs
-from core.errors import DataError
+from core.errors import DataError, UsageError
 from core.noise import Stream
 from core.objective.elbo import noise_by_count, weighted_nll
 from core.process.categorical import Categorical
@@ -60,6 +60,7 @@ class DnaTask:
 
     def __post_init__(self) -> None:
         """Deal the training sequences into folds, by group; and the tokens into k-mers."""
+        _of_words(self.recipe.model, self.data.tokens.shape[1])
         self.tokenizer = Tokenizer(LETTERS["dna"], self.recipe.model.kmer)
         self.process = Categorical.absorbing(self.tokenizer.tokens)
         self.train, self.valid = self.data.select(0), self.data.select(1)
@@ -121,6 +122,19 @@ class DnaTask:
                 total += float(self.loss(module, batch.to(device), step)[0]) * x.size
                 letters += x.size
         return {"loss": total / letters}
+
+
+def _of_words(model: ModelConfig, length: int) -> None:
+    """Refuse what tokens of several letters cannot do.
+
+    Raises:
+        UsageError: a length that they do not divide, a chain of letters, or both strands.
+    """
+    if length % model.kmer:
+        raise UsageError(f"is no multiple of the {model.kmer} letters of a token", field="data.length", value=length)
+    if model.kmer > 1 and model.backbone == "conv" and (model.order or model.strands):
+        raise UsageError("a reference chain and both strands are of single letters", field="model.kmer",
+                         value=model.kmer, hint="give model.order=0 model.strands=false")  # fmt: skip
 
 
 def make(recipe: Recipe) -> DnaTask:

@@ -63,7 +63,7 @@ def read_peptides(path: str | Path, longest: int = 40, shortest: int = 4) -> Pep
     try:
         with Path(path).open() as file:
             next(file)
-            for row in csv.reader(file):
+            for row in filter(any, csv.reader(file)):  # no blank lines
                 word, label = row[0].strip().upper(), int(row[1])
                 if set(word) - set(AMINO):
                     raise DataError("holds a letter that is none of the twenty residues", field=str(path), value=word)

@@ -15,6 +15,7 @@ from torch import Tensor
 from apps.bio.peptide.data import Peptides, read_peptides
 from apps.bio.peptide.model import PeptideConfig
 from apps.bio.peptide.network import END, LETTERS, PeptideNet
+from core.errors import DataError
 
 __all__ = ["PeptideTask", "bound", "make", "noised", "padded"]
 
@@ -57,6 +58,9 @@ class PeptideTask:
         mine = part.select(np.flatnonzero(part.label == self.config.label))
         held = mine.family % HELD == 0
         self.train, self.held = mine.select(np.flatnonzero(~held)), mine.select(np.flatnonzero(held))
+        if not self.train.tokens or not self.held.tokens:
+            raise DataError(f"too few peptides of label {self.config.label} to train and to validate",
+                            field="peptide.data", value=len(mine.tokens))  # fmt: skip
 
     def module(self) -> PeptideNet:
         """Build the network; the lengths of the training set travel with it."""

@@ -74,6 +74,8 @@ def carried_out(
         raise UsageError("a protein is designed on a structure", field="template", hint="give a PDB or mmCIF file")
     if out is not None and out.suffix.lower() not in {".fasta", ".fa", ".json", ".tsv", ""}:
         raise UsageError("write .fasta, .tsv, .json, or name a folder for structures", field="out", value=str(out))
+    if out is not None:
+        (outputs.file if out.suffix else outputs.folder)(out)
     wish, structure = wishes(rules), read_structure(template)
     for text in rules.get("keep") or ():
         select(structure, text, "keep")  # a mistake is told by the word that was written

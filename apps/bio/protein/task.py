@@ -24,6 +24,7 @@ from torch import Tensor
 from apps.bio.protein.data import AMINO, Backbones, distinct, folds, joined, places, read_backbones, together
 from apps.bio.protein.model import ProteinConfig
 from apps.bio.protein.network import LETTERS, Graph, Member, ProteinNet, graph, join
+from core.errors import DataError
 
 __all__ = ["DRAWS", "FoldingTask", "Noised", "chain_graph", "make"]
 
@@ -90,6 +91,9 @@ class FoldingTask:
         of = dict(zip(self.data.cluster[:own].tolist(), dealt.tolist(), strict=True))
         self.fold = np.array([of.get(c, NOWHERE) for c in self.data.cluster.tolist()])
         self.distinct = distinct(self.data)
+        if not all(self.chains(k) for k in range(self.config.members + self.config.whole)):
+            raise DataError("too few clusters: a network would see none", field="protein.data",
+                            value=len(set(self.data.cluster.tolist())))  # fmt: skip
 
     def module(self) -> ProteinNet:
         """Build the members; each standardises features as they are on the chains that it may see."""

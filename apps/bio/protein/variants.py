@@ -51,7 +51,7 @@ def read_variants(folder: str | Path, data: Backbones, names: tuple[str, ...]) -
     """Read sets of mutations of the folder `stability`; rows without a backbone are left out.
 
     Raises:
-        DataError: a file is missing, or a row contradicts its sequence.
+        DataError: a file is missing, a row contradicts its sequence, or none has a backbone.
     """
     rows = []
     for name in names:
@@ -70,6 +70,8 @@ def read_variants(folder: str | Path, data: Backbones, names: tuple[str, ...]) -
                 raise DataError("the mutation is not where the row says", field=str(path), value=row["mut_info"])
             mutant = data.by_sequence.get(row["mut_seq"], -1)
             rows.append((chain, mutant, site, AMINO.index(wild), AMINO.index(to), float(row["ddg"]), name))
+    if not rows:
+        raise DataError("no measured mutation is of one of the backbones", field=str(Path(folder) / "stability"))
     columns = list(zip(*rows, strict=True))
     return Variants(*(np.array(c) for c in columns))
 
