@@ -37,9 +37,12 @@ def nll(model: TripModel, trips: Trips, block: int, draws: int, seed: int, order
     collate = Collator(model.fields, max(model.recipe.data.max_hops, int(trips.hops().max(initial=2)) - 1))
     out = np.zeros(len(trips))
     for rows in _by_length(walks, model.batch):
+        first, rows = int(rows[0]), rows[[len(walks[i]) > 1 for i in rows]]
+        if not len(rows):
+            continue  # a trip that stays where it is has one way to do so
         some, depart = [walks[i] for i in rows], trips.depart[rows]
         if order == "random":
-            nats, trip = bound(model, collate, some, depart, block, 1 if block == 1 else draws, [seed, int(rows[0])])
+            nats, trip = bound(model, collate, some, depart, block, 1 if block == 1 else draws, [seed, first])
         else:
             nats, trip = exact(model, collate, some, depart, block, order)
         np.add.at(out, rows[trip], nats)

@@ -30,7 +30,7 @@ from shapely.geometry.base import BaseGeometry
 from apps.trajectory.network import ROAD_CLASSES, RoadNetwork
 from core.errors import DataError, InfeasibleError, QuintetError, UsageError
 
-__all__ = ["Place", "Role", "area", "closures", "naming", "resolve"]
+__all__ = ["Place", "Role", "area", "closures", "naming", "resolve", "several"]
 
 Place = int | str | Sequence[Any] | Mapping[str, Any] | BaseGeometry | np.ndarray
 Role = Literal["leave", "enter", "touch"]
@@ -195,6 +195,11 @@ def _read_area(path: Path) -> BaseGeometry:
         raise DataError(str(error).removeprefix("zone: "), field=str(path)) from None
 
 
+def several(places: Place | Iterable[Place]) -> Iterable[Any]:
+    """Return places one by one, also where only one is given without a list."""
+    return [places] if isinstance(places, str | int | np.integer | Mapping | BaseGeometry) else places
+
+
 def closures(network: RoadNetwork, closed: Iterable[Place], forbid: Iterable[str]) -> np.ndarray | None:
     """Return the closed segments, bool [N], by place and by road class; None where nothing is closed.
 
@@ -207,7 +212,7 @@ def closures(network: RoadNetwork, closed: Iterable[Place], forbid: Iterable[str
             raise UsageError(f"a mask needs {network.n} entries", field="closed", value=closed.shape)
         mask |= closed
     else:
-        for place in [closed] if isinstance(closed, str) else closed:
+        for place in several(closed):
             mask[list(resolve(network, place, "touch", "closed"))] = True
     for name in [forbid] if isinstance(forbid, str) else forbid:
         if name not in ROAD_CLASSES:

@@ -25,7 +25,7 @@ from apps.trajectory.data import Trips, cell, table
 from apps.trajectory.field import Fields
 from apps.trajectory.limits import Rules, limited, visit_product
 from apps.trajectory.network import RoadNetwork
-from apps.trajectory.places import Place, closures, resolve
+from apps.trajectory.places import Place, closures, resolve, several
 from apps.trajectory.traffic import noise
 from core.errors import DataError, InfeasibleError, UsageError
 
@@ -107,8 +107,7 @@ class Request:
                     raise UsageError("must be a number, at least 0", field=name, value=value)
             if high and low > high:
                 raise InfeasibleError(f"exceeds max_{unit} = {high:g}", field=f"min_{unit}", value=low)
-        points = [self.via] if isinstance(self.via, str) else self.via
-        via = tuple(resolve(network, v, "enter", f"via[{i}]") for i, v in enumerate(points))
+        via = tuple(resolve(network, v, "enter", f"via[{i}]") for i, v in enumerate(several(self.via)))
         closed = closures(network, self.closed, self.forbid)
         rules = Rules(via, closed, int(self.min_hops), int(self.max_hops), float(self.min_km), float(self.max_km))
         return rules if base is None or base.closed is None else rules.closing(base.closed)

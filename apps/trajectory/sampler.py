@@ -12,7 +12,8 @@ import torch
 from apps.trajectory.choice import likeliest
 from apps.trajectory.data import Trips
 from apps.trajectory.places import Place
-from apps.trajectory.requests import Request, Wishes
+from apps.trajectory.requests import Request, Wishes, departure
+from core.errors import UsageError
 
 __all__ = ["Sampler"]
 
@@ -62,13 +63,13 @@ class Sampler(ABC):
         Args:
             origin: segments [n]; with `n` a place (`places.resolve`).
             destination: segments [n], or the accepted segments of each trip; with `n` a place.
-            depart: unix seconds [n], NaN or None unknown.
+            depart: unix seconds [n], NaN or None unknown; or one departure of all (`requests.departure`).
             seed: all randomness.
             index: number of each trip's stream, int64 [n] (0 ... n - 1 by default): trip i is a function of
                 (seed, index[i]) and its request, whatever the batch.
             greedy: the most likely value of each site instead of a draw.
             timed: give each segment the time at which it is entered.
-            n: number of trips of one request; `depart` may then be a clock time.
+            n: number of trips of one request.
             wishes: with `n` the other fields of a `requests.Request` (via, closed, forbid, max_km, ...).
 
         Returns:
@@ -76,6 +77,7 @@ class Sampler(ABC):
 
         Raises:
             InfeasibleError: a request that no trip satisfies, before anything is sampled.
+            UsageError: there is no such segment, or the arrays are not of one length.
         """
         asked: Any = self
         if n is not None or wishes:
@@ -85,8 +87,10 @@ class Sampler(ABC):
         start = np.atleast_1d(np.asarray(origin, np.int64))
         ends: Any = destination
         targets = [tuple(int(v) for v in np.atleast_1d(np.asarray(d))) for d in ends]
-        when = np.full(len(start), np.nan) if depart is None else np.asarray(depart, float)
+        moments: Any = departure(depart) if np.ndim(depart) == 0 else depart  # type: ignore[arg-type]
+        when = np.full(len(start), moments) if np.ndim(moments) == 0 else np.asarray(moments, float)
         streams = np.arange(len(start)) if index is None else np.asarray(index, np.int64)
+        _check(asked.network.n, start, targets, depart=when, index=streams)
         trips = self.draw(start, targets, when, seed, streams, greedy)
         return self.time(trips, seed, streams, greedy=greedy) if timed else trips
 
@@ -101,3 +105,15 @@ class Sampler(ABC):
         """Return for each request the likeliest trip found among greedy decodes and `draws` samples (exact `nll`)."""
         asked: Any = self
         return likeliest(asked, self.candidates(origin, destination, depart, seed, draws))
+
+
+def _check(segments: int, origin: np.ndarray, targets: list[tuple[int, ...]], **others: np.ndarray) -> None:
+    """Refuse arrays of other lengths than that of the origins, and segments that do not exist."""
+    for name, given in {"destination": targets, **others}.items():
+        if len(given) != len(origin):
+            raise UsageError(f"{len(given)} entries for {len(origin)} origins", field=name)
+    for name, ids in (("origin", origin), ("destination", np.array([k for t in targets for k in t], np.int64))):
+        wrong = ids[(ids < 0) | (ids >= segments)]
+        if len(wrong):
+            hint = f"segments are numbered 0 to {segments - 1}"
+            raise UsageError("no such segment", field=name, value=int(wrong[0]), hint=hint)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from shapely.geometry import shape
 
 from apps.trajectory import tokenizer
 from apps.trajectory.batch import Collator
@@ -19,6 +20,8 @@ from apps.trajectory.generate import TripModel
 from apps.trajectory.limits import Rules
 from apps.trajectory.logit import simulate
 from apps.trajectory.model import ModelConfig, Recipe, TripNet, clock
+from apps.trajectory.requests import departure
+from core.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +160,47 @@ def test_rules_do_not_make_trips_wander() -> None:
         legs = [3, *rules.get("via", []), 200]
         least = sum(int(toy.fields.roads.togo(np.array([b]), closed)[a]) for a, b in itertools.pairwise(legs))
         assert trips.hops().mean() - 1 < 1.7 * least
+
+
+def test_one_departure_is_that_of_all(model: TripModel) -> None:
+    one = model.sample([3, 5], [200, 150], depart="08:15", seed=1)
+    each = model.sample([3, 5], [200, 150], depart=np.full(2, departure("08:15")), seed=1)
+    assert (one.segment == each.segment).all() and (one.depart == departure("08:15")).all()
+    assert np.isnan(model.sample([3], [200], timed=False).depart).all()
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (([3], [99_999]), "destination"),
+        (([3], [[200, -1]]), "destination"),
+        (([-1], [200]), "origin"),
+        (([3, 4], [200]), "destination"),
+        (([3, 4], [200, 150], np.zeros(3)), "depart"),
+        (([3, 4], [200, 150], "noon"), "depart"),
+        (([3, 4], [200, 150], None, 0, np.arange(3)), "index"),
+    ],
+    ids=str,
+)
+def test_arrays_that_are_no_requests_are_refused(model: TripModel, asked: tuple, field: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        model.sample(*asked)
+    assert caught.value.field == field
+
+
+def test_one_place_needs_no_list(model: TripModel) -> None:
+    ask = {"origin": 3, "destination": 200, "n": 2, "timed": False}
+    corners = model.network.to_lonlat(model.network.middle[50] + np.array([[-9.0, -9], [9, -9], [9, 9], [-9, 9]]))
+    zone = {"type": "Polygon", "coordinates": [[*corners.tolist(), corners[0].tolist()]]}
+    for one in (50, np.int64(50), zone, shape(zone)):
+        assert (model.sample(**ask, closed=one).segment == model.sample(**ask, closed=[one]).segment).all()
+    assert all(100 in walk for walk in model.sample(**ask, via=100).lists())
+
+
+@pytest.mark.parametrize("order", ["random", "in-order"])
+def test_a_trip_that_stays_where_it_is_is_certain(model: TripModel, trips: Trips, order: str) -> None:
+    stays = Trips.from_lists(model.network, [np.array([3]), np.array([7])])
+    assert model.nll(stays, 4, order=order).tolist() == [0.0, 0.0]  # type: ignore[arg-type]
+    mixed = Trips.from_lists(model.network, [np.array([3]), *trips.lists()])
+    assert np.allclose(model.nll(mixed)[1:], model.nll(Trips.from_lists(model.network, trips.lists())), atol=1e-4)
+    assert model.most_likely([3], [3], draws=1).lists()[0].tolist() == [3]
