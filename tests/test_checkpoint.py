@@ -63,6 +63,10 @@ def test_export_holds_the_average_only(tmp_path: Path) -> None:
     small = store.load(store.export(tmp_path / "model", source, dtype="float16"), app="toy")
     assert small.optimizer is None and not small.ema
     assert small.weights["w"].dtype == torch.float16 and small.weights["n"].dtype == torch.int64
+    large = store.Checkpoint("toy", {}, 1, {"w": torch.tensor([1e6])})  # inf in half precision, which no load takes
+    with pytest.raises(CheckpointError, match="weights as float16:w: holds values that are not finite"):
+        store.export(tmp_path / "model", large, dtype="float16")
+    assert torch.equal(store.load(tmp_path / "model").weights["w"], small.weights["w"])
     assert torch.allclose(small.weights["w"].float(), source.ema["w"], rtol=1e-3)
 
 

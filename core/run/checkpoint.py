@@ -99,9 +99,14 @@ def save(
 
 
 def export(path_out: Path, checkpoint: Checkpoint, *, dtype: Literal["float32", "float16"] = "float32") -> Path:
-    """Write an inference checkpoint: the averaged weights only, floating tensors as `dtype`."""
+    """Write an inference checkpoint: the averaged weights only, floating tensors as `dtype`.
+
+    Raises:
+        CheckpointError: a value is not finite, or not as `dtype`, and could not be loaded again; nothing is written.
+    """
     kind = {"float32": torch.float32, "float16": torch.float16}[dtype]
     weights = {k: v.to(kind) if v.is_floating_point() else v for k, v in checkpoint.inference.items()}
+    finite(weights, f"weights as {dtype}")
     head = {"app": checkpoint.app, "config": checkpoint.config, "step": checkpoint.step}
     head |= {"metrics": checkpoint.metrics, "optimizer": None}
     write(path_out, {"weights.safetensors": weights}, head)
