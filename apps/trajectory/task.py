@@ -78,6 +78,8 @@ def _simulated(
         return Trips.from_lists(network, [])
     names = ("network", "trips", "simulated", "destinations", "max_hops")
     recipe = {k: getattr(config, k) for k in names} | {"seed": seed, "law": repr(parameters), "segments": network.n}
+    if like is not None and not config.fit:  # a fitted law tells apart by itself what it was fitted on
+        recipe["like"] = hashlib.sha256("\n".join(like.id).encode()).hexdigest()
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     store = Path(config.cache) / f"simulated-{key}.npz" if config.cache else None
     if store is not None and store.exists():

@@ -205,6 +205,20 @@ def test_whole_trains_on_what_validated(trips: Trips, tmp_path: Path) -> None:
     assert whole.test.id == parts.test.id and not set(whole.train.id) & set(whole.test.id)
 
 
+def test_trips_simulated_like_others_are_not_taken_from_the_cache(trips: Trips, tmp_path: Path) -> None:
+    """A turned split has other training trips, whose ends must not come from those that it judges."""
+    trips.network.save(tmp_path / "city.npz")
+    to_csv(trips, tmp_path / "trips.csv")
+    config = DataConfig(network=str(tmp_path / "city.npz"), trips=str(tmp_path / "trips.csv"), simulated=30,
+                        cache=str(tmp_path / "cache"))  # fmt: skip
+    turned = dataclasses.replace(config, turn=0.5)
+    first, second = corpus(config, 0), corpus(turned, 0)
+    fresh = corpus(dataclasses.replace(turned, cache=""), 0)
+    assert second.simulated.lists()[0].tolist() == fresh.simulated.lists()[0].tolist()
+    assert [w.tolist() for w in second.simulated.lists()] != [w.tolist() for w in first.simulated.lists()]
+    assert (corpus(config, 0).simulated.segment == first.simulated.segment).all()
+
+
 def damaged(run_folder: Path, folder: Path) -> Path:
     """Copy a checkpoint and change one byte of its weights."""
     folder.mkdir()
