@@ -51,11 +51,7 @@ class ArcTask(FlowTask):
         if not self.state:
             raise UsageError("names the flow to start from", field="start", value="", hint="start=runs/music/NAME")
         r = self.recipe
-        if r.arc.slow and not isinstance(self.codec, RollCodec):
-            raise UsageError("counts notes, and sound has none", field="arc.slow", value=r.arc.slow, hint="arc.slow=0")
-        if r.arc.slow and round(r.arc.alone * r.data.batch) < 2:
-            raise UsageError("compares at least two pieces, unasked", field="arc.alone", value=r.arc.alone,
-                             hint="raise it or data.batch, or set arc.slow=0")  # fmt: skip
+        self._possible()
         net = MusicNet(r)
         adopt(net, self.state, self.parts)
         assert net.critic is not None
@@ -69,6 +65,22 @@ class ArcTask(FlowTask):
             check_shapes(own, rest, "critic or other chains", "arc.width, arc.depth and arc.chains")
             net.load_state_dict(rest, strict=False)
         return net
+
+    def _possible(self) -> None:
+        """Refuse settings that contradict each other.
+
+        Raises:
+            UsageError: they do.
+        """
+        r, a = self.recipe, self.recipe.arc
+        if a.least > a.most:
+            hint = f"set arc.least={a.most} too"
+            raise UsageError(f"is below arc.least, {a.least}", field="arc.most", value=a.most, hint=hint)
+        if a.slow and not isinstance(self.codec, RollCodec):
+            raise UsageError("counts notes, and sound has none", field="arc.slow", value=a.slow, hint="arc.slow=0")
+        if a.slow and round(a.alone * r.data.batch) < 2:
+            raise UsageError("compares at least two pieces, unasked", field="arc.alone", value=a.alone,
+                             hint="raise it or data.batch, or set arc.slow=0")  # fmt: skip
 
     @cached_property
     def known(self) -> tuple[Tensor, Tensor]:
@@ -95,8 +107,8 @@ class ArcTask(FlowTask):
         """Return real music on the beat [count, length, dim] of which nothing is asked but tempo and beat."""
         codec, d = self.codec, self.recipe.data
         beat = max(1, TICKS // codec.ticks) if isinstance(codec, RollCodec) else 1
-        x, control = self.data.cut(count, length, rng, 0 if d.home else d.transpose, beat)
-        return x, control * _timed()
+        x, control = self.data.cut(max(count, 1), length, rng, 0 if d.home else d.transpose, beat)
+        return x[:count], control[:count] * _timed()
 
     def loss(self, module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Any]]:
         """Return the losses of both players, of the critic alone while it leads."""

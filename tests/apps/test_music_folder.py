@@ -137,7 +137,13 @@ def test_what_does_not_fit_together_is_one_line(monkeypatch: pytest.MonkeyPatch)
     task.state |= {"chains": torch.zeros(5, 16, 8)}  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="^start: is a run with another critic or other chains .chains: .5, 16, 8.,"):
         task.module()
-    task.codec = MelCodec(8, 8)  # type: ignore[union-attr]
+    task.recipe.arc.alone = 0.0  # no chains: all rows are asked
+    batch = task.batch(0, 0, 1)
+    assert len(batch["x"]) == 4 and batch["rows"].shape == (0,)
+    task.recipe.arc.most = 2
+    with pytest.raises(UsageError, match="^arc.most: is below arc.least, 4; got 2; set arc.least=2 too"):
+        task.module()
+    task.recipe.arc.most, task.codec = 4, MelCodec(8, 8)  # type: ignore[union-attr]
     task.recipe.arc.slow = 1.0
     with pytest.raises(UsageError, match="^arc.slow: counts notes"):
         task.module()
