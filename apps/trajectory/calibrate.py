@@ -28,7 +28,7 @@ class Fit:
         parameters: of maximum likelihood, with the travel times fitted too.
         errors: [J] standard errors in the order of `FEATURES`.
         log_likelihood: nats per trip before and after each step.
-        used, left_out: number of trips; those left out pass their destination before they end there.
+        used, left_out: number of trips; those left out pass their destination before they end there, or are illegal.
     """
 
     parameters: Parameters
@@ -95,7 +95,7 @@ def fit_traffic(trips: Trips, start: Traffic | None = None) -> Traffic:
 
 def _first_arrival(trips: Trips) -> np.ndarray:
     visits = np.bincount(trips.owner, trips.segment == trips.destination[trips.owner], minlength=len(trips))
-    return (visits == 1) & (trips.hops() > 1)
+    return (visits == 1) & (trips.hops() > 1) & trips.legal()
 
 
 def _gain(trips: Trips, traffic: Traffic, theta: np.ndarray, before: float) -> tuple[np.ndarray, np.ndarray] | None:

@@ -153,6 +153,11 @@ class Trips:
         ptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         return cls(parts[0].network, ptr, segment, enter, depart, [i for p in parts for i in p.id])
 
+    def legal(self) -> np.ndarray:
+        """[n] bool: whether every step of each trip is a transition of the network."""
+        illegal = (np.diff(self.owner) == 0) & (self.network.transition(self.segment[:-1], self.segment[1:]) < 0)
+        return np.bincount(self.owner[:-1][illegal], minlength=len(self)) == 0
+
     def check(self) -> list[str]:
         """Return what is wrong: empty trips, unknown segments, steps that are no transition, times that run back."""
         wrong = [f"trip {self.id[i]}: empty" for i in np.flatnonzero(self.hops() == 0)]

@@ -132,7 +132,7 @@ class Scorecard:
 
 def answerable(trips: Trips, most: int, max_hops: int) -> Trips:
     """Return the first `most` trips that can serve as requests: they move, fit the budget, and can be driven."""
-    fits = (trips.hops() > 1) & (trips.hops() <= max_hops) & (trips.origin != trips.destination)
+    fits = (trips.hops() > 1) & (trips.hops() <= max_hops) & (trips.origin != trips.destination) & trips.legal()
     rows = np.flatnonzero(fits)[: 2 * most]
     if len(rows):
         some = trips.select(rows)

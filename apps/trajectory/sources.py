@@ -65,15 +65,27 @@ def read_splits(
 ) -> Splits:
     """Return training, validation and test trips: those of a HOSER folder, or a file split by the hash of the names.
 
+    Trips with a step that the network does not have are left out, and a note says how many.
+
     Raises:
         DataError: missing or malformed.
     """
     if not Path(name).is_dir():
-        return split(read_trips(name, network, cache), fractions=fractions, turn=turn)
+        return split(_drivable(name, read_trips(name, network, cache)), fractions=fractions, turn=turn)
     from apps.trajectory.formats import read_hoser
 
-    train, valid, test = (read_hoser(Path(name) / f"{part}.csv", network) for part in HOSER)
+    tables = [Path(name) / f"{part}.csv" for part in HOSER]
+    train, valid, test = (_drivable(str(table), read_hoser(table, network)) for table in tables)
     return train, valid, test
+
+
+def _drivable(name: str, trips: Trips) -> Trips:
+    legal = trips.legal()
+    if legal.all():
+        return trips
+    print(f"note: {name}: {(~legal).sum()} of {len(trips)} trips take a step that the roads do not have; left out",
+          file=sys.stderr)  # fmt: skip
+    return trips.select(legal.nonzero()[0])
 
 
 def read_trips(name: str | Path, network: RoadNetwork, cache: str = "") -> Trips:

@@ -16,6 +16,7 @@ import pytest
 
 from apps.__main__ import main
 from apps.trajectory import limits, load, stream, verbs
+from apps.trajectory.calibrate import fit
 from apps.trajectory.city import synthetic_city
 from apps.trajectory.data import Trips
 from apps.trajectory.export import to_csv, to_hoser
@@ -23,6 +24,7 @@ from apps.trajectory.gps import observe
 from apps.trajectory.logit import simulate
 from apps.trajectory.model import DataConfig
 from apps.trajectory.requests import sample_all
+from apps.trajectory.scorecard import answerable
 from apps.trajectory.sources import keep, kept, open_network, read_splits, read_trips
 from apps.trajectory.task import corpus
 from core.errors import DataError, InfeasibleError
@@ -217,6 +219,24 @@ def test_trips_simulated_like_others_are_not_taken_from_the_cache(trips: Trips, 
     assert second.simulated.lists()[0].tolist() == fresh.simulated.lists()[0].tolist()
     assert [w.tolist() for w in second.simulated.lists()] != [w.tolist() for w in first.simulated.lists()]
     assert (corpus(config, 0).simulated.segment == first.simulated.segment).all()
+
+
+def test_trips_over_steps_that_are_none_train_and_judge_nobody(
+    trips: Trips, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """HOSER's tables state segments only: one left out makes a step that the roads do not have."""
+    walks = [np.delete(w, 2) if i % 3 == 0 and len(w) > 5 else w for i, w in enumerate(trips.lists())]
+    broken = Trips.from_lists(trips.network, walks, trips.depart)
+    legal = broken.legal()
+    assert 5 < (~legal).sum() == len(broken.check()) and legal.sum() > 30
+    for part in ("train", "val", "test"):
+        to_hoser(broken, tmp_path, part)
+    found = corpus(DataConfig(network=str(tmp_path), trips=str(tmp_path), simulated=0), 0)
+    assert found.train.id == found.test.id == [i for i, ok in zip(broken.id, legal, strict=True) if ok]
+    assert f"train.csv: {(~legal).sum()} of {len(trips)} trips take a step" in capsys.readouterr().err
+    assert len(read_trips(tmp_path / "test.csv", found.network)) == len(trips), "generated trips are judged as they are"
+    assert answerable(broken, len(trips), 99).legal().all()
+    assert fit(broken, steps=1).used == fit(broken.select(np.flatnonzero(legal)), steps=1).used
 
 
 def damaged(run_folder: Path, folder: Path) -> Path:
