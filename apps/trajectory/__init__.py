@@ -24,7 +24,7 @@ def load(name: str | Path, network: RoadNetwork | str | None = None, device: str
     """Return a trained model.
 
     Args:
-        name: a model that ships with the package (`toy`, `porto`), a run's folder or a checkpoint's.
+        name: a model that ships with the package (`toy`), a run's folder or a checkpoint's.
         network: the roads to sample on (a network, or a file); by default those it was trained on.
         device: where the network runs.
 

@@ -17,6 +17,7 @@ from xml.parsers import expat
 import numpy as np
 import pyproj
 import scipy.sparse as sp
+from pyproj.exceptions import CRSError
 from scipy.sparse.csgraph import connected_components
 
 from apps.trajectory.data import Trips, cell, table
@@ -227,7 +228,7 @@ def read_sumo_network(path: str | Path) -> RoadNetwork:
         raise DataError("not a SUMO network with edges for cars", field=str(path), value=net.root)
     try:
         pyproj.CRS(net.projection)
-    except pyproj.exceptions.CRSError:
+    except CRSError:
         found = {"field": str(path), "value": net.projection, "hint": "build it with netconvert --proj.utm"}
         raise DataError("the network has no usable projection", **found) from None
     names, rows = list(net.edges), list(net.edges.values())
