@@ -342,7 +342,7 @@ def audit(
     from apps.bio.records import read
 
     entries, found, given = [entry for path in files for entry in read(path)], [], {k: v for k, v in rules.items() if v}
-    for numbers in alike(given, entries):
+    for numbers in alike(given, entries, template):
         mine = [entries[i] for i in numbers]
         specs, sequences, circles = specs_of(given, template, mine)
         sequences, dna = lettered([e.name for e in mine], sequences, specs)

@@ -102,7 +102,8 @@ def order(rules: Mapping[str, Any], length: int, path: Path | None = None) -> Or
 
 def _fitted(specs: Sequence[Any], marks: Sequence[Any], record: SeqRecord, opened: np.ndarray) -> Order:
     """Return the order on the arc of a record; kept letters stand at both its ends where rules look across the seam."""
-    held = template(record, opened)
+    begin = _seam(specs, marks, record, opened)
+    held = template(record, opened, begin=begin)
     wish = Order(_placed(specs, marks, held), held.letters, held)
     reach = max((len(p) - 1 for seam in wish.seams for p in seam.patterns), default=0)
     if reach > held.margin:
@@ -110,6 +111,22 @@ def _fitted(specs: Sequence[Any], marks: Sequence[Any], record: SeqRecord, opene
         if reach <= twice.margin:
             return Order(_placed(specs, marks, twice), twice.letters, twice)
     return wish
+
+
+def _seam(specs: Sequence[Any], marks: Sequence[Any], record: SeqRecord, opened: np.ndarray) -> int:
+    """Return the first site from 0 before which a circle can be cut without cutting a frame or fixed letters.
+
+    0 where there is none, or letters are kept.
+    """
+    n = len(opened)
+    if not opened.all() or record.annotations.get("topology") != "circular":
+        return 0
+    inside, spots = np.zeros(n, bool), [(m.first, m.size) for m in marks if m.whole]
+    spots += [(s.position, s.size) for s in specs if isinstance(s, Fix)]
+    spots += [(s.start, 3 * len(s.protein)) for s in specs if isinstance(s, Frame)]
+    for first, size in spots:
+        inside[(first + np.arange(size - 1)) % n] = True
+    return int(inside.argmin())
 
 
 def _placed(specs: Sequence[Any], marks: Sequence[Any], held: Template) -> list[Any]:

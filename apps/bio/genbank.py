@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
     from apps.bio.records import Designs
 
-__all__ = ["Template", "filled", "genbank", "inserted", "records", "spelt", "template"]
+__all__ = ["Template", "filled", "genbank", "inserted", "plain", "records", "spelt", "template"]
+
+
+def plain(letters: str) -> str:
+    """Return letters as those of DNA: capitals, U as T."""
+    return letters.upper().replace("U", "T")
 
 
 def records(text: str, name: str) -> list[SeqRecord]:
@@ -90,7 +95,7 @@ class Template:
     @property
     def letters(self) -> str:
         """Letters along the arc, `?` where open."""
-        text = str(self.record.seq).upper()
+        text = plain(str(self.record.seq))
         return "".join("?" if self.open[i] else text[i] for i in self.sites)
 
     def place(self, position: int, size: int = 1) -> int:
@@ -117,7 +122,9 @@ class Template:
         return min(first - 1, self.size - last)
 
 
-def template(record: SeqRecord, opened: np.ndarray, flank: int = 60, around: bool = False) -> Template:
+def template(
+    record: SeqRecord, opened: np.ndarray, flank: int = 60, around: bool = False, begin: int = 0
+) -> Template:  # fmt: skip
     """Return the template of a record with some open letters, and the shortest arc that holds them all.
 
     Args:
@@ -125,6 +132,7 @@ def template(record: SeqRecord, opened: np.ndarray, flank: int = 60, around: boo
         opened: bool [N], the letters to design.
         flank: most kept letters on either side.
         around: on a circle, the same kept letters may stand on both sides.
+        begin: the site from 0 at which the arc begins where all of a circle is open.
 
     Raises:
         UsageError: nothing is open.
@@ -139,7 +147,8 @@ def template(record: SeqRecord, opened: np.ndarray, flank: int = 60, around: boo
         gaps = np.diff(np.append(where, where[0] + n))
         widest = int(gaps.argmax()) if gaps.max() > 1 else len(where) - 1  # all open: from the first letter on
         first, size = int(where[(widest + 1) % len(where)]), n - int(gaps[widest]) + 1
-    text = str(record.seq).upper()
+        first = begin if size == n else first
+    text = plain(str(record.seq))
     left = _clean(text, first - 1, -1, min(flank, n - size if circular else first), circular)
     room = n - size - (0 if around else left) if circular else n - first - size
     right = _clean(text, first + size, 1, min(flank, room), circular)
@@ -160,12 +169,16 @@ def _clean(text: str, at: int, step: int, most: int, circular: bool) -> int:
 
 
 def filled(held: Template, letters: str) -> str:
-    """Return the letters of the whole record with those of the arc in place; what is not open stays as it was."""
+    """Return the letters of the whole record with those of the arc in place; what is not open stays as it was.
+
+    In a record of RNA the new letters are those of RNA too.
+    """
     text = list(str(held.record.seq))
+    rna = "U" in (seen := set(str(held.record.seq).upper())) and "T" not in seen
     for site, letter in zip(held.sites.tolist(), letters, strict=True):
         if held.open[site]:
-            text[site] = letter
-        elif text[site].upper() != letter:
+            text[site] = letter.replace("T", "U") if rna else letter
+        elif plain(text[site]) != letter:
             raise ValueError(f"letter {site + 1} was to be kept")
     return "".join(text)
 
@@ -202,7 +215,7 @@ def _retranslate(feature: SeqFeature, held: Template, out: SeqRecord) -> None:
 
     table = str(feature.qualifiers.get("transl_table", ["1"])[0])
     begin = int(feature.qualifiers.get("codon_start", ["1"])[0]) - 1
-    letters, before = (spelt(feature, str(r.seq)).upper()[begin:] for r in (out, held.record))
+    letters, before = (plain(spelt(feature, str(r.seq)))[begin:] for r in (out, held.record))
     new = str(Seq(letters[: len(letters) // 3 * 3]).translate(table=table))
     if 0 <= len(new) - len(old[0]) <= 1:  # a codon that stayed is read as it was: selenocysteine and its kin
         stayed = [letters[k : k + 3] == before[k : k + 3] for k in range(0, 3 * len(old[0]), 3)]
@@ -245,8 +258,8 @@ def genbank(designs: Designs) -> str:
 
     from apps.bio.manifest import header
 
-    found, plain = [], designs.template is not None or set("".join(designs.sequences)) <= set("ACGTN")
-    kind = designs.molecule or ("DNA" if plain else "protein")
+    found, bases = [], designs.template is not None or set("".join(designs.sequences)) <= set("ACGTN")
+    kind = designs.molecule or ("DNA" if bases else "protein")
     for i, (name, sequence) in enumerate(zip(designs.names, designs.sequences, strict=True)):
         notes = designs.notes[i] if designs.notes else []
         if designs.template is not None:
@@ -256,9 +269,7 @@ def genbank(designs: Designs) -> str:
         else:
             alone = SeqRecord(Seq(sequence), id=name, name=name, annotations={"topology": "linear"})
             record = inserted(Template(alone, np.zeros(len(sequence), bool), 0, len(sequence)), sequence, name, notes)
-        record.id, record.name = (
-            "_".join(str(word).split()) for word in (record.id, record.name)
-        )  # LOCUS holds no blank
+        record.id, record.name = ("_".join(str(v).split()) for v in (record.id, record.name))  # LOCUS holds no blank
         record.annotations.setdefault("molecule_type", kind)
         about = header(designs.score_of(i), designs.manifest)
         comment = str(record.annotations.get("comment", ""))

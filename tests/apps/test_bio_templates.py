@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from Bio import SeqIO
 from Bio.Seq import Seq
 from Bio.SeqFeature import CompoundLocation, SeqFeature, SimpleLocation
 from Bio.SeqRecord import SeqRecord
 
 from apps.bio import audit
-from apps.bio.constraints import forbid, require, spacing
-from apps.bio.design import Order, noted
+from apps.bio.constraints import compile_, forbid, require, spacing
+from apps.bio.design import Order, noted, order
 from apps.bio.dna.chisel import marks
 from apps.bio.dna.rules import Gc
-from apps.bio.genbank import inserted, template
+from apps.bio.genbank import filled, inserted, template
 from apps.bio.records import Designs, read, read_genbank
 from core.errors import DataError, UsageError
 
@@ -119,3 +121,56 @@ def test_motifs_of_residues_may_be_small_letters() -> None:
     assert not audit.nucleic(["MKWVTF"], rules) and audit.nucleic(["MKWVTF"], [forbid("BsaI")])
     wish = Order([require("KXK"), require("nb")], "?" * 6)
     assert [n for n in noted(wish, "GCKTKG", dna=False) if "motif" in n[2]] == [(3, 5, "motif: KXK")]
+
+
+def test_a_template_of_rna_stays_rna(tmp_path: Path) -> None:
+    """Its letters are read as those of DNA, so that rules see across the border; new ones are written as RNA."""
+    (path := tmp_path / "t.fasta").write_text(">t\nacguggNNNNNNccuacgu\n")
+    wish = order({"fix": ["7:TTTGGT"]}, 0, path)
+    assert wish.start == "ACGTGG??????CCTACGT" and wish.template is not None
+    held = Designs([wish.start.replace("??????", "TTTGGT")], template=wish.template)
+    assert held.whole == ["acguggUUUGGUccuacgu"]
+    with pytest.raises(ValueError, match="letter 1 was to be kept"):
+        filled(wish.template, "C" + wish.start[1:].replace("?", "A"))
+    held.to_fasta(tmp_path / "d.fasta")
+    assert audit.audit([tmp_path / "d.fasta"], rules={"fix": ["7:TTTGGT"]}, template=path)["violations"] == 0
+    with pytest.raises(DataError, match="violations"):
+        audit.audit([tmp_path / "d.fasta"], rules={"forbid": ["GGTTTG"]}, template=path)
+
+
+@pytest.mark.parametrize(
+    ("rules", "start"),
+    [({"frame": ["28:MSK"]}, 6), ({"fix": ["29:GGATG"], "frame": ["1:MS"]}, 6), ({"frame": ["1:MSKMSKMSKM"]}, 0),
+     ({"frame": ["30:MSKMSKMSKM"]}, 29), ({"fix": ["30:A", "1:C"]}, 0)],
+)  # fmt: skip
+def test_frames_and_letters_run_over_the_origin_of_an_open_circle(tmp_path: Path, rules: dict, start: int) -> None:
+    path = tmp_path / "c.gb"
+    SeqIO.write(record("N" * 30, "plain", (0, 2), circular=True), path, "genbank")
+    wish = order(rules, 0, path)
+    assert wish.template is not None and wish.template.closed and wish.template.start == start
+    law = compile_(wish.specs, 30)
+    none, every = torch.full((4, 30), -1), torch.ones(4, 30, dtype=torch.bool)
+    u = torch.rand(4, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = law.whole(4).admit(torch.zeros(4, 30, 4, dtype=torch.float64), none, every, u)
+    arcs = ["".join("ACGT"[v] for v in row) for row in drawn.tolist()]
+    for word in Designs(arcs, template=wish.template).whole:
+        for rule in rules.get("frame", ()):
+            place, protein = rule.split(":")
+            assert str(Seq((word * 2)[int(place) - 1 :][: 3 * len(protein)]).translate()) == protein
+        for rule in rules.get("fix", ()):
+            place, letters = rule.split(":")
+            assert (word * 2)[int(place) - 1 :].startswith(letters)
+    Designs(arcs, template=wish.template).to_fasta(tmp_path / "d.fasta")
+    assert audit.audit([tmp_path / "d.fasta"], rules=rules, template=path)["violations"] == 0
+
+
+def test_annotations_of_a_template_are_rules_enough_to_audit(tmp_path: Path) -> None:
+    path = tmp_path / "t.gb"
+    SeqIO.write(record("GG" + "N" * 26 + "CC", "@no(BsaI_site)", (0, 30)), path, "genbank")
+    for middle, fine in (("A" * 26, True), ("TCTC" + "A" * 22, False)):
+        (tmp_path / "d.fasta").write_text(f">d\nGG{middle}CC\n")
+        if fine:
+            assert audit.audit([tmp_path / "d.fasta"], rules={}, template=path)["rules"] == 2
+        else:
+            with pytest.raises(DataError, match="1 violations of 1 rules; got 'forbid BsaI'"):
+                audit.audit([tmp_path / "d.fasta"], rules={}, template=path)

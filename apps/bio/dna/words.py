@@ -87,8 +87,10 @@ def parse(rules: Mapping[str, Any]) -> list[Any]:
     return out
 
 
-def alike(rules: Mapping[str, Any], entries: Sequence[Any]) -> list[list[int]]:
+def alike(rules: Mapping[str, Any], entries: Sequence[Any], template: Path | None = None) -> list[list[int]]:
     """Return the numbers of the entries that are judged together: by the rules given, or by the same ones of manifests.
+
+    A template has rules of its own: its annotations, and the letters that stay.
 
     Raises:
         UsageError: no rule is given, and an entry names none.
@@ -97,7 +99,7 @@ def alike(rules: Mapping[str, Any], entries: Sequence[Any]) -> list[list[int]]:
     for i, entry in enumerate(entries):
         own = dict(rules) or entry.manifest.get("rules")
         found.setdefault(json.dumps([own, entry.manifest.get("template")], default=str), []).append(i)
-        if not own:
+        if not own and template is None:
             who = "the files name none" if i == 0 else f"{entry.name} names none"
             raise UsageError(f"no rule is given, and {who}", field="rules", hint="--forbid BsaI, ...")
     return list(found.values())
@@ -141,15 +143,12 @@ def altered(rules: Mapping[str, Any], template: Path, entries: Sequence[Any]) ->
     Nothing is returned where all of the template is cut out, or no sequence is a whole record.
     """
     from apps.bio.design import order
+    from apps.bio.genbank import plain
 
     held = order(_given(rules, entries), 0, template).template
     if held is None or held.size >= len(held.open) or not any(len(e.sequence) == len(held.open) for e in entries):
         return []
-    old, cut = _dna(str(held.record.seq)), set(held.sites.tolist())
+    old, cut = plain(str(held.record.seq)), set(held.sites.tolist())
     rest = [i for i in range(len(old)) if i not in cut]
-    texts = [_dna(e.sequence) for e in entries]
+    texts = [plain(e.sequence) for e in entries]
     return [len(x) == len(old) and any(x[i] != old[i] for i in rest) for x in texts]
-
-
-def _dna(letters: str) -> str:
-    return letters.upper().replace("U", "T").replace("?", "N")
