@@ -25,6 +25,8 @@ FORMATS = (".wav", ".flac", ".ogg")
 KNEE = 0.9
 PCM = ("s16", "f32")
 FALL = RATE // 200
+RATES = range(8000, 192_001)
+"""Samples per second that are written; libsndfile's Ogg encoder ends the process above 200,000."""
 PORTION = 1 << 16
 """Samples that are written at once: libsndfile's Ogg encoder keeps a portion on the stack, which minutes overflow."""
 
@@ -110,11 +112,14 @@ def write(path: Path, audio: Tensor, rate: int = RATE) -> None:
     """Write samples [m] or [m, 2] at `rate`; nothing half-written stays behind.
 
     Raises:
-        UsageError: no such format, or it cannot be written.
+        UsageError: no such format or rate, or it cannot be written.
     """
     import soundfile
 
     check_format(path)
+    if rate not in RATES:
+        hint = f"{RATES[0]} to {RATES[-1]} samples a second"
+        raise UsageError("is no rate that is written", field="rate", value=rate, hint=hint)
     sound = at_rate(audio, rate)
     with replacing(path) as part:
         try:

@@ -23,7 +23,7 @@ from torch import Tensor
 from apps.music import audio, controls
 from apps.music.constraints import Rule, columns, project
 from apps.music.follow import follow
-from apps.music.live import LiveSession
+from apps.music.live import LiveSession, check_past
 from apps.music.model import MusicNet, Recipe
 from apps.music.roll import TICKS, RollCodec
 from apps.music.score import Score, write_midi
@@ -243,9 +243,9 @@ class MusicModel:
         if frames < 0 or not 0 <= seconds < float("inf"):
             name, value = ("frames", frames) if frames < 0 else ("seconds", seconds)
             raise UsageError("is not a length", field=name, value=value)
-        known, length = 0 if past is None else len(past), self.net.flow.config.block
-        if known % length:
-            raise UsageError(f"takes blocks of {length} frames", field="past", value=known)
+        known = 0 if past is None else len(past)
+        if past is not None and known:
+            check_past(past, self.net.flow.config.block, self.net.codec.dim)
         if told is not None and told.shape != (known, controls.WIDTH):
             hint = f"({known}, {controls.WIDTH})"
             raise UsageError("is not a row for each frame", field="past_control", value=tuple(told.shape), hint=hint)

@@ -177,8 +177,18 @@ class LiveSession:
         self.asked["tempo"] = torch.tensor([self.tempo])
 
     def push_audio(self, audio: Tensor) -> None:
-        """Hear samples [m] of the musician; a block's worth is asked of the next block, of several the newest."""
-        self.heard = torch.cat([self.heard, audio.float()])
+        """Hear samples [m] of the musician; a block's worth is asked of the next block, of several the newest.
+
+        Raises:
+            UsageError: another shape, no numbers in [-1, 1], or some that are not finite; nothing of it is heard.
+        """
+        given = torch.as_tensor(audio)
+        if given.ndim != 1 or not given.is_floating_point():
+            hint = f"one channel of float samples, {RATE} a second"
+            raise UsageError("is no sound", field="audio", value=(tuple(given.shape), str(given.dtype)), hint=hint)
+        if not given.isfinite().all():
+            raise UsageError("holds values that are not finite", field="audio", value=tuple(given.shape))
+        self.heard = torch.cat([self.heard, given.float()])
 
     def _answer(self) -> None:
         """Ask what was heard during the time of a block, if there was as much; rows begin where the block does."""
@@ -254,10 +264,9 @@ class LiveSession:
             asked: what was asked of it, [n L, WIDTH].
 
         Raises:
-            UsageError: no whole blocks, or another number of rows of what was asked.
+            UsageError: no whole blocks, frames of another codec, or another number of rows of what was asked.
         """
-        if len(frames) % self.frames:
-            raise UsageError(f"takes blocks of {self.frames} frames", field="past", value=len(frames))
+        check_past(frames, self.frames, self.codec.dim)
         if asked is not None and len(asked) != len(frames):
             raise UsageError("needs a row for each frame of the past", field="asked", value=len(asked))
         parts = asked.split(self.frames) if asked is not None else [None] * (len(frames) // self.frames)
@@ -288,6 +297,20 @@ class LiveSession:
         self.number, self.sample, self.now = state.number, state.sample, state.steps
         self.rest, self.asked, self.attack = state.rest.clone(), dict(state.asked), state.attack
         self.bpm = state.bpm
+
+
+def check_past(frames: Tensor, length: int, dim: int) -> None:
+    """Refuse a past that is no finite frames [n L, dim].
+
+    Raises:
+        UsageError: it is not.
+    """
+    if len(frames) % length:
+        raise UsageError(f"takes blocks of {length} frames", field="past", value=len(frames))
+    if frames.ndim != 2 or frames.shape[1] != dim:
+        raise UsageError(f"takes {dim} numbers a frame", field="past", value=tuple(frames.shape))
+    if not frames.isfinite().all():
+        raise UsageError("holds values that are not finite", field="past", value=tuple(frames.shape))
 
 
 def _tempo(value: Any) -> float:

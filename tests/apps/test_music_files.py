@@ -88,6 +88,12 @@ def test_what_is_between_samples_is_bent_too() -> None:
     assert np.array_equal(audio.at_rate(sound, RATE), sound.numpy())
 
 
+@pytest.mark.parametrize("rate", [0, 7999, 384_000])
+def test_rates_that_end_the_process_are_refused(tmp_path: Path, rate: int) -> None:
+    with pytest.raises(UsageError, match=r"^rate: is no rate that is written; got \d+; 8000 to 192000"):
+        audio.write(tmp_path / "a.ogg", torch.zeros(100), rate)
+
+
 def test_a_stream_of_so_many_blocks_is_the_whole_piece(
     model: MusicModel, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:

@@ -137,11 +137,25 @@ def test_what_cannot_be_asked_is_refused(model: MusicModel) -> None:
     assert float(session.asked["loudness"]) == 0
     with pytest.raises(UsageError, match="^asked: "):
         session.listen_to(torch.zeros(8, 8), torch.zeros(4, controls.WIDTH))
+    with pytest.raises(UsageError, match="^past: takes 8 numbers a frame"):
+        session.listen_to(torch.zeros(8, 9))
+
+
+def test_a_glitch_of_the_sound_card_is_refused_and_not_remembered(model: MusicModel) -> None:
+    session, glitch = model.live(0, steps=1), torch.zeros(2 * RATE)
+    glitch[7] = torch.nan
+    for wrong in (glitch, torch.zeros(2 * RATE, 2), torch.zeros(2 * RATE, dtype=torch.int16)):
+        with pytest.raises(UsageError, match="^audio: "):
+            session.push_audio(wrong)
+    assert set(session.block().controls) == {"tempo", "beat"}
+    session.push_audio(np.zeros(2 * RATE))  # type: ignore[arg-type]
+    assert "loudness" in session.block().controls
 
 
 @pytest.mark.parametrize(
     "wrong", [{"bpm": 0.0}, {"bpm": float("nan")}, {"frames": -1}, {"seconds": float("inf")}, {"n": 0}, {"steps": 0},
-              {"past": torch.zeros(5, 8)}, {"past": torch.zeros(8, 8), "past_control": torch.zeros(2, controls.WIDTH)},
+              {"past": torch.zeros(5, 8)}, {"past": torch.zeros(8, 9)}, {"past": torch.full((8, 8), np.nan)},
+              {"past": torch.zeros(8, 8), "past_control": torch.zeros(2, controls.WIDTH)},
               {"asked": {"loudness": torch.zeros(7, 1)}}]
 )  # fmt: skip
 def test_what_cannot_be_played_is_refused(model: MusicModel, wrong: dict[str, Any]) -> None:
