@@ -11,7 +11,10 @@ them to try.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from networkx import DiGraph
 
 __all__ = ["Cell", "canonical_graph", "enumerate_classes", "resources"]
+
+TERMS, LONG = 64, 4000  # of a sum and of its text, beyond which it is written short
+ORDERS = 1000  # numberings of a graph that are tried
 
 
 @dataclass(frozen=True)
@@ -78,13 +84,13 @@ class Cell:
         return self._expression() if self.space.place == "edges" else self._graph()
 
     def _expression(self) -> str:
-        terms: dict[int, tuple[str, ...]] = {0: ("x",)}
+        terms: dict[int, Counter[str]] = {0: Counter({"x": 1})}
         for j in range(1, self.space.nodes):
-            heard = [(op, terms[i]) for i, k, op in self.edges if k == j and terms.get(i)]
-            terms[j] = tuple(sorted(itertools.chain(
-                *(t if op == "skip_connect" else (f"{op}({'+'.join(t)})",) for op, t in heard)
-            )))  # fmt: skip
-        return "+".join(terms[self.space.nodes - 1]) or "0"
+            terms[j] = Counter()
+            for i, k, op in self.edges:
+                if k == j and terms[i]:
+                    terms[j].update(terms[i] if op == "skip_connect" else {f"{op}({_summed(terms[i])})": 1})
+        return _summed(terms[self.space.nodes - 1]) or "0"
 
     def _graph(self) -> str:
         kept = sorted(self.live)
@@ -133,26 +139,33 @@ class Cell:
         return self.to_string()
 
 
+def _summed(terms: Counter[str]) -> str:
+    """Return a sum as text; where it would be long, with factors or as a digest, since copies of copies double it."""
+    if terms.total() <= TERMS:
+        text = "+".join(sorted(terms.elements()))
+    else:
+        text = "+".join(f"{n}*{term}" for term, n in sorted(terms.items()))
+    return text if len(text) <= LONG else f"#{hashlib.sha256(text.encode()).hexdigest()}"
+
+
 @lru_cache(maxsize=200_000)
 def canonical_graph(labels: tuple[str, ...], arcs: tuple[tuple[int, int], ...]) -> str:
-    """Return the least code of a labelled acyclic graph over the numberings that keep its arcs ascending.
+    """Return a code that a labelled acyclic graph shares with those that are isomorphic to it, and no others.
 
-    Nodes are sorted by refined colour first, so that only nodes of one colour change places; those between the same
-    nodes need not change places with each other.
+    It is the least one over the numberings that sort nodes by refined colour, so that only nodes of one colour change
+    places; those between the same nodes need not change places with each other. Where these are too many, it is that of
+    one numbering that isomorphic graphs agree on (`_agreed`).
     """
     n = len(labels)
-    colour = list(_ranked(list(labels)))
-    while True:
-        seen = [
-            (colour[v], sorted(colour[i] for i, j in arcs if j == v), sorted(colour[j] for i, j in arcs if i == v))
-            for v in range(n)
-        ]
-        finer = _ranked(seen)
-        if max(finer, default=0) == max(colour, default=0):
-            break
-        colour = finer
-    groups = [[v for v in range(n) if colour[v] == c] for c in sorted(set(colour))]
-    around = [(frozenset(i for i, j in arcs if j == v), frozenset(j for i, j in arcs if i == v)) for v in range(n)]
+    colour = _refined(dict(enumerate(_ranked(list(labels)))), arcs)
+    groups = [[v for v in range(n) if colour[v] == c] for c in sorted(set(colour.values()))]
+    around = [_around(v, arcs) for v in range(n)]
+    twins = Counter((colour[v], around[v]) for v in range(n))
+    if math.prod(math.factorial(len(g)) for g in groups) // math.prod(map(math.factorial, twins.values())) > ORDERS:
+        order = _agreed(colour, arcs)[1]
+        place = {v: k for k, v in enumerate(order)}
+        code = " ".join(f"{a}-{b}" for a, b in sorted((place[i], place[j]) for i, j in arcs))
+        return f"{','.join(labels[v] for v in order)};{code}"
     best = ""
     for row in itertools.product(*(_orders(g, around) for g in groups)):
         place = {v: k for k, v in enumerate(itertools.chain(*row))}
@@ -160,6 +173,69 @@ def canonical_graph(labels: tuple[str, ...], arcs: tuple[tuple[int, int], ...]) 
         best = code if not best or code < best else best
     shown = [labels[v] for g in groups for v in g]
     return f"{','.join(shown)};{best}"
+
+
+Arcs = Sequence[tuple[int, int]]
+Code = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
+
+
+def _refined(colour: dict[int, int], arcs: Arcs) -> dict[int, int]:
+    """Return colours that also tell nodes apart by the colours of those before and after them."""
+    while True:
+        seen = [
+            (own, sorted(colour[i] for i, j in arcs if j == v), sorted(colour[j] for i, j in arcs if i == v))
+            for v, own in colour.items()
+        ]
+        finer = dict(zip(colour, _ranked(seen), strict=True))
+        if max(finer.values(), default=0) == max(colour.values(), default=0):
+            return colour
+        colour = finer
+
+
+def _agreed(given: dict[int, int], arcs: Arcs) -> tuple[Code, list[int]]:
+    """Return a code of a coloured graph and the order of its nodes that has it, the same code for isomorphic graphs.
+
+    Nodes that share their colour with none leave components, which are ordered each for itself and then by their codes;
+    in a component where every colour is shared, each node of the first of the rarest colours is tried as one apart, of
+    those between the same nodes one.
+    """
+    colour = _refined(dict(zip(given, _ranked(list(given.values())), strict=True)), arcs)
+    count = Counter(colour.values())
+    alone = sorted((v for v in colour if count[colour[v]] == 1), key=colour.__getitem__)
+    parts = _components([v for v in colour if count[colour[v]] > 1], arcs)
+
+    def code(order: list[int]) -> tuple[Code, list[int]]:
+        place = {v: k for k, v in enumerate(order)}
+        inner = sorted((place[i], place[j]) for i, j in arcs if i in place and j in place)
+        return (tuple(given[v] for v in order), tuple(inner)), order
+
+    if alone or len(parts) != 1:
+        made = sorted(_agreed({v: colour[v] for v in part}, _within(part, arcs)) for part in parts)
+        return code([*alone, *itertools.chain(*(order for _, order in made))])
+    rare = min(count, key=lambda c: (count[c], c))
+    ones = {_around(v, arcs): v for v in colour if colour[v] == rare}.values()
+    tried = ({v: 2 * c + (v == one) for v, c in colour.items()} for one in ones)
+    return min(code(_agreed(apart, arcs)[1]) for apart in tried)
+
+
+def _around(v: int, arcs: Arcs) -> tuple[frozenset[int], frozenset[int]]:
+    """Return the nodes before and after a node."""
+    return frozenset(i for i, j in arcs if j == v), frozenset(j for i, j in arcs if i == v)
+
+
+def _within(nodes: Iterable[int], arcs: Arcs) -> list[tuple[int, int]]:
+    """Return the arcs between some nodes."""
+    kept = set(nodes)
+    return [(i, j) for i, j in arcs if i in kept and j in kept]
+
+
+def _components(nodes: Sequence[int], arcs: Arcs) -> list[list[int]]:
+    """Return the connected parts of a graph on some nodes."""
+    part = {v: v for v in nodes}
+    for i, j in _within(nodes, arcs):
+        a, b = part[i], part[j]
+        part = {v: a if p == b else p for v, p in part.items()}
+    return [[v for v in nodes if part[v] == p] for p in dict.fromkeys(part.values())]
 
 
 def _orders(group: Sequence[int], around: Sequence[Any]) -> Iterator[tuple[int, ...]]:
@@ -183,11 +259,11 @@ def _ranked(values: list[Any]) -> list[int]:
 def resources(cell: Cell, channels: int = 16, cells: int = 5, stages: int = 3, size: int = 32, classes: int = 10,
               inputs: int = 3) -> tuple[int, int]:  # fmt: skip
     """Return parameters and FLOPs of the network around a cell in closed form (settings as in `modules.Network`)."""
-    from apps.nas.skeleton import skeleton
+    from apps.nas.skeleton import halved, skeleton
 
     params, flops = skeleton(channels, stages, size, classes, inputs)
     for stage in range(stages):
-        c, area = channels << stage, (size >> stage) ** 2
+        c, area = channels << stage, halved(size, stage) ** 2
         inner = _inside(cell, c, area)
         params, flops = params + cells * inner[0], flops + cells * inner[1]
     return params, flops

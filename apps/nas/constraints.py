@@ -209,13 +209,13 @@ def additive(space: Space, resource: str, settings: dict[str, int]) -> tuple[np.
     which = ("params", "flops").index(resource)
     channels, cells = settings.get("channels", 16), settings.get("cells", 5)
     size, stages = settings.get("size", 32), settings.get("stages", 3)
+    from apps.nas.skeleton import halved, skeleton
+
     for d, v in inside:
         for k, word in enumerate(v.values):
             if word in COST:
-                parts = (COST[word](channels << s, (size >> s) ** 2)[which] for s in range(stages))
+                parts = (COST[word](channels << s, halved(size, s) ** 2)[which] for s in range(stages))
                 cost[d, k] = cells * sum(parts)
-    from apps.nas.skeleton import skeleton
-
     base = skeleton(channels, stages, size, settings.get("classes", 10), settings.get("inputs", 3))
     return cost, base[which]
 

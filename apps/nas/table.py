@@ -155,7 +155,7 @@ def _repair(path: Path) -> None:
 
 
 def merge(folder: Path, out: Path) -> dict[str, int]:
-    """Join the parts into one sorted, gzipped table with parameters and FLOPs, the same bytes for the same rows."""
+    """Join the parts into one sorted, gzipped table, the same bytes for the same rows."""
     rows = {(r.space, r.cell, r.seed): r for p in sorted(folder.glob("part-*.csv")) for r in read(p)}
     if not rows:
         raise DataError("holds no finished training", field=str(folder), hint="run quintet nas table first")
