@@ -14,7 +14,7 @@ from apps.nas.cell import Cell
 from apps.nas.constraints import Constraint, compile_, violations
 from apps.nas.data import window
 from apps.nas.model import CellNet, Recipe, process_of
-from apps.nas.space import Space, load
+from apps.nas.space import Space, kept, load
 from apps.nas.task import predictor
 from core.constrain.layers import Layers
 from core.finetune.base import Base
@@ -154,6 +154,7 @@ def restore(name: str | Path, device: str = "cpu") -> CellModel:
 
     saved = find(name, "nas")
     recipe = instance(OmegaConf.create(saved.config), Recipe)
+    recipe.data.space = kept(recipe.data.space)
     space = load(recipe.data.space)
     process = process_of(recipe.model, space)
     net = CellNet(recipe.model, space)

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from apps.nas import images
 from apps.nas.cell import Cell, resources
+from apps.nas.digits import SETTINGS
 from apps.nas.fidelity import Ladder
 from apps.nas.proxies import PROXIES, Proxy
 from apps.nas.space import Space
@@ -368,7 +369,12 @@ def _training(name: str, rest: str, space: Space) -> Training:
     data, _, epochs = rest.rpartition(":") if rest[-1:].isdigit() else (rest, "", "")
     if epochs and not (epochs.isdigit() and int(epochs)):
         raise UsageError("needs a number of epochs", field="reward", value=name, hint="train:10, or train:FILE.npz:10")
-    return Training(space, int(epochs or 30), images.load(data or "digits").name)
+    made = Training(space, int(epochs or 30), images.load(data or "digits").name)
+    if made.data == "digits" and space.widest > SETTINGS["channels"]:
+        hint = "train:DATA:EPOCHS on images of yours has 16"
+        raise UsageError(f"shares {SETTINGS['channels']} channels among up to {space.widest} nodes", field="reward",
+                         value=name, hint=hint)  # fmt: skip
+    return made
 
 
 def _weighted(name: str, space: Space, folder: str) -> Reward:

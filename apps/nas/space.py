@@ -14,15 +14,16 @@ lies on a path from input to output).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from core.errors import DataError, UsageError
 
-__all__ = ["ABSENT", "NONE", "Space", "Variable", "load", "names"]
+__all__ = ["ABSENT", "NONE", "Space", "Variable", "kept", "load", "names"]
 
 FOLDER = Path(__file__).parent / "spaces"
 NONE, ABSENT = "none", "absent"
@@ -30,6 +31,7 @@ CHOICES = {
     "place": ("edges", "nodes"), "connected": ("no", "path", "all"), "merge": ("sum", "concat"),
 }  # fmt: skip
 LARGEST = 64
+CHANNELS = 16  # of the first stage of a network
 WORDED = ("connected", "fixed", "alphabets", "costs")
 
 
@@ -103,6 +105,10 @@ class Space:
                         raise UsageError("no such value", field=f"{field}.{name}", value=word, choices=variable.values)
                 if not self.choices(variable):
                     raise UsageError("leaves no value", field=f"{field}.{name}", choices=variable.values)
+        if self.widest > CHANNELS:
+            hint = f"max_edges, in_degree or alphabets that leave {CHANNELS} at most, or merge: sum"
+            raise UsageError(f"shares {CHANNELS} channels among up to {self.widest} nodes", field="merge",
+                             value=self.merge, hint=hint)  # fmt: skip
 
     @cached_property
     def pairs(self) -> tuple[tuple[int, int], ...]:
@@ -123,6 +129,17 @@ class Space:
     def given(self) -> bool:
         """Whether the edges of a space with operations on nodes are all there."""
         return self.place == "nodes" and (self.edges == "chain" or not self.free_edges)
+
+    @cached_property
+    def widest(self) -> int:
+        """At most so many nodes share the channels of the output where it concatenates; 0 where it sums."""
+        if self.merge == "sum" or self.place == "edges":
+            return 0
+        last = self.nodes - 1
+        into = [f"{i}-{last}" for i, j in self.pairs if j == last and i]
+        if not self.given:
+            into = [name for name in into if 1 in self.choices(self._all[self.index[name]])]
+        return min(len(into), self.in_degree[1], self.max_edges // 2 or len(into))  # each hears of another edge
 
     @cached_property
     def _all(self) -> tuple[Variable, ...]:
@@ -207,8 +224,20 @@ def names() -> list[str]:
     return sorted(p.stem for p in FOLDER.glob("*.yaml"))
 
 
+def kept(name: str) -> str:
+    """Return what a model keeps of its space: the name of one that ships, else what its file says (`load` reads it).
+
+    A run would otherwise be lost with its file, or mean other cells when that is edited.
+    """
+    if name in names():
+        return name
+    space = load(name)
+    own = {f.name: getattr(space, f.name) for f in fields(Space)}
+    return json.dumps({f.name: own[f.name] for f in fields(Space) if f.default is MISSING or own[f.name] != f.default})
+
+
 def load(name: str | Path) -> Space:
-    """Return a space that ships, or that of a YAML file.
+    """Return a space that ships, or that of a YAML file, or of the text that `kept` gives.
 
     Raises:
         UsageError: no such space, or a field that is unknown or wrong.
@@ -216,6 +245,11 @@ def load(name: str | Path) -> Space:
     """
     from omegaconf import OmegaConf
 
+    if str(name).startswith("{"):
+        try:
+            return make(json.loads(str(name)))
+        except ValueError as error:
+            raise UsageError(f"is no JSON ({error})", field="space", value=str(name)) from None
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:
         if str(name) not in names():

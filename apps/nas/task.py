@@ -13,6 +13,7 @@ from apps.nas.cell import Cell
 from apps.nas.constraints import everything
 from apps.nas.data import uniform
 from apps.nas.model import CellNet, Recipe, process_of, space_of
+from apps.nas.space import kept
 from core.denoiser import Prediction, subs
 from core.errors import UsageError
 from core.noise import Stream
@@ -113,7 +114,11 @@ class CellTask:
 
 
 def make(recipe: Recipe) -> CellTask:
-    """Return the task of a recipe."""
+    """Return the task of a recipe.
+
+    `data.space` becomes what the file says where it is one: a checkpoint keeps the recipe, and so its cells.
+    """
+    recipe.data.space = kept(recipe.data.space)
     return CellTask(recipe)
 
 
