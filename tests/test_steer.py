@@ -56,11 +56,12 @@ def test_populations_reach_the_tilted_law(method: Smc) -> None:
     assert 0 < found.ess < DRAWS and found.ancestors is not None and 0 < found.ancestors <= DRAWS
 
 
+@pytest.mark.parametrize("barred", [-torch.inf, torch.nan])
 @pytest.mark.parametrize("method", [Smc(0.5, 64, 1), Smc(0.5, 64, 1, share=0.0)])
-def test_a_reward_may_rule_sequences_out(method: Smc) -> None:
+def test_a_reward_may_rule_sequences_out(method: Smc, barred: float) -> None:
     chain, reward = toy()
-    reward = Table(torch.where(reward.values > 0, reward.values, -torch.inf), K)
-    target = tilt(chain.law(), reward.values, 0.5)
+    target = tilt(chain.law(), torch.where(reward.values > 0, reward.values, -torch.inf), 0.5)
+    reward = Table(torch.where(reward.values > 0, reward.values, barred), K)
     found = method(prior(chain, K, L), reward, DRAWS, Stream.of(0, 1))
     assert found.log_weight is not None and bool(found.log_weight.isfinite().all())
     assert total_variation(law_of(found.x, found.log_weight), target) < 4 * floor(target, DRAWS)

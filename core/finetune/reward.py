@@ -89,9 +89,10 @@ class Counted:
         return self.reward.name
 
     def score(self, x: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
-        """Score and count."""
+        """Score and count; what is no number is -inf: it rules its own sequence out, and spoils no other's weight."""
         self.calls += len(x)
-        return self.reward.score(x).double()
+        value = self.reward.score(x).double()
+        return torch.where(value.isnan(), -torch.inf, value)
 
     def soft(self, p: Float[Tensor, "b l k"]) -> Float[Tensor, " b"]:
         """Evaluate laws and count."""
