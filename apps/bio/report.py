@@ -16,6 +16,7 @@ composition alone: duplex energy and GC-rich motifs are the classic traps.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from core.errors import UsageError
 from core.run import outputs
 
 if TYPE_CHECKING:
-    from core.run.report import Section
+    from core.run.report import Section, Table
 
 __all__ = ["complexity", "composition", "differences", "enrichment", "interval", "report", "sections", "shuffled"]
 
@@ -144,8 +145,7 @@ def sections(
     """Return the sections of the page; pictures are written to `folder`."""
     from core.run.report import Section, Table, Text
 
-    sequences, about = [e.sequence.upper() for e in entries], entries[0].manifest
-    judged = asked(entries)
+    sequences, judged = [e.sequence.upper() for e in entries], asked(entries)
     dna = audit.nucleic(sequences, [rule for rules, _ in judged for rule in rules])
     sequences = [s.replace("U", "T") for s in sequences] if dna else sequences
     control = [shuffled(s, seed) for s in sequences]
@@ -160,14 +160,14 @@ def sections(
         Table(head, [basics(n, g, [] if n == "reference" else real, dna) for n, g in groups.items()],
               "Complexity: share of different words among a sequence's own; arrays of one motif have little. "
               "Diversity: mean share of letters in which pairs differ. Novelty: least such share to the reference."),
-        Table(["entry", "value"], [[k, _shown(v)] for k, v in about.items() if k != "nats"], "Manifest")])]  # fmt: skip
+        *origins(entries)])]  # fmt: skip
     if dna:
         out.append(kmers(groups, folder))
     rows = motif_rows(groups, [rule for rules, _ in judged for rule in rules], motifs, dna)
     if rows:
         caption = "Share of sequences that hold the motif on either strand; log2 of designs over control."
         out.append(Section("Motifs", [Table(["motif", *groups, "log2 lift"], rows, caption)]))
-    out += rule_sections(judged, about, dna)
+    out += rule_sections(judged, entries, dna)
     if rewards or model:
         caption = "Means; bootstrapped 95 % interval and median of the designs. The first reward is taken as the one "
         caption += "tuned for; a gain that the others do not share is not one."
@@ -185,8 +185,30 @@ def asked(entries: Sequence[Entry]) -> list[tuple[list[Any], list[Entry]]]:
     return [(parse(group[0].manifest["rules"]), group) for group in groups]
 
 
-def rule_sections(judged: Sequence[tuple[list[Any], list[Entry]]], about: dict[str, Any], dna: bool) -> list[Section]:
-    """Return the audit of each file by the rules of its manifest, and what those of the first cost."""
+def made_alike(entries: Sequence[Entry]) -> list[tuple[dict[str, Any], str]]:
+    """Return each different manifest, and whose it is where there are several."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(json.dumps(entry.manifest, sort_keys=True, default=str), []).append(entry)
+    alone = len(found) == 1
+    return [(group[0].manifest, "" if alone else f": {len(group)} from {group[0].name} on") for group in found.values()]
+
+
+def origins(entries: Sequence[Entry]) -> list[Table]:
+    """Return how the sequences came about, a table for each different manifest."""
+    from core.run.report import Table
+
+    return [
+        Table(["entry", "value"], [[k, _shown(v)] for k, v in about.items() if k != "nats"], f"Manifest{whose}")
+        for about, whose in made_alike(entries)
+        if about or not whose
+    ]
+
+
+def rule_sections(
+    judged: Sequence[tuple[list[Any], list[Entry]]], entries: Sequence[Entry], dna: bool
+) -> list[Section]:  # fmt: skip
+    """Return the audit of each file by the rules of its manifest, and what they cost."""
     from core.run.report import Section, Table
 
     out, lines = [], []
@@ -197,11 +219,10 @@ def rule_sections(judged: Sequence[tuple[list[Any], list[Entry]]], about: dict[s
         lines += [[f.rule, f.by, f.sequences, f.violations] for f in found]
     if lines:
         out.append(Section("Rules", [Table(["rule", "judged by", "sequences", "violations"], lines)]))
-    nats = [[k, v] for k, v in about.get("nats", {}).items()]
-    if nats:
-        caption = "-log P(rule) under the model, as `design` estimated it."
-        out.append(Section("What the rules cost", [Table(["rule", "nats"], nats, caption)]))
-    return out
+    caption = "-log P(rule) under the model, as `design` estimated it"
+    prices = [Table(["rule", "nats"], [[k, v] for k, v in about["nats"].items()], f"{caption}{whose or '.'}")
+              for about, whose in made_alike(entries) if about.get("nats")]  # fmt: skip
+    return [*out, *([Section("What the rules cost", prices)] if prices else [])]
 
 
 def kmers(groups: dict[str, Sequence[str]], folder: Path) -> Section:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from apps.bio import audit
-from apps.bio.protein.sites import choose
+from apps.bio.protein.sites import choose, select
 from apps.bio.protein.structure import read_structure
 from apps.bio.records import read
 from core.errors import DataError, InfeasibleError, UsageError
@@ -115,3 +115,21 @@ def test_a_file_in_the_place_of_a_folder_is_refused_before_anything_is_drawn(
     with pytest.raises(UsageError, match="out: is a file"):
         folder().design(rules={}, template=pdb, n=1, steps=2, out=tmp_path / "there")
     assert (tmp_path / "there").read_text() == "mine" and capsys.readouterr().err == ""
+
+
+def test_a_chain_without_a_name_is_selected_too(pdb: Path, tmp_path: Path) -> None:
+    """As programs that simulate write it."""
+    lines = [f"{line[:21]} {line[22:]}" if line[21:22] == "B" else line for line in pdb.read_text().splitlines()]
+    (path := tmp_path / "bare.pdb").write_text("\n".join(lines) + "\n")
+    structure = read_structure(path)
+    mine = [i for i, r in enumerate(structure.residues) if r.chain == " "]
+    assert structure.residues[mine[0]].label == ":20" and len(mine) == 6
+    for text, rows in ((":", mine), (":20-22", mine[:3]), (":20-:22, :25", [*mine[:3], mine[5]])):
+        assert select(structure, text).tolist() == rows
+    assert select(structure, "A1").tolist() == select(read_structure(pdb), "A1").tolist()
+    with pytest.raises(UsageError, match="no such residue in bare.pdb; got ':29'; nearest: :25, :24, :23"):
+        select(structure, ":29")
+    out = tmp_path / "out"
+    folder().design(rules={"keep": [":20-21"]}, template=path, n=1, steps=2, out=out)
+    made = read_structure(out / "bare_0000.pdb")
+    assert [made.residues[i].letter for i in mine[:2]] == [structure.residues[i].letter for i in mine[:2]]

@@ -1,12 +1,15 @@
-"""What `score` says of files as users have them: RNA, names with tabs, rewards that share a name."""
+"""What `score` and `report` say of files as users have them: RNA, names with tabs, rewards of one name, many runs."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from apps.bio.manifest import header
+from apps.bio.report import report
 from apps.bio.score import columns, score
 from core.errors import DataError
 
@@ -41,3 +44,17 @@ def test_a_name_never_moves_the_columns(tmp_path: Path) -> None:
 def test_a_letter_that_cannot_be_scored_is_named(tmp_path: Path, letters: str, wrong: str) -> None:
     with pytest.raises(DataError, match=f"third holds a letter that is .*; got '{wrong}'"):
         scored(tmp_path / "a.fasta", f">first\nAC\n>second\nACGTA\n>third\n{letters}\n", "gc()")
+
+
+def test_a_report_shows_every_manifest_and_price(tmp_path: Path) -> None:
+    about = [{"model": "toy", "seed": 1, "nats": {"forbid BsaI": 0.25}}, {"model": "mine", "nats": {"gc 0-1": 1.5}}, {}]
+    for i, entries in enumerate(about):
+        (tmp_path / f"{i}.fasta").write_text("".join(f">x{i}{k} {header({}, entries)}\nACGTACGTAA\n" for k in "ab"))
+    files = [tmp_path / f"{i}.fasta" for i in (2, 0, 1)]
+    report(files, out=tmp_path / "r.html")
+    page = re.sub("<[^>]*>|\\s+", " ", (tmp_path / "r.html").read_text())
+    for words in ("model +toy", "model +mine", "Manifest: 2 from x0a on", "Manifest: 2 from x1a on", "gc 0-1 +1.5",
+                  "it: 2 from x1a on"):  # fmt: skip
+        assert re.search(words, page), words
+    report(files[1:2], out=tmp_path / "r.html")
+    assert " from x" not in (tmp_path / "r.html").read_text()

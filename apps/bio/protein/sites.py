@@ -1,9 +1,9 @@
 """Which residues are designed, which stay, and with which letters: selectors, the table, the hard law.
 
 A selector lists residues in the author's numbering: `A1-6,A23,B38` are residues 1 to 6 and 23 of chain A and 38 of
-chain B; `A95B` has the insertion code B; `A` alone is the whole chain; `AA:7-9` names a chain of several letters. A
-range runs in the order of the file, so that insertion codes inside it belong to it. Every end must exist: a residue
-that is missing in the file is an error, never silently a different set.
+chain B; `A95B` has the insertion code B; `A` alone is the whole chain; `AA:7-9` names a chain of several letters,
+`:7-9` one without a name. A range runs in the order of the file, so that insertion codes inside it belong to it. Every
+end must exist: a residue that is missing in the file is an error, never silently a different set.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from core.errors import InfeasibleError, UsageError
 __all__ = ["Sites", "choose", "select"]
 
 PART = re.compile(
-    r"(?:(?P<long>[A-Za-z0-9]+):|(?P<chain>[A-Za-z]))"
+    r"(?:(?P<long>[A-Za-z0-9]*):|(?P<chain>[A-Za-z]))"
     r"(?:(?P<first>-?\d+[A-Za-z]?)(?:-(?:(?P=chain)|(?P=long):)?(?P<last>-?\d+[A-Za-z]?))?)?"
 )
 
@@ -42,10 +42,10 @@ def select(structure: Structure, text: str, field: str = "selector") -> np.ndarr
         match = PART.fullmatch(part)
         if match is None:
             raise UsageError("cannot be read", field=field, value=part, hint="write A1-6,A23,B38 or A for a chain")
-        chain = match["long"] or match["chain"]
-        mine = [i for i, r in enumerate(structure.residues) if r.chain == chain]
+        chain = match["long"] or match["chain"] or ""
+        mine = [i for i, r in enumerate(structure.residues) if r.chain.strip() == chain]
         if not mine:
-            names = list(dict.fromkeys(r.chain for r in structure.residues))
+            names = list(dict.fromkeys(r.chain.strip() or ":" for r in structure.residues))
             raise UsageError(f"no such chain in {part}", field=field, value=chain, choices=names)
         if match["first"] is None:
             found.update(mine)
@@ -67,7 +67,7 @@ def _find(structure: Structure, index: dict[str, int], chain: str, end: str, fie
         if name == label:
             raise UsageError(f"cannot be designed or fixed: {reason}", field=field, value=label)
     number = int(re.match(r"-?\d+", end)[0])  # type: ignore[index]
-    near = sorted((r for r in structure.residues if r.chain == chain), key=lambda r: abs(r.number - number))[:3]
+    near = sorted((r for r in structure.residues if r.chain.strip() == chain), key=lambda r: abs(r.number - number))[:3]
     here = ", ".join(r.label for r in near)
     raise UsageError(f"no such residue in {structure.name}", field=field, value=label, hint=f"nearest: {here}")
 

@@ -47,9 +47,10 @@ class Residue:
 
     @property
     def label(self) -> str:
-        """Return the name that selectors use: `A95B`, or `AA:95B` where the chain's name is not one letter."""
-        colon = "" if len(self.chain) == 1 and self.chain.isalpha() else ":"
-        return f"{self.chain}{colon}{self.number}{self.insertion}"
+        """Return the name that selectors use: `A95B`, `AA:95B` where the chain's name is not one letter, or `:95B`."""
+        chain = self.chain.strip()
+        colon = "" if len(chain) == 1 and chain.isalpha() else ":"
+        return f"{chain}{colon}{self.number}{self.insertion}"
 
 
 @dataclass(frozen=True, eq=False)
