@@ -83,7 +83,8 @@ def shifted(rows: Tensor, shift: int, codec: AnyCodec) -> Tensor:
     pitches = table[..., codec.hits :]
     out = torch.full_like(pitches, -1.0)
     n, k = pitches.shape[-1], 2 * shift
-    out[..., max(k, 0) : n + min(k, 0)] = pitches[..., max(-k, 0) : n - max(k, 0)]
+    if abs(k) < n:  # else all is lost
+        out[..., max(k, 0) : n + min(k, 0)] = pitches[..., max(-k, 0) : n - max(k, 0)]
     table[..., codec.hits :] = out
     return table.reshape(rows.shape)
 

@@ -13,7 +13,7 @@ import torch
 from apps import music
 from apps.music import controls, metrics, pipe, tunes
 from apps.music.cli import app
-from apps.music.corpus import corpus, moved, told
+from apps.music.corpus import corpus, moved, shifted, told
 from apps.music.generate import MusicModel
 from apps.music.model import MusicNet, Recipe
 from apps.music.roll import RollCodec
@@ -258,6 +258,12 @@ def test_a_key_moves_with_its_notes() -> None:
     score = Score(score.notes, score.hits, 120.0)
     up = told(score.transpose(2), codec)
     assert float((moved(told(score, codec), 2) - up).abs().max()) < 1e-6
+    narrow = RollCodec(dim=12, low=60, high=64)
+    rows = narrow.roll(score).reshape(-1, narrow.ticks * narrow.width)
+    for shift in (4, -11):
+        lost = shifted(rows, shift, narrow).reshape(-1, narrow.width)
+        assert bool((lost[:, narrow.hits :] == -1).all())
+        assert torch.equal(lost[:, : narrow.hits], narrow.roll(score)[:, : narrow.hits])
 
 
 @pytest.mark.parametrize("name", [r for r in recipes("music")])
