@@ -47,7 +47,24 @@ def test_many_rows_with_dependent_ones() -> None:
     assert float(own.violations(own.project(torch.zeros(700).double()))) < 1e-8
 
 
+@pytest.mark.parametrize("m", [2, 402])
+def test_rows_may_have_units_far_apart(m: int) -> None:
+    A = np.zeros((m, m + 2))
+    A[np.arange(m), np.arange(m)] = A[np.arange(m), np.arange(m) + 1] = 1
+    b = np.linspace(-1, 1, m)
+    unit = np.where(np.arange(m) % 2, 1.0, 1e7)  # pascals and shares, say
+    x = torch.randn(3, m + 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = Affine(unit[:, None] * A, unit * b).project(x)
+    assert torch.allclose(found, Affine(A, b).project(x), atol=1e-6)
+    assert float(Affine(A, b).violations(found).max()) < 1e-8
+
+
 def test_contradictions_are_refused() -> None:
+    with pytest.raises(InfeasibleError, match="two values"):
+        Affine.fixed(3, np.array([1, 0, 1]), np.array([1.0, 2.0, 3.0]))
+    assert Affine.fixed(3, np.array([1, 0, 1]), np.array([1.0, 2.0, 1.0])).project(torch.zeros(3)).tolist() == [2, 1, 0]
+    with pytest.raises(UsageError, match="weight: must be positive"):
+        Affine(np.ones((1, 2)), np.ones(1), np.array([0.0, 1.0]))
     with pytest.raises(InfeasibleError, match="contradict"):
         Affine(csr_matrix(np.ones((2, 3))), np.array([0.0, 1.0]))
     with pytest.raises(InfeasibleError, match="contradict"):

@@ -6,7 +6,8 @@ Coordinates F are given outright; the others follow from
 
     y = x - W^{-1} A' (A W^{-1} A')^+ (A x - b)           on the coordinates that are free.
 
-The small system is factored once. Rows that depend on others (the divergence of a closed domain has one) are allowed as
+The small system is factored once, rows whose units are far apart (a pressure, a share) at one size. Rows that depend
+on others (the divergence of a closed domain has one) are allowed as
 long as they do not contradict them; a contradiction is refused before anything is sampled. P is linear but for a
 constant, so `Projected`, a denoiser whose prediction is projected, keeps gradients, and composes with guidance.
 
@@ -33,6 +34,9 @@ from core.errors import InfeasibleError, UsageError
 
 __all__ = ["Affine", "Projected"]
 
+APART = 1e4
+"""How much larger a row may be than another before all are scaled: beside it the smaller would count as rounding."""
+
 
 @dataclass(eq=False)
 class Affine:
@@ -45,8 +49,8 @@ class Affine:
         where, value: F and c: coordinates that are given.
 
     Raises:
-        UsageError: shapes do not fit.
-        InfeasibleError: the rows contradict each other or the given coordinates.
+        UsageError: shapes do not fit, or a weight is not positive.
+        InfeasibleError: the rows contradict each other or the given coordinates, or one of these is given two values.
     """
 
     A: Any  # scipy's sparse types do not check
@@ -65,6 +69,10 @@ class Affine:
         self.value = np.zeros(0) if self.value is None else np.asarray(self.value, np.float64)
         if self.b.shape != (self.A.shape[0],) or self.weight.shape != (n,) or self.where.shape != self.value.shape:
             raise UsageError("rows, values and weights do not fit", field="constraint", value=self.A.shape)
+        if not (self.weight > 0).all():
+            raise UsageError("must be positive", field="weight", value=float(self.weight.min()))
+        if len(np.unique(self.where)) < len(self.where):
+            self.where, self.value = _once(self.where, self.value)
         start = torch.zeros(n, dtype=torch.float64)
         gap = float(self.residual(self.project(start)).abs().max()) if self.A.shape[0] else 0.0
         if gap > 1e-8 * (1 + np.abs(self.b).max(initial=0) + np.abs(self.value).max(initial=0)):
@@ -77,12 +85,9 @@ class Affine:
 
     def __and__(self, other: Affine) -> Affine:
         """Return the intersection; weights are the other's where this one has only given coordinates."""
-        where, first, again = np.unique(np.r_[self.where, other.where], return_index=True, return_inverse=True)
-        both = np.r_[self.value, other.value]
-        if not np.allclose(both[first][again], both, rtol=1e-12, atol=1e-12):
-            raise InfeasibleError("a coordinate is given two values", field="constraint")
+        where, value = _once(np.r_[self.where, other.where], np.r_[self.value, other.value])
         weight = self.weight if self.A.shape[0] else other.weight
-        return Affine(vstack([self.A, other.A]), np.r_[self.b, other.b], weight, where, both[first])
+        return Affine(vstack([self.A, other.A]), np.r_[self.b, other.b], weight, where, value)
 
     @cached_property
     def _system(self) -> tuple[csr_matrix, Callable[[np.ndarray], np.ndarray]]:
@@ -91,20 +96,12 @@ class Affine:
         free[self.where] = 0
         lift = csr_matrix(diags(free / self.weight) @ self.A.T)
         gram = csr_matrix(self.A @ lift)
-        m = self.A.shape[0]
-        if m <= 400:  # small: exact also where rows depend on each other
-            dense = gram.toarray()
-            return lift, lambda r: np.linalg.lstsq(dense, r, rcond=1e-12)[0]
-        scale = float(gram.diagonal().mean())
-        factor = splu((gram + 1e-10 * scale * identity(m)).tocsc())
-
-        def solve(r: np.ndarray) -> np.ndarray:
-            x = factor.solve(r)
-            for _ in range(3):  # refinement takes the small shift out again, where the row space allows it
-                x = x + factor.solve(r - gram @ x)
-            return x
-
-        return lift, solve
+        size = np.sqrt(gram.diagonal())
+        if not len(size) or size.max() <= APART * size.min(where=size > 0, initial=np.inf):
+            return lift, _solver(gram)
+        unit = 1 / np.where(size > 0, size, 1.0)[:, None]
+        solve = _solver(csr_matrix(gram.multiply(unit).multiply(unit.T)))
+        return lift, lambda r: unit * solve(unit * r)
 
     def residual(self, x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b m"]:
         """Return A x - b for x [..., n], [..., m]."""
@@ -120,6 +117,32 @@ class Affine:
     def project(self, x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
         """Return the nearest point of the set to each x [..., n]; given coordinates come out exactly."""
         return _Project.apply(x, self)  # type: ignore[return-value]
+
+
+def _once(where: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return coordinates in order, each once, and their values."""
+    once, first, again = np.unique(where, return_index=True, return_inverse=True)
+    if not np.allclose(value[first][again], value, rtol=1e-12, atol=1e-12):
+        raise InfeasibleError("a coordinate is given two values", field="constraint")
+    return once, value[first]
+
+
+def _solver(gram: csr_matrix) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what solves `gram x = r` for r [m, B] in the row space."""
+    m = gram.shape[0]
+    if m <= 400:  # small: exact also where rows depend on each other
+        dense = gram.toarray()
+        return lambda r: np.linalg.lstsq(dense, r, rcond=1e-12)[0]
+    scale = float(gram.diagonal().mean())
+    factor = splu((gram + 1e-10 * scale * identity(m)).tocsc())
+
+    def solve(r: np.ndarray) -> np.ndarray:
+        x = factor.solve(r)
+        for _ in range(3):  # refinement takes the small shift out again, where the row space allows it
+            x = x + factor.solve(r - gram @ x)
+        return x
+
+    return solve
 
 
 class _Project(torch.autograd.Function):
