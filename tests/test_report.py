@@ -27,6 +27,10 @@ def test_a_page_embeds_pictures_and_escapes_text(tmp_path: Path) -> None:
     page = write(tmp_path / "out" / "index.html", "demo", [Section("Trips", blocks)]).read_text()
     assert "1 &lt; 2 &amp; &lt;script&gt;" in page and "<td>0.1235</td>" in page and "<h2>Trips</h2>" in page
     assert base64.b64encode(b"<svg/>").decode() in page
+    (tmp_path / "a.jpeg").write_bytes(b"jpeg")
+    blocks = [Picture(tmp_path / "a.jpeg"), Link(tmp_path / "50 % of #1?.csv", "names as they come")]
+    odd = write(tmp_path / "odd.html", "demo", [Section("Names", blocks)]).read_text()
+    assert "data:image/jpeg;base64," in odd and 'href="50%20%25%20of%20%231%3F.csv"' in odd
     assert 'src="../maps/m.html"' in page and 'href="../maps/m.geojson"' in page
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote
 
 __all__ = ["Block", "Chapter", "Commands", "Frame", "Link", "Picture", "Section", "Sound", "Table", "Text", "write"]
 
@@ -52,7 +53,7 @@ figcaption { opacity: .8; font-size: .92em }
 """
 
 
-KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg", ".gif": "image/gif"}
+KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif"}
 
 
 class Block(Protocol):
@@ -210,8 +211,8 @@ def embedded(path: Path, kind: str) -> str:
 
 
 def relative(path: Path, base: Path) -> str:
-    """Return the path of a file as seen from the folder `base`."""
-    return Path(os.path.relpath(path, base)).as_posix()
+    """Return the address of a file as seen from the folder `base`; names may hold `#`, `?` and `%`."""
+    return quote(Path(os.path.relpath(path, base)).as_posix())
 
 
 def shown(cell: Any) -> str:
