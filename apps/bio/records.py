@@ -250,7 +250,8 @@ def _read_tsv(path: Path | str) -> list[Entry]:
         about = json.loads(lines[0][1:]) if lines and lines[0].startswith("# {") else {}
     except ValueError:
         raise DataError("its first line is no JSON object", field=str(path)) from None
-    rows = list(csv.DictReader((line for line in lines if not line.startswith("#")), delimiter="\t"))
+    table = (line for line in lines if "\t" in line or not line.startswith("#"))  # a name may be #1
+    rows = list(csv.DictReader(table, delimiter="\t"))
     column = next((c for c in ("sequence", "seq") if rows and c in rows[0]), None)
     if column is None:
         raise DataError("has no column `sequence` or `seq`", field=str(path))

@@ -281,6 +281,8 @@ def cai(reference: str) -> Cai:
     if not Path(reference).is_file():
         raise DataError("no such file", field="cai", value=reference)
     genes = [str(r.seq).upper() for r in SeqIO.parse(reference, "fasta")]
+    if all(len(g) < 3 for g in genes):
+        raise DataError("holds no whole codon", field="cai", value=reference)
     try:
         index = CodonAdaptationIndex([g[: len(g) // 3 * 3] for g in genes])
     except ValueError as error:
@@ -296,21 +298,30 @@ def table(file: str, missing: float = float("-inf"), letters: str = "") -> Looku
     """Return the reward of a file with two columns, sequence and value, tab- or comma-separated, header optional.
 
     Raises:
-        DataError: absent, or a line that is no pair.
+        DataError: absent, a line that is no pair, or none at all.
     """
     path = Path(file)
     if not path.is_file():
         raise DataError("no such file", field="table", value=file)
     values = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(_text(path).splitlines(), 1):
         cells = re.split(r"[\t,]", line.strip())
         try:
             values[cells[0].upper()] = float(cells[1])
         except (IndexError, ValueError):
             if number > 1 and line.strip():
                 raise DataError("is not a pair of sequence and value", field=f"{file}:{number}") from None
+    if not values:
+        raise DataError("holds no pair of sequence and value", field="table", value=file)
     found = set("".join(values))
     return Lookup(values, letters or (LETTERS["dna"] if found <= set("ACGT") else LETTERS["protein"]), missing)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read as text ({type(error).__name__})", field=str(path)) from None
 
 
 PROTEIN = {"charge": "elementary charges at pH 7", "isoelectric": "pH", "instability": "index, unstable above 40",

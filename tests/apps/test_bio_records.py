@@ -85,6 +85,14 @@ def test_a_record_without_letters_is_refused(tmp_path: Path, name: str, text: st
         read(tmp_path / name)
 
 
+def test_rows_of_a_table_may_have_numbers_for_names(tmp_path: Path) -> None:
+    (path := tmp_path / "a.tsv").write_text('# {"seed": 3}\n# by hand\nname\tsequence\n#1\tACGT\nb\tTT\n')
+    assert [(e.name, e.sequence, e.manifest) for e in read(path)] == [
+        ("#1", "ACGT", {"seed": 3}),
+        ("b", "TT", {"seed": 3}),
+    ]
+
+
 @QUICK
 @given(
     scores=st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.floats(-1e6, 1e6), max_size=3),

@@ -149,3 +149,23 @@ def test_mistakes_are_named(wrong: str, said: str) -> None:
 def test_every_reward_has_name_and_unit() -> None:
     made = [BUILT_IN[n]() for n in BUILT_IN if n not in {"oracle", "pwm", "cai", "table", "ddg"}]
     assert all(m.name and m.unit for m in made)  # type: ignore[attr-defined]
+
+
+def test_files_that_say_nothing_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "none.fasta").write_text(">a\nAT\n")
+    with pytest.raises(DataError, match="no whole codon"):
+        r.cai(str(tmp_path / "none.fasta"))
+    for text, says in (
+        ('"ACGT","2"\n', "no pair"),
+        ("ACGT;2\n", "no pair"),
+        ("", "no pair"),
+        ("A,1\nC\n", ":2: is not"),
+    ):
+        (tmp_path / "t.csv").write_text(text)
+        with pytest.raises(DataError, match=says):
+            r.table(str(tmp_path / "t.csv"))
+    (tmp_path / "t.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="cannot be read as text"):
+        r.table(str(tmp_path / "t.csv"))
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfacgt,2\n")
+    assert r.table(str(tmp_path / "t.csv")).values == {"ACGT": 2}
