@@ -83,6 +83,13 @@ class FieldModel:
             out[name] = torch.tensor([[float(value)]])
         return out
 
+    def _start(self, start: np.ndarray) -> torch.Tensor:
+        """Return a state [N, C] as a batch [1, N, C] of the model's."""
+        want = (len(self.mesh), len(self.net.system.fields))
+        if np.shape(start) != want:
+            raise UsageError(f"must have one row a node, {want}", field="start", value=np.shape(start))
+        return torch.as_tensor(np.asarray(start, np.float32))[None].to(self.net.points.device)
+
     @torch.inference_mode()
     def rollout(
         self,
@@ -99,10 +106,7 @@ class FieldModel:
             QuintetError: the roll-out left what is finite; the line says when.
         """
         net, given = self.net, self._given(parameters)
-        want = (len(self.mesh), len(net.system.fields))
-        if np.shape(start) != want:
-            raise UsageError(f"must have one row a node, {want}", field="start", value=np.shape(start))
-        u = net.enter(torch.as_tensor(np.asarray(start, np.float32))[None].to(net.points.device), t, given)
+        u = net.enter(self._start(start), t, given)
         span, kept, times = net.dt * net.substeps, [net.leave(u)[0].cpu().numpy()], [t]
         for k in range(1, steps + 1):
             u = net.refined(u, t + (k - 1) * span, given)
@@ -193,11 +197,13 @@ class FieldModel:
         `spread` says how they differ, the calibrated one by default; all is a function of (seed, members).
 
         Raises:
-            UsageError: a parameter is unknown, or there is no calibrated spread and none can be made here.
+            UsageError: the state does not fit the mesh, a parameter is unknown, there are fewer than two members, or
+                there is no calibrated spread and none can be made here.
             QuintetError: members left what is finite; the line says when and how many.
         """
-        net = self.net
-        u = torch.as_tensor(np.asarray(start, np.float32))[None].to(net.points.device)
+        net, u = self.net, self._start(start)
+        if members < 2:
+            raise UsageError("needs two at least", field="members", value=members, hint="one alone is `rollout`")
         given = self._given(parameters)
         states = draw_members(net, u, steps, spread or self.spread, members, seed, t, given, every)[0]
         times = t + np.arange(states.shape[1]) * every * net.dt * net.substeps

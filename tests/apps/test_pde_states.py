@@ -164,6 +164,9 @@ def test_members_that_leave_what_is_finite_are_refused() -> None:
     with pytest.raises(QuintetError, match=r"3 of 3 members are not finite from t = 0\.\d+ on; .*noise"):
         model.ensemble(start, 30, 3, ensemble.Spread(start=800.0))
     assert np.isfinite(model.ensemble(start, 30, 3, ensemble.Spread(start=0.01))[1]).all()
+    for state, n, words in ((start, 1, "members: needs two at least"), (start[1:], 3, "must have one row a node")):
+        with pytest.raises(UsageError, match=words):
+            model.ensemble(state, 2, n, ensemble.Spread(start=0.01))
     truth = np.repeat(cycle().states[:, :1] * 800, 8, 1)  # from here each member of any spread blows up
     data = Trajectories(MESH, ("u", "v"), np.arange(8) * 0.01, truth, {})
     with pytest.raises(QuintetError, match="members are not finite on 2 of 2 validation trajectories"):
