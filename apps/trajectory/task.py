@@ -27,6 +27,7 @@ from apps.trajectory.network import RoadNetwork
 from apps.trajectory.prior import RoutePrior, from_vector, to_vector
 from apps.trajectory.sources import keep, kept, open_network, read_splits
 from apps.trajectory.tokenizer import trim
+from core.errors import UsageError
 
 if TYPE_CHECKING:
     from apps.trajectory.logit import Parameters
@@ -120,10 +121,11 @@ class _Pool:
         self.hops = np.array([len(w) for w in self.walks])
         usable = np.flatnonzero(self.hops >= 2)
         self.folds = [usable[usable % len(self.collators) == k] for k in range(len(self.collators))]
+        self.filled = [k for k, fold in enumerate(self.folds) if len(fold)]
 
     def draw(self, size: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
         """Draw trips of one fold and of similar length; every trip of the fold is equally likely."""
-        fold = int(rng.integers(len(self.folds)))
+        fold = self.filled[int(rng.integers(len(self.filled)))]
         drawn = rng.choice(self.folds[fold], 8 * size)
         part = int(rng.integers(8)) * size
         return fold, drawn[np.argsort(self.hops[drawn], kind="stable")][part : part + size]
@@ -173,7 +175,11 @@ class TripTask:
     data: Corpus
 
     def __post_init__(self) -> None:
-        """Split the trips into those that are seen (experience), those that train and those that judge."""
+        """Split the trips into those that are seen (experience), those that train and those that judge.
+
+        Raises:
+            UsageError: none is left to train or to validate with.
+        """
         simulated, real = (self._short(t) for t in (self.data.simulated, self.data.train))
         held, first = len(simulated) // 50, min(SEEN, len(simulated) // 4)
         seen, strange = experience(simulated.select(slice(0, first))), self._collator(None)
@@ -186,7 +192,21 @@ class TripTask:
         last = simulated.select(slice(len(simulated) - held, None))
         judge = self._short(self.data.valid) if len(self.data.valid) else last
         self.judge = _Pool(judge, [self._collator(self.seen)], strange)
+        self._refuse()
         self._calibrate(real if parts else simulated.select(slice(0, first)))
+
+    def _refuse(self) -> None:
+        """Refuse a recipe that would draw batches from no trips."""
+        data = self.recipe.data
+        if data.real > 0 and data.trips and (self.real is None or not self.real.filled):
+            hint = f"trips of more than data.max_hops={data.max_hops} segments are left out"
+            raise UsageError("no trip of it can train", field="data.trips", value=data.trips, hint=hint)
+        if not self.simulated.filled and (self.real is None or data.real < 1 or data.real_from > 0):
+            hint = "simulate some, or train on data.trips=FILE with data.real=1"
+            raise UsageError("too few trips to train on", field="data.simulated", value=data.simulated, hint=hint)
+        if not self.judge.filled:
+            hint = "give more trips, or data.simulated=500"
+            raise UsageError("no trip is left to validate with", field="data.trips", value=data.trips, hint=hint)
 
     def _short(self, trips: Trips) -> Trips:
         return trips.select(np.flatnonzero(trips.hops() <= self.recipe.data.max_hops)) if len(trips) else trips

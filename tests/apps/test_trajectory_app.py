@@ -22,12 +22,12 @@ from apps.trajectory.data import Trips
 from apps.trajectory.export import to_csv, to_hoser
 from apps.trajectory.gps import observe
 from apps.trajectory.logit import simulate
-from apps.trajectory.model import DataConfig
+from apps.trajectory.model import DataConfig, Recipe
 from apps.trajectory.requests import sample_all
 from apps.trajectory.scorecard import answerable
 from apps.trajectory.sources import keep, kept, open_network, read_splits, read_trips
-from apps.trajectory.task import corpus
-from core.errors import DataError, InfeasibleError
+from apps.trajectory.task import corpus, make
+from core.errors import DataError, InfeasibleError, UsageError
 
 ENDS = ("--origin", "3", "--destination", "200")
 SHORT = ["trainer.steps=6", "trainer.validate_every=0", "data.simulated=400", "model.dim=16", "model.depth=1"]
@@ -237,6 +237,32 @@ def test_trips_over_steps_that_are_none_train_and_judge_nobody(
     assert len(read_trips(tmp_path / "test.csv", found.network)) == len(trips), "generated trips are judged as they are"
     assert answerable(broken, len(trips), 99).legal().all()
     assert fit(broken, steps=1).used == fit(broken.select(np.flatnonzero(legal)), steps=1).used
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"simulated": 0, "real": 0.5}, "data.simulated"),
+        ({"simulated": 0}, "data.simulated"),
+        ({"simulated": 0, "real": 1.0, "whole": True}, "data.trips"),
+        ({"simulated": 0, "real": 1.0, "max_hops": 2}, "data.trips"),
+        ({"simulated": 30, "trips": ""}, "data.trips"),
+    ],
+    ids=str,
+)
+def test_a_recipe_without_trips_is_refused(trips: Trips, tmp_path: Path, change: dict, field: str) -> None:
+    to_csv(trips, tmp_path / "trips.csv")
+    recipe = Recipe(data=DataConfig(**{"trips": str(tmp_path / "trips.csv"), **change}))
+    with pytest.raises(UsageError) as caught:
+        make(recipe)
+    assert caught.value.field == field and "\n" not in str(caught.value)
+
+
+def test_three_trips_train(trips: Trips, tmp_path: Path) -> None:
+    """Fewer trips than folds: those that there are serve."""
+    to_csv(trips.select(range(3)), tmp_path / "trips.csv")
+    recipe = Recipe(data=DataConfig(trips=str(tmp_path / "trips.csv"), simulated=60, real=1.0, batch=4), blocks=[1])
+    assert all(len(make(recipe).batch(step, 0, 1).row_trip) for step in range(3))
 
 
 def damaged(run_folder: Path, folder: Path) -> Path:
