@@ -353,6 +353,9 @@ def finish(
         say(f"audit of {len(found)} designs by other code:\n{audit.table(findings)}")
     if not audit.clean(findings):
         raise RuntimeError("a design breaks a rule; nothing was written: please report this")
+    if missed and not len(found):
+        raise InfeasibleError(f"none of {missed} draws met every GC window and a circle's seam in {ROUNDS} rounds: "
+                              "nothing was written", field="constraints", hint="relax the windows")  # fmt: skip
     if missed:
         say(f"{missed} designs given up: a GC window or a circle's seam was not met in {ROUNDS} rounds")
     if aim is not None and found.tokens is not None and len(found):

@@ -12,14 +12,19 @@ from Bio.Seq import Seq
 from Bio.SeqFeature import CompoundLocation, SeqFeature, SimpleLocation
 from Bio.SeqRecord import SeqRecord
 
+from apps import bio
 from apps.bio import audit
+from apps.bio import design as design_module
 from apps.bio.constraints import compile_, forbid, require, spacing
 from apps.bio.design import Order, noted, order
 from apps.bio.dna.chisel import marks
+from apps.bio.dna.network import build
 from apps.bio.dna.rules import Gc
 from apps.bio.genbank import filled, inserted, template
+from apps.bio.generate import SequenceModel
+from apps.bio.model import ModelConfig, Recipe
 from apps.bio.records import Designs, read, read_genbank
-from core.errors import DataError, UsageError
+from core.errors import DataError, InfeasibleError, UsageError
 
 
 def record(letters: str, label: str, *pieces: tuple[int, int], circular: bool = False) -> SeqRecord:
@@ -174,3 +179,16 @@ def test_annotations_of_a_template_are_rules_enough_to_audit(tmp_path: Path) -> 
         else:
             with pytest.raises(DataError, match="1 violations of 1 rules; got 'forbid BsaI'"):
                 audit.audit([tmp_path / "d.fasta"], rules={}, template=path)
+
+
+def test_an_order_that_nothing_met_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TATAWAW leaves three letters of a window of ten for the four G or C: no draw can hold every window."""
+    torch.manual_seed(0)
+    config = ModelConfig(dim=8, depth=1, dilations=[1], order=0, strands=False)
+    model = SequenceModel(build(config, 4), Recipe(kind="dna", model=config))
+    monkeypatch.setattr(bio, "load", lambda *a, **k: model)
+    monkeypatch.setattr(design_module, "ROUNDS", 2)
+    rules = {"require": ["TATAWAW"], "gc": ["0.4-0.6/10"]}
+    with pytest.raises(InfeasibleError, match="none of 2 draws met every GC window.*nothing was written"):
+        design_module.design("x", rules=rules, n=2, length=40, out=tmp_path / "x.fasta", settings={"steps": 2})
+    assert list(tmp_path.iterdir()) == []
