@@ -94,7 +94,7 @@ def match(
     report: Annotated[Path | None, typer.Option("--report", help="CSV: what became of each trace, and why.")] = None,
     json: Json = False,
 ) -> None:
-    """Match raw GPS to the roads; --out FILE in any format of `sample` (train on .csv with data.trips=FILE)."""
+    """Match raw GPS to the roads; --out FILE as for `sample` (train on .csv: data.trips=FILE data.real=0.8)."""
     from apps.trajectory import verbs
 
     emit(verbs.match(network, traces, out, report), json)
