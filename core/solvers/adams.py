@@ -253,7 +253,7 @@ def adams(
             raise UsageError("unknown", field=field, value=value, choices=choices)
     grid = Grid.of(process, times)
     steps = len(grid.times) - 1
-    orders = (int(order),) * steps if isinstance(order, int | np.integer) else tuple(order)
+    orders = (order,) * steps if isinstance(order, int) else tuple(order)
     if len(orders) != steps or min(orders) < 1:
         raise UsageError("must be 1 or more, one for all steps or for each", field="order", value=order)
     if eta and (space != "data" or corrector):
