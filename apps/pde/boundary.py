@@ -125,7 +125,8 @@ def insulated(conditions: Sequence[Mapping[str, Condition]]) -> list[str]:
 def _slip(mesh: Mesh, nodes: np.ndarray, part: str, k: int, names: Sequence[str]) -> Condition:
     edges = mesh.groups[part]
     along = np.abs(mesh.shortest(mesh.points[edges[:, 1]] - mesh.points[edges[:, 0]]))
-    axis = 0 if (along[:, 1] < 1e-9).all() else 1 if (along[:, 0] < 1e-9).all() else -1
+    straight = along.max(0) < 1e-6 * along.max()  # in any units
+    axis = 0 if straight[1] else 1 if straight[0] else -1
     if axis < 0 or k > 1:
         raise UsageError("slip is for the velocity at walls along x or y", field=f"boundary.{part}", value="slip")
     text = "dirichlet(0)" if k != axis else "neumann(0)"

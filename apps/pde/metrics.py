@@ -44,9 +44,10 @@ def energy(u: np.ndarray, area: np.ndarray) -> Any:
 
 
 def spectrum(u: np.ndarray, points: np.ndarray, area: np.ndarray, size: float, shells: int = 12) -> np.ndarray:
-    """Return the energy in shells |k| in [s - 1/2, s + 1/2) of the torus, s = 1 ... shells, of u [..., N, C].
+    """Return the mean of |u|^2 in shells |k| in [s - 1/2, s + 1/2) of the torus, s = 1 ... shells, of u [..., N, C].
 
-    Coefficients are quadratures with the nodes' areas, so shells near the mesh's own scale are indicative only.
+    It is twice the energy over the area. Coefficients are quadratures with the nodes' areas, so shells near the mesh's
+    own scale are indicative only.
     """
     k = np.arange(-shells - 1, shells + 2)
     kx, ky = (v.ravel() for v in np.meshgrid(k, k, indexing="ij"))

@@ -81,6 +81,18 @@ def test_conditions_that_the_elements_do_not_know_are_refused(tmp_path: Path, te
         data.splits(config, 0)
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e6])
+def test_a_wall_is_straight_or_tilted_in_any_units(unit: float) -> None:
+    mesh, sides = rectangle(4), dict.fromkeys(("left", "right", "bottom", "top"), "slip")
+    noise = 1e-10 * np.random.default_rng(0).standard_normal(mesh.points.shape)
+    near = Mesh((mesh.points + noise) * unit, mesh.triangles, mesh.groups)
+    u, v = read_conditions(near, sides, ("u", "v"), ())
+    assert [u["top"].kind, v["top"].kind, u["left"].kind] == ["robin", "dirichlet", "dirichlet"]
+    turned = Mesh(mesh.points @ np.array([[0.999, -0.04], [0.04, 0.999]]) * unit, mesh.triangles, mesh.groups)
+    with pytest.raises(UsageError, match="walls along x or y"):
+        read_conditions(turned, sides, ("u", "v"), ())
+
+
 @pytest.mark.parametrize("zero", ["neumann(0.0)", "neumann( -0 )", "robin(0.0, 1.0, 0)", "neumann()"])
 def test_no_flux_is_no_flux_however_it_is_written(tmp_path: Path, zero: str) -> None:
     plain, other = (own(tmp_path, rectangle(6), boundary={**WALLS, "top": text}) for text in ("neumann(0)", zero))
