@@ -87,7 +87,7 @@ def read_midi(path: Path | str) -> Score:
     at the end, of less than a bar of four beats, counts. Percussion that is none of `DRUMS` is a ride.
 
     Raises:
-        DataError: no such file, not a MIDI file of these formats, or a tempo that gives a beat no time.
+        DataError: no such file, not a MIDI file of these formats, damaged, or a tempo that gives a beat no time.
     """
     try:
         data = Path(path).read_bytes()
@@ -115,6 +115,8 @@ def read_midi(path: Path | str) -> Score:
             at += 8 + size
     except IndexError:
         raise DataError("ends in the middle of an event", field="midi", value=str(path)) from None
+    except ValueError:
+        raise DataError("is damaged: it holds what is no event", field="midi", value=str(path)) from None
     beat = min(reversed(tempo), key=itemgetter(0), default=(0, 500_000))[1]
     if not beat:
         hint = "set a tempo in the program that wrote it"
@@ -126,16 +128,27 @@ def read_midi(path: Path | str) -> Score:
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
+    """Return a number of one to four bytes at `at`, and where it ends.
+
+    Raises:
+        IndexError: the data end before it.
+        ValueError: it has more bytes.
+    """
     value = 0
-    while True:
-        byte = data[at]
-        value, at = value << 7 | byte & 0x7F, at + 1
-        if byte < 0x80:
-            return value, at
+    for place in range(at, at + 4):
+        value = value << 7 | data[place] & 0x7F
+        if data[place] < 0x80:
+            return value, place + 1
+    raise ValueError
 
 
 def _track(data: bytes, ppq: int, notes: list, hits: list, tempo: list) -> int:
-    """Read a track's events into the lists and return when it ends; a tempo is its time and microseconds of a beat."""
+    """Read a track's events into the lists and return when it ends; a tempo is its time and microseconds of a beat.
+
+    Raises:
+        IndexError: it ends in the middle of an event.
+        ValueError: it holds what is no event.
+    """
     at, time, running = 0, 0, 0
     sounding: dict[tuple[int, int], tuple[float, float]] = {}
     while at < len(data):
@@ -148,12 +161,16 @@ def _track(data: bytes, ppq: int, notes: list, hits: list, tempo: list) -> int:
             kind = data[at] if status == 0xFF else -1
             size, at = _number(data, at + (status == 0xFF))
             if kind == 0x51:
+                if size != 3:
+                    raise ValueError
                 tempo.append((time, int.from_bytes(data[at : at + size], "big")))
             at += size
             continue
         running = status
         kind, channel = status & 0xF0, status & 0x0F
         first, second = data[at], data[at + 1] if kind not in (0xC0, 0xD0) else 0
+        if not 0x80 <= status < 0xF0 or max(first, second) >= 0x80:
+            raise ValueError
         at += 1 if kind in (0xC0, 0xD0) else 2
         beat = time / ppq
         if kind in (0x80, 0x90) and channel != DRUM_CHANNEL and (channel, first) in sounding:

@@ -17,7 +17,7 @@ from apps.music.model import MusicNet
 from apps.music.roll import TICKS, RollCodec
 from apps.music.score import Score, read_midi, write_midi
 from apps.music.synth import RATE
-from core.errors import UsageError
+from core.errors import DataError, UsageError
 from core.run.config import load_recipe
 
 
@@ -45,6 +45,25 @@ def test_a_rest_at_the_end_counts_up_to_a_bar(tmp_path: Path, beats: float, read
     assert read_midi(tmp_path / "a.mid").beats == read
     write_midi(Score(beats=beats), tmp_path / "b.mid")
     assert read_midi(tmp_path / "b.mid").beats == 0  # a file without notes is none
+
+
+EVENTS = {
+    "a pitch of 200": bytes([0, 0x90, 200, 90]),
+    "a velocity of 200": bytes([0, 0x99, 36, 200]),
+    "data that nothing announced": bytes([0, 60, 90]),
+    "a message that files have not": bytes([0, 0xF8, 0, 0]),
+    "a tempo of many bytes": b"\x00\xff\x51\x04\1\1\1\1",
+    "a time of many bytes": bytes([0xFF] * 200 + [0, 0x90, 60, 90]),
+}
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_damaged_midi_is_refused(tmp_path: Path, name: str) -> None:
+    track = EVENTS[name] + b"\x00\xff\x2f\x00"
+    head = b"MThd" + (6).to_bytes(4, "big") + bytes([0, 0, 0, 1, 0, 96])
+    (tmp_path / "a.mid").write_bytes(head + b"MTrk" + len(track).to_bytes(4, "big") + track)
+    with pytest.raises(DataError, match="^midi: is damaged"):
+        read_midi(tmp_path / "a.mid")
 
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (100,), (1000,), (1000, 2), (0, 2)])
