@@ -129,7 +129,7 @@ def _once(where: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def _solver(gram: csr_matrix) -> Callable[[np.ndarray], np.ndarray]:
     """Return what solves `gram x = r` for r [m, B] in the row space."""
-    m = gram.shape[0]
+    m = len(gram.diagonal())
     if m <= 400:  # small: exact also where rows depend on each other
         dense = gram.toarray()
         return lambda r: np.linalg.lstsq(dense, r, rcond=1e-12)[0]
