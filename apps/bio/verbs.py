@@ -110,7 +110,8 @@ def judge(model: SequenceModel, n: int, draws: int, seed: int) -> dict[str, Any]
 
     data = read(model.recipe.data, model.recipe.seed)
     train, test = data.select(0).tokens, data.select(2).tokens
-    held = test[np.random.default_rng(seed).permutation(len(test))[:n]]
+    chosen, others = apart(len(test), n, seed)
+    held, other = test[chosen], test[others]
     letters = held.shape[1]
     say(f"the bound of {len(held)} held-out sequences")
     x = torch.from_numpy(model.tokenizer.encode(words(model, held)))
@@ -124,17 +125,26 @@ def judge(model: SequenceModel, n: int, draws: int, seed: int) -> dict[str, Any]
     drawn = model.sample(len(held), length=letters, seed=seed)
     y = model.tokenizer.decode(drawn.tokens.numpy()) if drawn.tokens is not None else drawn.sequences
     ours = single_letters(y)
-    other = test[np.random.default_rng(seed + 1).permutation(len(test))[: len(held)]]
+    near, few = held[: len(other)], ours[: len(other)]  # sets of one size: distances shrink with it
     for k in (3, 6):
-        counts = [metrics.kmer_counts(v, k) for v in (held, ours, other)]
+        counts = [metrics.kmer_counts(v, k) for v in (near, few, other)]
         found[f"{k}mer_tv"] = metrics.total_variation(counts[0], counts[1])
         found[f"{k}mer_tv_floor"] = metrics.total_variation(counts[0], counts[2])
-    found["6mer_enrichment_correlation"] = metrics.enrichment_correlation(held, ours)
-    found["6mer_enrichment_correlation_floor"] = metrics.enrichment_correlation(held, other)
+    found["6mer_enrichment_correlation"] = metrics.enrichment_correlation(near, few)
+    found["6mer_enrichment_correlation_floor"] = metrics.enrichment_correlation(near, other)
     found |= {"gc": float(metrics.gc_content(ours).mean()), "gc_real": float(metrics.gc_content(held).mean())}
     found |= {"diversity": metrics.diversity(ours), "diversity_real": metrics.diversity(held)}
     found["copies"] = metrics.copies(y, words(model, train))
     return found
+
+
+def apart(count: int, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of at most `n` of `count` sequences, and of others that real is compared with real by.
+
+    The others are as many, at most half of all, and none of the first so many; of a single sequence it is that one.
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    return order[:n], order[count - max(min(n, count // 2), 1) :]
 
 
 def words(model: SequenceModel, tokens: np.ndarray) -> list[str]:

@@ -11,7 +11,7 @@ from apps.bio.protein.collect import Collection, backbones, collect, relative, s
 from apps.bio.protein.data import AMINO, Backbones, folds, read_backbones, together
 from apps.bio.protein.model import ProteinConfig
 from apps.bio.protein.task import FoldingTask
-from core.errors import DataError
+from core.errors import DataError, UsageError
 
 THREE = "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR".split()
 STEP = np.array([[0, 0, 0], [1.46, 0, 0], [2.0, 1.42, 0], [1.3, 2.4, 0.3]])
@@ -127,7 +127,10 @@ def test_a_set_of_too_few_clusters_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_is_half_written(tmp_path: Path) -> None:
-    """A set that cannot be written leaves none of its two files."""
+    """A set that cannot be written leaves none of its two files, and no file gives way to its folder."""
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(UsageError, match="out: is a file"):
+        backbones([], beside=None, shortest=30, longest=50, expect=0.01, out=tmp_path / "mine")
     broken = Collection(["x:A"], ["ACD"], [np.zeros((3, 4, 3))], [np.arange(3)], [0])
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "backbones.csv.part").mkdir()

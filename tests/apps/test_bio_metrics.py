@@ -10,6 +10,7 @@ import pytest
 from apps.bio import metrics, report
 from apps.bio.baselines import Chain, interpolated, markov, shuffled
 from apps.bio.tokenizer import Tokenizer
+from apps.bio.verbs import apart
 
 X = np.random.default_rng(0).choice(4, (50, 30), p=[0.4, 0.1, 0.2, 0.3])
 
@@ -83,3 +84,12 @@ def test_novelty_looks_at_the_whole_reference() -> None:
     row = report.basics("designs", real[1:10:3], real, dna=True)
     assert row[-2:] == [0.0, 3]
     assert report.differences(["ACGT", "AC"], ["ACGA", "AC"]).tolist() == [[0.25, 1.0], [1.0, 0.0]]
+
+
+@pytest.mark.parametrize(("count", "n", "size"), [(100, 20, 20), (100, 50, 50), (100, 51, 50), (7, 640, 3), (1, 5, 1)])
+def test_real_is_compared_with_other_real(count: int, n: int, size: int) -> None:
+    """A floor of a set against itself would be none."""
+    held, others = apart(count, n, seed=3)
+    assert len(held) == min(n, count) and len(others) == size
+    assert count == 1 or not set(held[:size].tolist()) & set(others.tolist())
+    assert held.tolist() == np.random.default_rng(3).permutation(count)[:n].tolist()

@@ -31,6 +31,7 @@ import numpy as np
 from apps.bio.protein.data import AMINO, Backbones, distinct, read_backbones
 from apps.bio.protein.structure import Structure, read_structure
 from core.errors import DataError, QuintetError
+from core.run import outputs
 
 __all__ = ["Collection", "backbones", "collect", "relative", "shared"]
 
@@ -157,6 +158,7 @@ def backbones(
     files: list[Path], *, beside: Path | None, shortest: int, longest: int, expect: float, out: Path
 ) -> dict[str, Any]:
     """Write the set of the files' chains to the folder `out`; return what is in it (the verb of the command line)."""
+    outputs.folder(out)
     held = read_backbones(beside) if beside is not None else None
 
     def tell(count: int, found: Collection) -> None:
