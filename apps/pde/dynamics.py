@@ -238,7 +238,7 @@ class Dynamics(nn.Module):
             seen = []
             for row, path in enumerate(u):
                 kept = self.inside(path[wanted]) if followed is None else followed[row]
-                if not finite(kept):
+                if not finite(kept, path):
                     return
                 own = {k: v[row : row + 1] for k, v in given.items()}
                 seen.append(self._regressors(kept[place], own, at, times))
@@ -321,7 +321,7 @@ class _Again(torch.autograd.Function):
         return None, first, *(next(found) if w.requires_grad else None for w in weights)
 
 
-def finite(u: Tensor | np.ndarray) -> bool:
-    """Tell whether a state is usable: finite and not absurdly large."""
-    value = torch.as_tensor(u)
-    return bool(torch.isfinite(value).all()) and float(value.abs().max()) < 1e6
+def finite(u: Tensor | np.ndarray, like: Tensor | np.ndarray | None = None) -> bool:
+    """Tell whether a state is usable: finite, and not absurdly large beside one in the same units."""
+    value, usual = torch.as_tensor(u), 0.0 if like is None else float(torch.as_tensor(like).abs().max())
+    return bool(torch.isfinite(value).all()) and float(value.abs().max()) < max(1e6, 1e3 * usual)

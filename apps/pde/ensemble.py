@@ -221,7 +221,7 @@ def conform(
     given = {k: torch.from_numpy(v).float()[:, None] for k, v in valid.parameters.items()}
     plain = replace(spread, least=0.0, times=(), scale=())
     own = members(net, start, steps, plain, n, seed, float(valid.times[0]), given, every, stride)[:, :, 1:]
-    if lost := sum(not all(map(finite, each)) for each in own):
+    if lost := sum(not all(finite(one, start) for one in each) for each in own):
         raise QuintetError(f"members are not finite on {lost} of {len(own)} validation trajectories", field="ensemble",
                            hint="train with longer windows")  # fmt: skip
     free = net.free.cpu().numpy()

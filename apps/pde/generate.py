@@ -111,7 +111,7 @@ class FieldModel:
         for k in range(1, steps + 1):
             u = net.refined(u, t + (k - 1) * span, given)
             if k % every == 0:
-                if not finite(u):
+                if not finite(u, kept[0]):
                     raise QuintetError(f"the roll-out is not finite after t = {times[-1]:g}", field="rollout",
                                        hint="take a smaller step, or train with longer windows")  # fmt: skip
                 kept.append(net.leave(u)[0].cpu().numpy())
@@ -207,8 +207,8 @@ class FieldModel:
         given = self._given(parameters)
         states = draw_members(net, u, steps, spread or self.spread, members, seed, t, given, every)[0]
         times = t + np.arange(states.shape[1]) * every * net.dt * net.substeps
-        if lost := sum(not finite(one) for one in states):
-            first = next(s for k, s in enumerate(times) if not finite(states[:, k]))
+        if lost := sum(not finite(one, u) for one in states):
+            first = next(s for k, s in enumerate(times) if not finite(states[:, k], u))
             raise QuintetError(f"{lost} of {members} members are not finite from t = {first:g} on", field="ensemble",
                                hint="take less noise, fewer steps or a model trained with longer windows")  # fmt: skip
         fields = Fields(self.mesh, net.system.fields, times, states.mean(0), states.std(0, ddof=1))

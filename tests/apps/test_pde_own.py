@@ -8,11 +8,12 @@ import pytest
 
 from apps.pde import data, fem, truth
 from apps.pde.boundary import insulated, read_conditions
-from apps.pde.dynamics import Dynamics
+from apps.pde.dynamics import Dynamics, finite
 from apps.pde.formats import write_mesh
 from apps.pde.generate import FieldModel, build
 from apps.pde.mesh import Mesh, fold
 from apps.pde.model import DataConfig, ModelConfig, Recipe
+from apps.pde.systems import SYSTEMS
 from core.errors import DataError, UsageError
 from core.noise import Stream
 
@@ -91,6 +92,23 @@ def test_a_wall_is_straight_or_tilted_in_any_units(unit: float) -> None:
     turned = Mesh(mesh.points @ np.array([[0.999, -0.04], [0.04, 0.999]]) * unit, mesh.triangles, mesh.groups)
     with pytest.raises(UsageError, match="walls along x or y"):
         read_conditions(turned, sides, ("u", "v"), ())
+
+
+def test_values_are_large_beside_others_and_not_by_their_units() -> None:
+    def start(p: np.ndarray) -> np.ndarray:
+        return np.stack([np.sin(3 * p[:, 0]), np.cos(2 * p[:, 1])], 1)
+
+    found = []
+    for unit in (1.0, 1e7):  # of lengths and velocities
+        mesh, nu = rectangle(6, unit, unit), 0.05 * unit**2
+        solved = fem.burgers(mesh, lambda p, unit=unit: unit * start(p / unit), nu, 0.01, 6, 2)
+        system = replace(SYSTEMS["burgers"], parameters={"nu": nu}, boundary=dict.fromkeys(mesh.groups, "neumann(0)"))
+        net = Dynamics(ModelConfig(kind="operators", operators="least_squares"), system, mesh, 0.001)
+        rolled = FieldModel(net, Recipe()).rollout(unit * start(mesh.points / unit), 4).states
+        found.append((solved / unit, rolled / unit))
+    assert np.allclose(*(s for s, _ in found), atol=1e-9) and np.allclose(*(r for _, r in found), atol=1e-4)
+    usual = np.full(3, 5e6)
+    assert finite(usual, usual) and not finite(1e4 * usual, usual) and not finite(usual) and not finite(usual * np.nan)
 
 
 @pytest.mark.parametrize("zero", ["neumann(0.0)", "neumann( -0 )", "robin(0.0, 1.0, 0)", "neumann()"])
