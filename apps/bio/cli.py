@@ -40,6 +40,9 @@ Reward = Annotated[
 Steer = Annotated[str, typer.Option("--steering", help="best-of-n, classifier, smc, tds, svdd, gilc, gilc-black-box.")]
 Alpha = Annotated[float | None, typer.Option("--alpha", help="Reward units per nat, of a steering.", min=1e-9)]
 Asks = Annotated[int | None, typer.Option("--asks", help="Steps at which a steering asks the reward.", min=1)]
+Strength = Annotated[
+    float | None, typer.Option("--strength", help="Of a tuned model: its alpha over this; 1 as tuned.", min=0)
+]
 Topology = Annotated[str, typer.Option("--topology", help="Peptides as molecules: linear, cyclic or disulfide.")]
 Fold = Annotated[str, typer.Option("--fold", help="Your folding program for proteins, with {fasta} and {out}.")]
 Price = Annotated[int, typer.Option("--price", help="Particles for the full price of each rule; 0: a guess.", min=0)]
@@ -72,15 +75,15 @@ def show(result: Any, as_json: bool) -> None:
 @app.command()
 def sample(
     model: Model, n: Number = 8, length: Length = None, start: Start = "", seed: Seed = 0, steps: Steps = None,
-    block: Block = None, solver: Solver = None, temperature: Temperature = None, topology: Topology = "",
-    out: Out = None, json: Json = False,
+    block: Block = None, solver: Solver = None, temperature: Temperature = None, strength: Strength = None,
+    topology: Topology = "", out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Draw sequences. --out FILE writes .fasta, .gb, .tsv, .json, peptides .sdf, .smi, .helm; else FASTA to stdout."""
     from apps.bio import verbs
 
     settings = {"steps": steps, "block": block, "solver": solver, "temperature": temperature}
     show(verbs.sample(model, n=n, length=length, start=start, seed=seed, settings=settings, out=out,
-                      topology=topology), json)  # fmt: skip
+                      topology=topology, strength=strength), json)  # fmt: skip
 
 
 @app.command()
@@ -102,8 +105,8 @@ def design(
     require: Require = None, homopolymer: Run = None, gc: Gc = None, fix: Fix = None, keep: Keep = None,
     frame: Frame = None, alphabet: Alphabet = "", spacing: Spacing = None, reward: Reward = None,
     steering: Steer = "", alpha: Alpha = None, asks: Asks = None, seed: Seed = 0, steps: Steps = None,
-    temperature: Temperature = None, topology: Topology = "", fold: Fold = "", price: Price = 8, out: Out = None,
-    json: Json = False,
+    temperature: Temperature = None, strength: Strength = None, topology: Topology = "", fold: Fold = "",
+    price: Price = 8, out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Design sequences under hard rules, maybe steered to a reward; infeasible rules are refused before sampling."""
     from apps.bio.design import design as work
@@ -113,7 +116,7 @@ def design(
     settings = {"steps": steps, "temperature": temperature}
     show(work(model, rules={k: v for k, v in rules.items() if v}, n=n, length=length, template=template, reward=reward,
               steering=steering, seed=seed, settings=settings, out=out, topology=topology,
-              fold=fold, price=price, options={"alpha": alpha, "asks": asks}), json)  # fmt: skip
+              fold=fold, price=price, strength=strength, options={"alpha": alpha, "asks": asks}), json)  # fmt: skip
 
 
 @app.command()

@@ -305,7 +305,7 @@ def design(
     model: str, *, rules: Mapping[str, Any], n: int = 8, length: int | None = None, template: Path | None = None,
     reward: Sequence[str] | None = None, steering: str = "", seed: int = 0,
     settings: Mapping[str, Any] | None = None, out: Path | None = None, topology: str = "",
-    fold: str = "", price: int = 0, options: Mapping[str, Any] | None = None,
+    fold: str = "", price: int = 0, options: Mapping[str, Any] | None = None, strength: float | None = None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Design sequences and write them to `out` (returns a summary), or print FASTA (returns None)."""
     from apps.bio.expressions import compose
@@ -317,7 +317,7 @@ def design(
     if length is not None and template is not None:
         raise UsageError("is that of the template", field="length", value=length, hint="leave one of them out")
     steer = way(steering, options or {})
-    loaded, given = load(model), {k: v for k, v in (settings or {}).items() if v is not None}
+    loaded, given = load(model, strength), {k: v for k, v in (settings or {}).items() if v is not None}
     kind = loaded.recipe.kind
     for word, value, only in (("fold", fold, "protein"), ("topology", topology, "peptide")):
         if value and kind != only:
@@ -333,7 +333,8 @@ def design(
     constraints.compile_(wish.specs, len(wish.start), loaded.alphabet)
     aim = compose(reward, loaded.alphabet) if reward else None
     found, missed = designed(loaded, wish, n, seed=seed, reward=aim, steering=steer, **given)
-    how = {"steering": steering, "topology": topology, **given, **{k: v for k, v in (options or {}).items() if v}}
+    how = {"steering": steering, "topology": topology, "strength": strength, **given}
+    how |= {k: v for k, v in (options or {}).items() if v}
     paid = prices(loaded.set(**given), wish.specs, loaded.open_sites(None, wish.start), price, seed)
     return finish(loaded, wish, found, missed, aim=aim, rules=rules, seed=seed, how=how, out=out, paid=paid)
 

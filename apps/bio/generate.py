@@ -141,7 +141,9 @@ class SequenceModel:
             drawn = [model._draw(rules, tokens, seed, part) for part in parts]
             found = torch.cat(drawn) if drawn else torch.empty(0, len(tokens), dtype=torch.long)
         manifest = {"model": self.name, "seed": seed, "constraints": [repr(c) for c in constraints]}
-        manifest |= {k: v for k, v in vars(model.recipe.sample).items()}
+        manifest |= vars(model.recipe.sample)
+        if (strength := getattr(self.net, "strength", None)) is not None:
+            manifest["strength"] = strength
         molecule = "DNA" if self.alphabet == LETTERS["dna"] else "protein"
         return Designs.of(self.tokenizer.decode(found.numpy()), found, manifest, molecule)
 

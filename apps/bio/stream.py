@@ -13,7 +13,10 @@ from core.run.shards import Rows
 __all__ = ["rows"]
 
 
-def rows(model: str, *, n: int, length: int | None, start: str, seed: int, topology: str = "", **settings: Any) -> Rows:
+def rows(
+    model: str, *, n: int, length: int | None, start: str, seed: int, topology: str = "",
+    strength: float | None = None, **settings: Any,
+) -> Rows:  # fmt: skip
     """Return the source of records `id`, `sequence` (arguments as in the verb `sample`).
 
     Raises:
@@ -23,7 +26,7 @@ def rows(model: str, *, n: int, length: int | None, start: str, seed: int, topol
         raise UsageError(
             "is for .sdf, .smi and .helm, which are not written in shards", field="topology", value=topology
         )
-    net = verbs.sequences(verbs.load(model), "sample", "use `design` with a template")
+    net = verbs.sequences(verbs.load(model, strength), "sample", "use `design` with a template")
 
     def draw(first: int, count: int) -> list[dict[str, Any]]:
         index = np.arange(first, first + count)

@@ -17,8 +17,9 @@ on from there; the prior and the path KL stay those of the parent. With `hold` i
 parent at the parent's own (`core.finetune.drakes`).
 
 The loop is `core.run.train`: a run that was stopped goes on where it was, and its folder holds checkpoints, curves and
-`model`, whose manifest names the parent, its checksum and what was done. Dropout is off. In a DNA model the reference
-chain is read at the hard letters and carries no gradient (`straight`): its values, and the path KL, stay exact.
+`model`, whose manifest names the parent, its checksum and what was done; `realigned` draws from it at another price of
+a nat. Dropout is off. In a DNA model the reference chain is read at the hard letters and carries no gradient
+(`straight`): its values, and the path KL, stay exact.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import UsageError
+from core.errors import CheckpointError, UsageError
 from core.finetune import distill, drakes, offline
 from core.finetune.base import Base
 from core.finetune.reward import Reward, soft
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from apps.bio.generate import SequenceModel
     from apps.bio.protein.generate import InverseFolder
 
-__all__ = ["METHODS", "TuneTask", "Tuning", "finetune", "straight"]
+__all__ = ["METHODS", "TuneTask", "Tuning", "finetune", "realigned", "straight"]
 
 COMPLETIONS = 8
 """Completions of a noisy state that SDPO compares."""
@@ -106,14 +107,14 @@ class Tuning:
 
 
 def straight(net: nn.Module) -> nn.Module:
-    """Return a copy without dropout whose reference chain, where it has one, reads one-hot states as letters."""
+    """Return a copy without dropout whose reference chains, where it has any, read one-hot states as letters."""
     out = copy.deepcopy(net)
-    for module in out.modules():
+    for module in list(out.modules()):
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    chain = getattr(out, "background", None)
-    if chain is not None:
-        chain.forward = _AtLetters(chain)
+        chain = getattr(module, "background", None)
+        if chain is not None:
+            chain.forward = _AtLetters(chain)
     return out
 
 
@@ -352,6 +353,40 @@ def write(parent: SequenceModel | InverseFolder, out: Path, settings: dict[str, 
     recipe = json.loads(json.dumps(dataclasses.asdict(parent.recipe), default=str))
     head = {"app": "bio", "config": recipe, "step": tuned.step, "metrics": {}, "optimizer": None, "tuning": settings}
     checkpoint.write(out / "model", {"weights.safetensors": tuned.weights}, head)
+
+
+def realigned(model: str | Path, strength: float) -> SequenceModel:
+    """Return a tuned model that draws at the price alpha / strength of a nat, alpha being that of its tuning.
+
+    It asks the reward nothing and computes two networks a step (`core.guide.realign` says what of it is exact): 0 is
+    the parent, 1 what was tuned, between them less of it and above 1 more.
+
+    Args:
+        model: the folder of a tuned model of DNA or peptides (`model` of a run of `finetune`).
+        strength: at least 0.
+
+    Raises:
+        UsageError: the model was not tuned, is one of proteins, or the strength is negative.
+        CheckpointError: the parent is not where it was, or not what it was.
+    """
+    from apps.bio.generate import SequenceModel, restore
+    from core.guide.realign import Realigned
+    from core.run.models import find
+
+    tuned, folder = restore(model), find(model, "bio").path
+    made = json.loads((folder / "manifest.json").read_text()).get("tuning") if folder else None
+    if not isinstance(tuned, SequenceModel):
+        raise UsageError(f"means nothing for a model of {tuned.recipe.kind}", field="strength", value=strength)
+    if made is None:
+        hint = "`quintet bio finetune` tunes"
+        raise UsageError("is of tuned models, and this is none", field="strength", value=str(model), hint=hint)
+    parent = restore(made["parent"])
+    if checksum(parent.net) != made["parent_sha256"]:
+        raise CheckpointError("is not the parent that was tuned: its weights have changed", field=made["parent"])
+    both = Realigned(parent.net, tuned.net, strength, tuned.tokenizer.tokens)
+    for name, counts in tuned.net.named_buffers(recurse=False):  # such as the lengths of peptides
+        both.register_buffer(name, counts)
+    return dataclasses.replace(tuned, net=both)
 
 
 def checksum(net: nn.Module) -> str:

@@ -33,20 +33,25 @@ def single() -> None:
         torch.set_num_threads(1)
 
 
-def load(name: str) -> Any:
-    """Load a model and say what it is."""
+def load(name: str, strength: float | None = None) -> Any:
+    """Load a model, a tuned one maybe at another strength, and say what it is."""
     from apps import bio
 
     began = time.perf_counter()
     single()
-    model = bio.load(name)
+    if strength is None:
+        model = bio.load(name)
+    else:
+        from apps.bio.tune import realigned
+
+        model = realigned(name, strength)
     say(f"{name}: a model of {model.recipe.kind}, {time.perf_counter() - began:.1f} s")
     return model
 
 
 def sample(
     name: str, *, n: int, length: int | None, start: str, seed: int, settings: dict[str, Any], out: Path | None,
-    topology: str = "",
+    topology: str = "", strength: float | None = None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Draw sequences; write them to `out` and return a summary, or print FASTA and return None."""
     from apps.bio.peptide.files import suited
@@ -54,7 +59,7 @@ def sample(
 
     if out is not None:
         check_format(out)
-    model = sequences(load(name), "sample", "use `design` with a template")
+    model = sequences(load(name, strength), "sample", "use `design` with a template")
     suited(topology, out.suffix.lower() if out is not None else "", model.alphabet)
     began = time.perf_counter()
     designs = model.sample(n, length=length, start=start or None, seed=seed, **settings)

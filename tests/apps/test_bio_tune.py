@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from apps.bio.generate import SequenceModel
 from apps.bio.model import DataConfig, ModelConfig, Recipe, SampleConfig
 from apps.bio.rewards import Gc
 from apps.bio.score import score
-from core.errors import UsageError
+from apps.bio.stream import rows
+from core.errors import CheckpointError, UsageError
 from core.finetune import drakes
 from core.finetune.reward import Counted
 from core.finetune.steer import STEERINGS
@@ -80,6 +82,53 @@ def test_a_stopped_run_ends_with_the_same_bits(parent: Path, tmp_path: Path, mon
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
     with pytest.raises(UsageError, match="other settings"):
         tune.finetune(str(parent), out=tmp_path / "parts", **{**more, "alpha": 0.1})
+
+
+def test_a_tuned_model_draws_at_other_prices(parent: Path, tmp_path: Path) -> None:
+    options = {"updates": 30, "batch": 16, "lr": 0.01, "steps": 8, "alpha": 0.5}
+    tune.finetune(str(parent), reward=["gc(0.9, 1)"], out=tmp_path / "run", **options)  # type: ignore[arg-type]
+    folder = tmp_path / "run" / "model"
+    before, tuned = bio.load(parent), bio.load(folder)
+    none, same, more = (tune.realigned(folder, s) for s in (0.0, 1.0, 6.0))
+    x, t = torch.from_numpy(np.random.default_rng(1).integers(0, 5, (3, 20))), torch.ones(3)
+    for mixed, alone in ((none, before), (same, tuned)):
+        assert torch.allclose(mixed.predict(x, t).log_p, alone.predict(x, t).log_p.double(), atol=1e-5)
+    assert gc(more) > gc(tuned) + 0.04 and gc(same) == gc(tuned) and gc(none) == gc(before)
+    drawn = more.sample(6, constraints=[bio.dna.forbid("BsaI")], reward=Gc(0.9, 1.0), steering="classifier", seed=0)
+    assert drawn.manifest["strength"] == 6.0 and "strength" not in tuned.sample(1).manifest
+    letters = tuned.sample(64, seed=3).tokens
+    a, b, c = (m.nll(letters, draws=4, seed=1).mean() for m in (same, tuned, more))
+    assert abs(float(a - b)) < 0.5 and float(c) > float(a)  # two estimates of one bound
+
+
+def test_strength_is_of_tuned_models_whose_parent_is_there(parent: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"strength.*none"):
+        tune.realigned(parent, 2.0)
+    with pytest.raises(UsageError, match="protein"):
+        tune.realigned("protein", 2.0)
+    tune.finetune(str(parent), reward=["gc(0.9, 1)"], updates=1, batch=2, steps=2, kl_steps=2, out=tmp_path / "run")
+    folder = tmp_path / "run" / "model"
+    with pytest.raises(UsageError, match="strength"):
+        tune.realigned(folder, -1.0)
+    model = tiny()
+    torch.nn.init.normal_(model.net.head.weight)  # type: ignore[union-attr, arg-type]
+    shutil.rmtree(parent)
+    with pytest.raises(CheckpointError, match="no such model"):
+        tune.realigned(folder, 2.0)
+    head = json.loads((folder / "manifest.json").read_text())
+    head = {k: head[k] for k in ("app", "config", "step", "metrics", "optimizer")}
+    checkpoint.write(parent, {"weights.safetensors": model.net.state_dict()}, head)
+    with pytest.raises(CheckpointError, match="changed"):
+        tune.realigned(folder, 2.0)
+
+
+def test_peptides_at_other_prices(tmp_path: Path) -> None:
+    options = {"method": "sdpo", "updates": 1, "batch": 2, "steps": 2, "pool": 16}
+    tune.finetune("peptide", reward=["charge()"], out=tmp_path / "run", **options)  # type: ignore[arg-type]
+    found = tune.realigned(tmp_path / "run" / "model", 3.0).sample(4, seed=0)
+    assert len(found) == 4 and found.manifest["strength"] == 3.0
+    source = rows(str(tmp_path / "run" / "model"), n=4, length=None, start="", seed=0, strength=3.0)
+    assert [row["sequence"] for row in source(2, 2)] == found.sequences[2:]
 
 
 def test_the_straight_network_has_the_same_values() -> None:
