@@ -18,6 +18,8 @@ Wang et al. 2024, in 8 steps, each asked about 3 times. svdd and tds, which ask 
 | distill | 64 guided paths of 16 steps, whose gradients go into weights | the same weights, 640 draws |
 | distill-full | 128 guided paths, hence all calls, and twice the updates | the same weights, 640 draws |
 | drakes | 128 updates of 16 paths of 8 steps, a run for each alpha | the same weights, 640 draws |
+| drakes-realigned | those of drakes, drawn from at an eighth of their prices | the same |
+| sdpo-realigned, distill-realigned | at an eighth, at half of theirs: those of sdpo, distill-full | the same |
 | drakes-warm | 64 guided paths of 8 steps, distilled, then at most 96 updates; alpha falls | the same weights |
 
 **What the rows named drakes are.** `drakes` is the method of Wang et al. with the exact path KL, from the pretrained
@@ -42,20 +44,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from apps.bio.data import Sequences
 from apps.bio.generate import SequenceModel
 from apps.bio.oracle import Oracle
 from apps.bio.tune import checksum, straight
-from benchmarks._weights import ALPHAS, CALLS, LEAN, WEIGHTS, before, depends, keep, restore, spent, update
+from benchmarks._weights import (
+    ALPHAS,
+    CALLS,
+    LEAN,
+    REALIGNED,
+    WEIGHTS,
+    before,
+    depends,
+    keep,
+    restore,
+    source,
+    spent,
+    update,
+)
 from core.finetune import offline
 from core.finetune.base import Base
 from core.finetune.steer import STEERINGS, Steered
-from core.guide.classifier_free import mix
+from core.guide.realign import Realigned
 from core.noise import Stream
 
-__all__ = ["ALPHAS", "CALLS", "FEW", "MANY", "SEEDS", "WEIGHTS", "Bench", "Cell", "Regime", "spent"]
+__all__ = ["ALPHAS", "CALLS", "FEW", "MANY", "REALIGNED", "SEEDS", "WEIGHTS", "Bench", "Cell", "Regime", "spent"]
 
 SEEDS = (0, 1, 2)
 
@@ -98,29 +113,21 @@ class Regime:
         return [Cell(m, s, seed) for seed in SEEDS for m, strengths in self.grid.items() for s in strengths]
 
 
-FEW = Regime(64, 32, 0, 8, {
+def lower(grid: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    """Return a grid with a row for each method that is realigned: the strengths of its weights, divided."""
+    return grid | {name: tuple(a / times for a in grid[of]) for name, (of, times) in REALIGNED.items()}
+
+
+FEW = Regime(64, 32, 0, 8, lower({
     "prior": (0.0,), "best-of-n": (0.0,), "classifier": (0.2, 0.05, 0.0125), "smc": (0.2, 0.05),
     "tds": (0.2, 0.05, 0.0125), "cfg": (2.0, 5.0), "svdd": (0.2, 0.05), "gilc": (0.2, 0.05, 0.0125),
     "sdpo": (0.2, 0.05), "distill": (0.0125,), "distill-full": (0.02, 0.0125), **ALPHAS,
-})  # fmt: skip
-MANY = Regime(640, 8, 3, 2, {
+}))  # fmt: skip
+MANY = Regime(640, 8, 3, 2, lower({
     "prior": (0.0,), "classifier": (0.05, 0.00625), "classifier-2": (0.05, 0.00625), "smc": (0.05,),
     "best-of-n": (0.0,), "best-of-all": (0.0,), "svdd": (0.05,), "tds": (0.0125,), "distill": (0.0125,),
     "gilc": (0.0125,), "sdpo": (0.05,), "cfg": (5.0,), "distill-full": (0.02, 0.0125), **ALPHAS,
-})  # fmt: skip
-
-
-class Leaning(nn.Module):
-    """Classifier-free guidance with two networks: logits of the mixture of their predictions."""
-
-    def __init__(self, free: nn.Module, leaning: nn.Module, scale: float) -> None:
-        super().__init__()
-        self.free, self.leaning, self.scale = free, leaning, scale
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return logits [B, S, K]."""
-        free, leaning = (net(x, t).double().log_softmax(-1) for net in (self.free, self.leaning))
-        return mix(free, leaning, self.scale)
+}))  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -192,6 +199,8 @@ class Bench:
     def seconds(self, cell: Cell) -> float:
         """Return the seconds of a cell, all tuning that it stands on included."""
         own, stages = self.fill(cell)[1]["seconds"], []
+        if cell.method in REALIGNED:
+            return own + self.seconds(source(cell))
         if cell.method in ALPHAS:
             stages = before(cell)
         if self.regime is not FEW and cell.method in WEIGHTS:
@@ -253,7 +262,8 @@ def guided(bench: Bench, cell: Cell) -> tuple[Steered, int]:
             loss, _ = offline.reward_weighted(leaning, bench.base, x, torch.ones(len(x)), Stream.of(step, len(x)))
             update(leaning, optimizer, loss)
         keep(leaning, kept)
-    return bench.plain(Leaning(bench.base.network, leaning, cell.strength), cell.seed), 0  # type: ignore[arg-type]
+    both = Realigned(bench.base.network, leaning, cell.strength, bench.base.mask)
+    return bench.plain(both, cell.seed), 0
 
 
 def tuned(bench: Bench, cell: Cell) -> tuple[Steered, int]:
@@ -263,6 +273,16 @@ def tuned(bench: Bench, cell: Cell) -> tuple[Steered, int]:
     return bench.plain(module.eval(), cell.seed), spent(cell)  # type: ignore[union-attr]
 
 
+def realigned(bench: Bench, cell: Cell) -> tuple[Steered, int]:
+    """Draw from tuned weights at a lower price of a nat than they were tuned at."""
+    origin, module = source(cell), copy.deepcopy(bench.base.network)
+    restore(module, WEIGHTS[origin.method](bench, origin))  # type: ignore[arg-type]
+    both = Realigned(bench.base.network, module.eval(), REALIGNED[cell.method][1], bench.base.mask)  # type: ignore[union-attr]
+    found = bench.plain(both, cell.seed)
+    return replace(found, network_calls=2 * found.network_calls), spent(cell)
+
+
 METHODS: dict[str, Callable[[Bench, Cell], tuple[Steered, int]]] = {
     "prior": prior, "cfg": guided, "best-of-n": best, "best-of-all": best, **dict.fromkeys(WEIGHTS, tuned),
+    **dict.fromkeys(REALIGNED, realigned),
 }  # fmt: skip

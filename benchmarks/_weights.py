@@ -1,7 +1,8 @@
 """The tuned weights of `dna_rewards`: what each method that tunes does with its calls, once, for all regimes.
 
 `drakes` has a run of its own for each alpha. `drakes-warm` goes through its alphas in one run, each from where the
-next larger one ended (`CHAINED`).
+next larger one ended (`CHAINED`). What is `REALIGNED` tunes nothing: it draws from weights of another method at lower
+prices of a nat (`core.guide.realign`).
 """
 
 from __future__ import annotations
@@ -22,14 +23,20 @@ from core.plan import uniform_plan
 if TYPE_CHECKING:
     from benchmarks._steering import Bench, Cell
 
-__all__ = ["ALPHAS", "CALLS", "LEAN", "WEIGHTS", "before", "depends", "keep", "restore", "spent", "update"]
+__all__ = [
+    "ALPHAS", "CALLS", "LEAN", "REALIGNED", "WEIGHTS", "before", "depends", "keep", "restore", "source", "spent",
+    "update",
+]  # fmt: skip
 
 CALLS = 2048
 DRAKES = (0.2, 0.1, 0.07, 0.06, 0.05)
 WARM = (0.04, 0.03, 0.02, 0.015, 0.0125)
 UPDATES = {"drakes": (CALLS // 16,) * 5, "drakes-warm": (16, 16, 16, 24, 24)}
-ALPHAS = {"drakes": DRAKES, "drakes-warm": WARM}
-"""The alphas of drakes, falling, and the updates at each."""
+REALIGNED = {"drakes-realigned": ("drakes", 8), "sdpo-realigned": ("sdpo", 8), "distill-realigned": ("distill-full", 2)}
+"""Whose weights are drawn from at lower prices, and the power of two that their prices are divided by."""
+
+ALPHAS = {"drakes": DRAKES, "drakes-warm": WARM, "drakes-realigned": tuple(a / 8 for a in DRAKES)}
+"""The alphas of drakes, falling; `UPDATES` are those at each."""
 
 CHAINED = ("drakes-warm",)
 """Methods of which one run goes through all alphas at a constant rate; of others each alpha has a run of its own."""
@@ -59,11 +66,19 @@ DISTILS = {"distill": DISTIL, "distill-full": {**DISTIL, "updates": 240, "pool":
 
 def depends(cell: Cell) -> list[Any]:
     """Return the settings that a cell's weights depend on; those of a chain on the larger alphas before it."""
+    if cell.method in REALIGNED:
+        return ["realigned", REALIGNED[cell.method], *depends(source(cell))]
     if cell.method in ALPHAS:
         ran = [[c.strength, updates(c)] for c in [*before(cell), cell]]
         return [SHARED, OWN[cell.method], ran, AVERAGE[cell.method]]
     more = {"sdpo": [SHARED, OWN["sdpo"], LEAN], "cfg": [LEAN]} | {method: [own] for method, own in DISTILS.items()}
     return more.get(cell.method, [])
+
+
+def source(cell: Cell) -> Cell:
+    """Return the cell whose weights a realigned one draws from."""
+    method, times = REALIGNED[cell.method]
+    return replace(cell, method=method, strength=cell.strength * times)
 
 
 def before(cell: Cell) -> list[Cell]:
@@ -143,12 +158,14 @@ def drakes_weights(bench: Bench, cell: Cell) -> Path:
 
 
 WEIGHTS: dict[str, Callable[[Bench, Cell], Path]] = {
-    "sdpo": sdpo_weights, **dict.fromkeys(DISTILS, distilled_weights), **dict.fromkeys(ALPHAS, drakes_weights)
+    "sdpo": sdpo_weights, **dict.fromkeys(DISTILS, distilled_weights), **dict.fromkeys(UPDATES, drakes_weights)
 }  # fmt: skip
 
 
 def spent(cell: Cell) -> int:
     """Return the reward calls that went into a cell's weights, those of a warm start included."""
+    if cell.method in REALIGNED:
+        return spent(source(cell))
     if cell.method not in ALPHAS:
         return {"sdpo": CALLS}.get(cell.method) or DISTILS[cell.method]["pool"]
     own, ran = OWN[cell.method], sum(map(updates, [*before(cell), cell]))
