@@ -68,7 +68,7 @@ TESTS = {
     ],
     "R18 accumulated and distributed steps equal whole ones": [
         "test_train.py::test_accumulation_equals_the_full_batch",
-        "test_train.py::test_two_processes_equal_one[ddp]",
+        "test_train.py::test_two_processes_equal_one_also_when_they_resume[ddp]",
     ],
     "R19 a step without memory is made again from smaller batches": [
         "test_faults.py::test_a_step_without_memory_is_made_again_in_halves",

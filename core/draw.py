@@ -38,7 +38,7 @@ def inverse_cdf(p: Float[Tensor, "... k"], u: Float[Tensor, "*u"]) -> Int[Tensor
         ValueError: a row has no mass, or a weight that is negative or not finite.
     """
     cdf = p.cumsum(-1, dtype=torch.float64)
-    if p.is_cuda:
+    if p.device.type != "cpu":
         cdf = cdf.cummax(-1).values  # a parallel scan need not be monotone
     total = cdf[-1] if p.ndim == 1 else cdf[..., -1:]
     if p.numel() and not (bool((total > 0).all()) and bool(total.isfinite().all()) and bool(p.amin() >= 0)):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import harness
+from benchmarks import harness, reliability
 from core.errors import UsageError
 
 REPORT = {
@@ -34,6 +34,13 @@ def rewrite(house: Path, **change: object) -> None:
 
 def test_readme_equals_results() -> None:
     assert harness.check() == []
+
+
+def test_every_test_that_a_promise_rests_on_is_there() -> None:
+    for name in {name for group in reliability.TESTS.values() for name in group}:
+        file, _, function = name.partition("::")
+        text = (harness.ROOT / "tests" / file).read_text()
+        assert not function or f"def {function.split('[')[0]}(" in text, name
 
 
 def test_the_table_is_written_and_agrees(house: Path) -> None:

@@ -27,6 +27,7 @@ from core.constrain.law import Constraint, Free, Law, Window
 from core.constrain.regular import law
 from core.denoiser import Prediction, subs
 from core.errors import DataError, UsageError
+from core.nn.hosted import hosted
 from core.nn.tokens import TokenNet
 from core.noise import Stream
 from core.plan import uniform_plan
@@ -97,7 +98,7 @@ class SequenceModel:
 
     def predict(self, x_t: Tensor, t: Tensor) -> Prediction:
         """Return the posterior of every site of tokens [B, S], at the recipe's temperature."""
-        logits = self.net(x_t.to(self.device), t.to(self.device)).to(x_t.device)
+        logits = hosted(self.net)(x_t, t)
         return subs(logits / self.recipe.sample.temperature, x_t, self.tokenizer.tokens)
 
     @torch.no_grad()
@@ -219,7 +220,7 @@ class SequenceModel:
                              hint="use a model of kmer 1")  # fmt: skip
         tokens = self.open_sites(length, start)
         return Base(
-            network=self.net, process=self.process, plan=uniform_plan(steps or self.recipe.sample.steps),
+            network=hosted(self.net), process=self.process, plan=uniform_plan(steps or self.recipe.sample.steps),
             length=len(tokens), start=tokens, window=lambda rows: self.window(constraint, rows, len(tokens)),
         )  # fmt: skip
 
@@ -233,7 +234,7 @@ class SequenceModel:
         if isinstance(steering, str) and steering not in STEERINGS:
             raise UsageError("no such steering", field="steering", value=steering, choices=STEERINGS)
         way = STEERINGS[steering or "best-of-n"]() if steering is None or isinstance(steering, str) else steering
-        base = replace(self.base(None, self.recipe.sample.steps, rules, tokens), network=straight(self.net))
+        base = replace(self.base(None, self.recipe.sample.steps, rules, tokens), network=hosted(straight(self.net)))
         return way(base, reward, n, Stream(seed, torch.from_numpy(streams))).x
 
     def nll(

@@ -42,6 +42,7 @@ from core.errors import CheckpointError, UsageError
 from core.finetune import distill, drakes, offline
 from core.finetune.base import Base
 from core.finetune.reward import Reward, soft
+from core.nn.hosted import hosted
 from core.noise import Stream
 
 if TYPE_CHECKING:
@@ -130,15 +131,16 @@ class _AtLetters:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, fold: Tensor | None = None) -> Tensor:
-        letters = x.argmax(-1) if x.is_floating_point() else x
+        own = next(self.chain.buffers()).device  # a copy of the network may have moved
+        letters = (x.argmax(-1) if x.is_floating_point() else x).to(own)
         if fold is not None:
-            return type(self.chain).forward(self.chain, letters, fold)
-        key = letters.to(torch.uint8).numpy().tobytes()
+            return type(self.chain).forward(self.chain, letters, fold.to(own)).to(x.device)
+        key = letters.to(torch.uint8).cpu().numpy().tobytes()
         if key not in self.kept:
             self.kept[key] = type(self.chain).forward(self.chain, letters, None)
             if len(self.kept) > KEPT:
                 self.kept.popitem(last=False)
-        return self.kept[key]
+        return self.kept[key].to(x.device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _AtLetters:
         return self
@@ -186,7 +188,8 @@ class TuneTask:
         module.eval()
         stream = Stream.of(self.tuning.seed, self.tuning.batch).fold(*batch.tolist())
         way = by_distillation if step < self.tuning.fitting else METHODS[self.tuning.method]
-        return way(self, module, stream)
+        self.prior.to(next(module.parameters()).device)
+        return way(self, hosted(module), stream)
 
     def validate(self, module: nn.Module, step: int) -> dict[str, float]:
         """Return nothing: what judges a tuned model is no part of its training."""
@@ -223,7 +226,7 @@ class TuneTask:
     @cached_property
     def level(self) -> float:
         """The nats of the parent's own paths, for `hold`."""
-        return drakes.path_entropy(self.prior, self.base, LEVEL, Stream.of(self.tuning.seed, 1).fold(9, 6))
+        return drakes.path_entropy(hosted(self.prior), self.base, LEVEL, Stream.of(self.tuning.seed, 1).fold(9, 6))
 
     def drawn(self, size: int) -> Tensor:
         """Return draws of the parent, 64 at a time: tokens [size, S]."""
@@ -240,7 +243,7 @@ def by_drakes(task: TuneTask, module: nn.Module, stream: Stream) -> tuple[Tensor
     """Return the loss of DRAKES."""
     t = task.tuning
     return drakes.loss(
-        module, task.prior, task.base, soft(task.reward), t.alpha, min(t.truncate, task.base.plan.steps),
+        module, hosted(task.prior), task.base, soft(task.reward), t.alpha, min(t.truncate, task.base.plan.steps),
         t.temperature, t.batch, stream, min(t.kl_steps, task.base.plan.steps), t.draws,
         t.hold, task.level if t.hold else 0.0,
     )  # fmt: skip
@@ -249,7 +252,7 @@ def by_drakes(task: TuneTask, module: nn.Module, stream: Stream) -> tuple[Tensor
 def by_sdpo(task: TuneTask, module: nn.Module, stream: Stream) -> tuple[Tensor, dict[str, Any]]:
     """Return the loss of SDPO on some groups."""
     groups = task.groups.select(task.some(len(task.groups.t), stream))
-    return offline.sdpo(module, task.prior, task.base, groups, task.tuning.alpha)
+    return offline.sdpo(module, hosted(task.prior), task.base, groups, task.tuning.alpha)
 
 
 def by_weight(task: TuneTask, module: nn.Module, stream: Stream) -> tuple[Tensor, dict[str, Any]]:
@@ -308,7 +311,7 @@ def finetune(
     done = train(
         task, app="bio-tuning", config={"tuning": settings}, out=out, logger=LoggerConfig(),
         trainer=TrainerConfig(steps=tuning.fitting + updates, seed=seed, ema=0.9, validate_every=0, checkpoint_every=20,
-                              threads=torch.get_num_threads(), accelerator="cpu", log_every=5),
+                              threads=torch.get_num_threads(), log_every=5),
         optim=OptimConfig(lr=tuning.lr, weight_decay=0.0, warmup=5, schedule="constant"),
     )  # fmt: skip
     write(parent, out, settings)
@@ -355,7 +358,7 @@ def write(parent: SequenceModel | InverseFolder, out: Path, settings: dict[str, 
     checkpoint.write(out / "model", {"weights.safetensors": tuned.weights}, head)
 
 
-def realigned(model: str | Path, strength: float) -> SequenceModel:
+def realigned(model: str | Path, strength: float, device: str = "cpu") -> SequenceModel:
     """Return a tuned model that draws at the price alpha / strength of a nat, alpha being that of its tuning.
 
     It asks the reward nothing and computes two networks a step (`core.guide.realign` says what of it is exact): 0 is
@@ -363,7 +366,7 @@ def realigned(model: str | Path, strength: float) -> SequenceModel:
 
     Args:
         model: the folder of a tuned model of DNA or peptides (`model` of a run of `finetune`).
-        strength: at least 0.
+        strength, device: at least 0; where the networks run.
 
     Raises:
         UsageError: the model was not tuned, is one of proteins, or the strength is negative.
@@ -373,14 +376,13 @@ def realigned(model: str | Path, strength: float) -> SequenceModel:
     from core.guide.realign import Realigned
     from core.run.models import find
 
-    tuned, folder = restore(model), find(model, "bio").path
+    tuned, folder = restore(model, device), find(model, "bio").path
     made = json.loads((folder / "manifest.json").read_text()).get("tuning") if folder else None
     if not isinstance(tuned, SequenceModel):
         raise UsageError(f"means nothing for a model of {tuned.recipe.kind}", field="strength", value=strength)
     if made is None:
-        hint = "`quintet bio finetune` tunes"
-        raise UsageError("is of tuned models, and this is none", field="strength", value=str(model), hint=hint)
-    parent = restore(made["parent"])
+        raise UsageError("is of models that `finetune` tuned, unlike this", field="strength", value=str(model))
+    parent = restore(made["parent"], device)
     if checksum(parent.net) != made["parent_sha256"]:
         raise CheckpointError("is not the parent that was tuned: its weights have changed", field=made["parent"])
     both = Realigned(parent.net, tuned.net, strength, tuned.tokenizer.tokens)

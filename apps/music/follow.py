@@ -41,7 +41,7 @@ def follow(
     context.project = rule
     if not isinstance(codec, RollCodec):
         return lambda made: made
-    before = context.past[-1] if context.past else None
+    before = context.past[-1].cpu() if context.past else None
     asked = wishes(context.control[0]) if weight and context.control is not None else {}
     if "onset" in asked and attack is not None:
         asked["attack"] = attack

@@ -292,4 +292,5 @@ def restore(name: str | Path, device: str = "cpu") -> MusicModel:
     saved = find(name, "music")
     recipe: Recipe = instance(OmegaConf.create(saved.config), Recipe)
     net = fill(MusicNet(recipe), saved.inference, saved.path)
-    return MusicModel(net.to(device), recipe)
+    net.flow.to(device)  # the codec plays on the host
+    return MusicModel(net, recipe)

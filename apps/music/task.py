@@ -6,6 +6,7 @@ is one, so short pasts are seen too; elsewhere the number of past blocks is draw
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,10 +178,10 @@ class CodecTask:
     def validate(self, module: nn.Module, step: int) -> dict[str, float]:
         """Return the distance on the held-out parts."""
         net: MusicNet = getattr(module, "module", module)  # type: ignore[assignment]
-        losses = []
+        codec, losses = copy.deepcopy(net.codec).cpu(), []  # sound is judged on the host
         for audio in self.held:
             part = audio[: 20 * SEGMENT * HOP]
-            made = net.codec.decode(net.codec.encode(part))[: len(part)]  # type: ignore[arg-type, operator]
+            made = codec.decode(codec.encode(part))[: len(part)]  # type: ignore[arg-type, operator]
             losses.append(float(spectral_loss(made[None], part[None])))
         return {"loss": sum(losses) / len(losses)}
 

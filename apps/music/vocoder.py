@@ -99,7 +99,7 @@ class Vocoder(nn.Module):
 
 def overlap(spectra: Tensor) -> Tensor:
     """Return the sum of frames [B, T, SIZE / 2 + 1] at their places, [B, T HOP + SIZE - HOP]."""
-    frames = torch.fft.irfft(spectra, SIZE) * (window() / 1.5)
+    frames = torch.fft.irfft(spectra, SIZE) * (window().to(spectra.device) / 1.5)
     columns = frames.transpose(1, 2)
     total = (frames.shape[1] - 1) * HOP + SIZE
     return F.fold(columns, (1, total), (1, SIZE), stride=(1, HOP))[:, 0, 0]
@@ -109,12 +109,12 @@ class VocoderStream:
     """A vocoder over a stream: each frame gives HOP samples, SIZE - HOP late."""
 
     def __init__(self, net: Vocoder) -> None:
-        self.net, self.state, self.tail = net, net.begin(1), torch.zeros(SIZE - HOP)
+        self.net, self.state, self.tail = net, net.begin(1), net.head.weight.new_zeros(SIZE - HOP)
 
     def push(self, mels: Tensor) -> Tensor:
         """Return T HOP samples for log-mels [T, MELS]."""
         if not len(mels):
-            return torch.zeros(0)
+            return self.tail.new_zeros(0)
         spectra, self.state = self.net.spectra(mels[None], self.state)
         sound = overlap(spectra)[0]
         sound[: SIZE - HOP] += self.tail
@@ -140,7 +140,8 @@ def spectral_loss(made: Tensor, real: Tensor) -> Tensor:
     """
     loss = made.new_zeros(())
     for size in (512, 1024, 2048):
-        options = {"n_fft": size, "hop_length": size // 4, "window": window(size), "return_complex": True}
+        hann = window(size).to(made.device)
+        options = {"n_fft": size, "hop_length": size // 4, "window": hann, "return_complex": True}
         m, r = (torch.stft(v, **options).abs().clamp(min=1e-4) for v in (made, real))  # type: ignore[arg-type]
         loss = loss + (m.log() - r.log()).abs().mean() + (m - r).norm() / r.norm().clamp(min=1e-3)
     return loss / 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from apps.nas.space import Space, kept, load
 from apps.nas.task import predictor
 from core.constrain.layers import Layers
 from core.finetune.base import Base
+from core.nn.hosted import hosted
 from core.noise import Stream
 from core.plan import uniform_plan
 from core.process.categorical import Categorical
@@ -81,7 +82,7 @@ class CellModel:
 
     def predict(self, x_t: Tensor, t: Tensor) -> Any:
         """Return the posterior of each variable of tokens [B, D]."""
-        return predictor(self.net, self.process, self.recipe.sample.temperature)(x_t, t)
+        return predictor(hosted(self.net), self.process, self.recipe.sample.temperature)(x_t, t)
 
     @torch.no_grad()
     def draw(self, layers: Layers, stream: Stream) -> Tensor:
@@ -129,8 +130,7 @@ class CellModel:
     def base(self, constraints: Sequence[Constraint] = ()) -> Base:
         """Return the sampler that `core.finetune.steer` steers (absorbing noise)."""
         layers = compile_(self.space, constraints)
-        network: Callable[[Tensor, Tensor], Tensor] = self.net
-        return Base(network, self.process, uniform_plan(self.recipe.sample.steps), self.space.D,
+        return Base(hosted(self.net), self.process, uniform_plan(self.recipe.sample.steps), self.space.D,
                     window=lambda rows: window(layers, rows))  # fmt: skip
 
 

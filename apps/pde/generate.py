@@ -80,7 +80,7 @@ class FieldModel:
             low, high = self.seen.get(name, (value, value))
             if not low <= value <= high:
                 warnings.warn(f"{name} = {value:g} is outside the training range {low:g} to {high:g}", stacklevel=3)
-            out[name] = torch.tensor([[float(value)]])
+            out[name] = torch.tensor([[float(value)]], device=self.net.points.device)
         return out
 
     def _start(self, start: np.ndarray) -> torch.Tensor:
@@ -124,8 +124,9 @@ class FieldModel:
     ) -> np.ndarray:
         """Return the states [V, steps + 1, N, C] from V starts [V, N, C] at time t; what is not finite stays so."""
         net = self.net
-        given = {k: torch.as_tensor(v, dtype=torch.float32)[:, None] for k, v in (parameters or {}).items()}
-        u = torch.as_tensor(np.asarray(start, np.float32)).to(net.points.device)
+        device = net.points.device
+        given = {k: torch.as_tensor(v, dtype=torch.float32)[:, None].to(device) for k, v in (parameters or {}).items()}
+        u = torch.as_tensor(np.asarray(start, np.float32)).to(device)
         return torch.cat([net.leave(net.enter(u, t, given))[:, None], net(u, steps, t, given)], 1).cpu().numpy()
 
     def sample(

@@ -88,8 +88,8 @@ class TripContext:
 
     def predict(self, x_t: Tensor, t: Tensor) -> Prediction:
         """Predict the window's segments, log-probabilities over its candidates [B, L, K]."""
-        mask = self.encoded.shape[1]
-        noisy = self._embed(self._gather(x_t), self.place, x_t == mask)
+        mask, here = self.encoded.shape[1], x_t.to(self.condition.device)
+        noisy = self._embed(self._gather(here), self.place, here == mask)
         ahead = 0 if self.pending is None else self.pending.shape[1]
         h = noisy if self.pending is None else torch.cat([self.pending, noisy], 1)
         position = torch.arange(self.position, self.position + h.shape[1], device=h.device)
@@ -99,7 +99,7 @@ class TripContext:
             self.cache.commit(block[:ahead])
             self.position, self.pending = self.position + ahead, None
         chains = self._tensor(self.chains.marginals(torch.where(x_t == mask, -1, x_t).cpu().numpy()))
-        prediction = Prediction(self.net.scores(h[:, ahead:], self.encoded, chains))
+        prediction = Prediction(self.net.scores(h[:, ahead:], self.encoded, chains).to(x_t.device))
         cfg = self.model.recipe.sample
         return prediction if cfg.temperature == cfg.top_p == 1.0 else self._sharpen(prediction, x_t, t)
 
@@ -117,7 +117,7 @@ class TripContext:
         """Stage the window's clean segments for the next pass."""
         if self.pending is not None:  # no pass was needed: the law left no choice
             self._flush()
-        self.pending, self.block = self._embed(self._gather(x_0), self.place), self.block + 1
+        self.pending, self.block = self._embed(self._gather(x_0.to(self.place.device)), self.place), self.block + 1
 
     def _flush(self) -> None:
         n = self.pending.shape[1]

@@ -256,14 +256,14 @@ class TripTask:
     def validate(self, module: torch.nn.Module, step: int) -> dict[str, float]:
         """Return nats per trip on held-out trips: the bound at the sampling block, and exact at block size 1."""
         net = getattr(module, "module", module)
-        out = {}
+        out, device = {}, next(net.parameters()).device
         for name, block in (("loss", self.recipe.sample.block), ("autoregressive", 1)):
             draws = 4 if block > 1 else 1
             order = self.judge.folds[0][np.argsort(self.judge.hops[self.judge.folds[0]])][:512]
             total = 0.0
             for draw, a in itertools.product(range(draws), range(0, len(order), 32)):
                 rng = np.random.default_rng([draw, a])
-                total += float(net(self.judge.batch(0, order[a : a + 32], block, rng))[0].sum())
+                total += float(net(self.judge.batch(0, order[a : a + 32], block, rng).to(device))[0].sum())
             out[name] = total / len(order) / draws
         return out
 

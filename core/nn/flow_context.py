@@ -66,18 +66,19 @@ class FlowContext:
         """Predict the clean block from the noisy one [B, L, d]."""
         if self.cached and not self.fresh and self.net.config.mode == "encoder-decoder":
             self._encode()
-        x_t = x_t.to(self.weight.dtype)
+        home, x_t, t = x_t.device, x_t.to(self.weight), t.to(self.weight.device)
         mean = self._predict(x_t, t, self.control).mean
         if self.guidance != 1.0 and self.control is not None:
             free = self._predict(x_t, t, torch.zeros_like(self.control)).mean
             mean = free + self.guidance * (mean - free)
+        mean = mean.to(home)
         if self.stretch is not None:
-            mean = self.stretch(mean, t)
+            mean = self.stretch(mean, t.to(home))
         return GaussianPrediction(mean if self.project is None else self.project(mean))
 
     def commit(self, x_0: Float[Tensor, "b l d"]) -> None:
         """Append the clean block [B, L, d], and the control it was made under, to the memory."""
-        x_0 = x_0.detach().to(self.weight.dtype)
+        x_0 = x_0.detach().to(self.weight)
         if self.cache is not None and self.net.config.mode != "encoder-decoder":
             with torch.no_grad():
                 self._read([x_0], [self.control], self.number, self.cache)
@@ -112,7 +113,7 @@ class FlowContext:
     def _predict(self, x_t: Tensor, t: Tensor, control: Tensor | None) -> GaussianPrediction:
         here = range(self.number, self.number + 1)
         if self.cached:
-            told = None if control is None else control
+            told = None if control is None else control.to(self.weight)
             return self.net(x_t, t, x_t[:, :0], self._layout(range(0), here), told, self.cache)
         past = torch.cat(self.past, 1) if self.past else x_t[:, :0]
         layout = self._layout(range(self.number - len(self.past), self.number), here)

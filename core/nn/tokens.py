@@ -11,7 +11,7 @@ The mask is token K of the embedding; the head gives K logits, and SUBS (`core.d
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,8 @@ class TokenContext:
 
     def predict(self, x_t: Int[Tensor, "b l"], t: Float[Tensor, " ..."]) -> Prediction:
         """Predict the window's sites from local tokens [B, L]; the same pass caches tokens committed before."""
+        home, device = x_t.device, self.past.device
+        x_t, t = x_t.to(device), t.to(device)
         k, held = self.alphabet.shape[1], 0 if self.cache is None else self.cache.length
         ahead, size = self.past.shape[1] - held, x_t.shape[1]
         names = torch.cat([self.alphabet, self.alphabet.new_full((len(x_t), 1), self.net.config.tokens)], 1)
@@ -117,16 +119,18 @@ class TokenContext:
             self.cache.commit(block[:ahead])
         logits = self.net.head(h[:, ahead:])
         local = logits.gather(-1, self.alphabet.clamp_min(0)[:, None].expand(-1, size, -1))
-        return subs(local.masked_fill(self.alphabet[:, None] < 0, -torch.inf), x_t, k)
+        found = subs(local.masked_fill(self.alphabet[:, None] < 0, -torch.inf), x_t, k)
+        return replace(found, log_p=found.log_p.to(home))
 
     def commit(self, x_0: Int[Tensor, "b l"]) -> None:
         """Append the window's clean tokens; they enter the cache with the next pass."""
         last = self.number[-1] + 1 if self.number else 0
-        self.past = torch.cat([self.past, self.alphabet.gather(1, x_0)], 1)
+        self.past = torch.cat([self.past, self.alphabet.gather(1, x_0.to(self.past.device))], 1)
         self.number = self.number + [last] * x_0.shape[1]
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         """Keep some rows."""
+        rows = rows.to(self.past.device)
         self.past = self.past[rows]
         if self.cache is not None:
             self.cache.select(rows)

@@ -177,7 +177,7 @@ class Background(nn.Module):
         which = torch.zeros(len(x), dtype=torch.long, device=x.device) if fold is None else fold + 1
         hard = not x.is_floating_point()
         law = one_hot(x, self.tokens + 1).to(self.table.dtype) if hard else x
-        found = [self._of(x if hard and not x.is_cuda else law, which, m) for m in range(self.classes)]
+        found = [self._of(x if hard and x.device.type == "cpu" else law, which, m) for m in range(self.classes)]
         log_w = self.share[which].T.to(law.dtype) + torch.stack([z.to(law.dtype) for _, z in found])
         mixed = torch.stack([log_m for log_m, _ in found]) + log_w.log_softmax(0)[..., None, None]
         return law[..., self.tokens :] * mixed.logsumexp(0).clamp_min(FLOOR)

@@ -83,9 +83,10 @@ class PeptideTask:
 
     def validate(self, module: torch.nn.Module, step: int) -> dict[str, float]:
         """Return nats per residue of the families held back."""
-        total, sites = 0.0, 0.0
+        total, sites, device = 0.0, 0.0, next(module.parameters()).device
         for draw in range(4):
-            nats, length = bound(module, *noised(self.held.tokens, np.random.default_rng(draw)))
+            noisy, clean = noised(self.held.tokens, np.random.default_rng(draw))
+            nats, length = bound(module, noisy.to(device), clean.to(device))
             total, sites = total + float(nats.sum()), sites + float(length.sum())
         return {"loss": total / sites}
 

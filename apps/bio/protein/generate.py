@@ -30,6 +30,7 @@ from apps.bio.protein.sites import Sites, choose
 from apps.bio.protein.structure import Structure, read_structure
 from core.denoiser import subs
 from core.errors import CheckpointError, UsageError
+from core.nn.hosted import hosted
 from core.noise import Stream
 from core.plan import uniform_plan
 from core.process.categorical import Categorical
@@ -62,7 +63,7 @@ class Conditioned(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.members, self.index, self.temperature = nn.ModuleList(members), g.index, temperature
-        self.told = None if given is None or trust == 1 else torch.where(given, 1.0, trust)[:, None]
+        self.told = None if given is None or trust == 1 else torch.where(given, 1.0, trust)[:, None].to(g.node.device)
         self.read = [m.encode(g) for m in members]
 
     def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
@@ -103,12 +104,13 @@ class InverseFolder:
     def condition(
         self, g: Graph, member: int | None = None, temperature: float = 1.0, trust: float = 1.0,
         given: Tensor | None = None,
-    ) -> Conditioned:  # fmt: skip
-        """Read a structure with all members, or with the one that did not see its cluster (`Conditioned`)."""
+    ) -> nn.Module:  # fmt: skip
+        """Read a structure with all members, or with the one that did not see its cluster (a hosted `Conditioned`)."""
         chosen = [self.net.members[member]] if member is not None else list(self.net.members)
         device = next(self.net.parameters()).device
         with torch.no_grad():
-            return Conditioned(chosen, g.to(device), temperature, trust, given).eval()  # type: ignore[arg-type]
+            found = Conditioned(chosen, g.to(device), temperature, trust, given)  # type: ignore[arg-type]
+        return hosted(found.eval())
 
     def graph(self, structure: Structure) -> Graph:
         """Return the graph of a structure; the last one is kept."""

@@ -160,12 +160,12 @@ class FoldingTask:
         One chain of each cluster; the mean over clusters.
         """
         net = getattr(module, "module", module)
-        nats, right = [], []
+        nats, right, device = [], [], next(net.parameters()).device
         for c in np.unique(self.data.cluster[self.fold > 0]):
             rows = np.flatnonzero((self.data.cluster == c) & self.distinct)[:1]
             parts = []
             for i in rows:
-                g, x = self.graph(int(i)), torch.from_numpy(self.data.tokens[i])
+                g, x = self.graph(int(i)).to(device), torch.from_numpy(self.data.tokens[i]).to(device)
                 log_p = net(g, torch.full_like(x, LETTERS), int(self.fold[i]) - 1).log_softmax(-1)
                 nll = -log_p.gather(-1, x[:, None]).mean()
                 parts.append((float(nll), float((log_p.argmax(-1) == x).float().mean())))
