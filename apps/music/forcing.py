@@ -132,7 +132,7 @@ class ArcTask(FlowTask):
                 loss, figures = loss + a.slow * uneven, figures | {"slow": uneven.detach()}
         if a.keep:
             part = slice(0, window + r.model.block)
-            flow, _ = net(real[:, part], asked[:, part], stream.fold(3))
+            flow, _ = net(real[:, part], asked[:, part], r.seed, step, 3)
             loss, figures = loss + a.keep * flow, figures | {"flow": flow.detach()}
         return loss, figures
 

@@ -23,9 +23,9 @@ from core.errors import UsageError
 from core.finetune.arc import Critic
 from core.nn.block_flow import MODES, BlockFlow, BlockFlowConfig
 from core.nn.transformer import TransformerConfig
-from core.noise import Stream
 from core.objective.flow import flow_loss, logit_normal
 from core.run.config import LoggerConfig, OptimConfig, TrainerConfig, setting
+from core.run.lane import noise
 from core.solvers.presets import SOLVERS
 
 __all__ = ["ArcConfig", "CodecConfig", "DataConfig", "ModelConfig", "MusicNet", "Recipe", "SampleConfig", "make_codec"]
@@ -206,12 +206,13 @@ class MusicNet(nn.Module):
             for part in (self.codec, *self.critic.unread):
                 part.requires_grad_(False)
 
-    def forward(self, x: Tensor, control: Tensor | None, stream: Stream) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: Tensor, control: Tensor | None, seed: int, *path: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the flow-matching loss of frames [B, N L, dim] under controls [B, N L, WIDTH], with its metrics.
 
-        Every target block has its own time, logit-normal.
+        Every target block has its own time, logit-normal; the noise is that of the seed at `path`.
         """
         flow, length = self.flow, self.flow.config.block
+        stream = noise(seed, len(x)).fold(*path).to(x.device)
         denoiser, target = flow.trainer(x, control)
         u = stream.fold(7).uniform(target.shape[1] // length)
         t = self.times(u).clamp(1e-4, 1).repeat_interleave(length, 1).to(x.device)

@@ -27,7 +27,6 @@ from core.errors import DataError, UsageError
 from core.nn.flow_context import FlowContext
 from core.noise import Stream
 from core.run import checkpoint
-from core.run.lane import noise
 
 __all__ = ["CodecTask", "FlowTask", "make"]
 
@@ -96,8 +95,7 @@ class FlowTask:
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Any]]:
         """Return the flow-matching loss."""
-        stream = noise(self.recipe.seed, len(batch["x"])).fold(step).to(batch["x"].device)
-        return module(batch["x"], batch["control"], stream)
+        return module(batch["x"], batch["control"], self.recipe.seed, step)
 
     def validate(self, module: nn.Module, step: int) -> dict[str, float]:
         """Return the loss on held-out windows, and with the past of another piece: a past that is used matters."""

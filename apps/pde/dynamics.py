@@ -196,17 +196,18 @@ class Dynamics(nn.Module):
         computed again.
         `detach_first` cuts the gradient after the first step, as the paper's code does.
         """
-        out, u = [], self.enter(u, t, parameters)
-        for k in range(steps):
-            at = t + k * self.dt * self.substeps * stride
-            if torch.is_grad_enabled() and self.config.checkpoint and steps > 1:
-                u = _Again.apply(lambda v, r=at: self.step(v, r, parameters, stride), u, *self.parameters())  # type: ignore[assignment]
-            else:
-                u = (self.step if torch.is_grad_enabled() else self.refined)(u, at, parameters, stride)
-            out.append(self.leave(u))
-            if k == 0 and detach_first:
-                u = u.detach()
-        return torch.stack(out, 1)
+        with torch.autocast(u.device.type, enabled=False):  # derivatives do not survive half precision
+            out, u = [], self.enter(u, t, parameters)
+            for k in range(steps):
+                at = t + k * self.dt * self.substeps * stride
+                if torch.is_grad_enabled() and self.config.checkpoint and steps > 1:
+                    u = _Again.apply(lambda v, r=at: self.step(v, r, parameters, stride), u, *self.parameters())  # type: ignore[assignment]
+                else:
+                    u = (self.step if torch.is_grad_enabled() else self.refined)(u, at, parameters, stride)
+                out.append(self.leave(u))
+                if k == 0 and detach_first:
+                    u = u.detach()
+            return torch.stack(out, 1)
 
     @torch.no_grad()
     def calibrate(

@@ -115,7 +115,7 @@ class FieldTask:
         """Return the refiner's loss at `REFINED` places in each window."""
         assert net.refiner is not None
         before, after, truth, span = self._pairs(net, batch, min(REFINED, batch.target.shape[1] - 1))
-        stream = noise(self.recipe.trainer.seed, len(before)).fold(8, step)
+        stream = noise(self.recipe.trainer.seed, len(before)).fold(8, step).to(before.device)
         return net.refiner.loss(before, after, truth, span, stream)
 
     def loss(self, module: torch.nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:

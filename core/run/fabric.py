@@ -11,19 +11,38 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.precision import MixedPrecision
 from torch import Tensor
 
 from core.errors import UsageError
 from core.run.config import TrainerConfig
 from core.run.state import shard
 
-__all__ = ["agree", "average_figures", "launch"]
+__all__ = ["Mixed", "agree", "average_figures", "launch"]
+
+
+class Mixed(MixedPrecision):
+    """Half precision operation by operation, as autocast decides.
+
+    Times, laws and the states of fields enter and leave a network as they are: rounded at the door, as the parent
+    class has it, a time of day or a state is worth two digits.
+    """
+
+    def convert_input(self, data: Any) -> Any:
+        """Return what enters the network."""
+        return data
+
+    def convert_output(self, data: Any) -> Any:
+        """Return what leaves it."""
+        return data
 
 
 def launch(trainer: TrainerConfig) -> Fabric:
     """Start Fabric on the recipe's devices, with its other processes if there are to be any."""
     strategy: Any = trainer.strategy
-    precision: Any = trainer.precision
+    precision: Any = {"precision": trainer.precision}
+    if trainer.precision == "bf16-mixed":
+        precision = {"plugins": [Mixed("bf16-mixed", kind(trainer.accelerator))]}
     if strategy == "fsdp":
         from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 
@@ -31,13 +50,18 @@ def launch(trainer: TrainerConfig) -> Fabric:
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
     try:
-        fabric = Fabric(
-            accelerator=trainer.accelerator, devices=trainer.devices, strategy=strategy, precision=precision
-        )
+        fabric = Fabric(accelerator=trainer.accelerator, devices=trainer.devices, strategy=strategy, **precision)
     except (RuntimeError, ValueError) as error:  # Lightning's MisconfigurationException is a RuntimeError
         raise UsageError(str(error), field="trainer.accelerator", value=trainer.accelerator) from None
     fabric.launch()
     return fabric
+
+
+def kind(accelerator: str) -> str:
+    """Return the type of device that a recipe's accelerator is on this machine."""
+    if accelerator == "cpu":
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def agree(fabric: Fabric, *flags: float) -> list[float]:

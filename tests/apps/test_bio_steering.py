@@ -7,7 +7,20 @@ import pytest
 
 from benchmarks import dna_rewards
 from benchmarks._steering import FEW, MANY, Cell
-from benchmarks._weights import ALPHAS, CALLS, OWN, SHARED, UPDATES, WEIGHTS, before, depends, falling, spent
+from benchmarks._weights import (
+    ALPHAS,
+    CALLS,
+    OWN,
+    REALIGNED,
+    SHARED,
+    UPDATES,
+    WEIGHTS,
+    before,
+    depends,
+    falling,
+    source,
+    spent,
+)
 
 
 def test_no_tuning_asks_more_than_its_calls_the_warm_start_included() -> None:
@@ -44,7 +57,7 @@ def table(warm: float) -> dict[str, dict[str, float]]:
 def test_the_variant_neither_helps_nor_hurts_drakes(warm: float) -> None:
     rows = table(warm)
     volume = dna_rewards.volumes(rows)
-    plain, variant = (dna_rewards.standing(rows, volume, method) for method in ALPHAS)
+    plain, variant = (dna_rewards.standing(rows, volume, method) for method in UPDATES)
     assert plain["hypervolume_over_others"] == pytest.approx(1.1 / 2.0)
     assert variant["hypervolume_over_others"] == pytest.approx((warm + 1) / 2)
     assert set(sum(plain["dominated"].values(), [])) == {"classifier 0.05"}
@@ -54,6 +67,22 @@ def test_the_variant_neither_helps_nor_hurts_drakes(warm: float) -> None:
     assert variant["dominated_by_judge"] == variant["dominated"]  # the judges of this table agree
     rows["drakes-warm 0.04"]["judge"] = 9.0
     assert not dna_rewards.standing(rows, volume, "drakes-warm")["dominated_by_judge"]["drakes-warm 0.04"]
+
+
+def test_what_is_realigned_asks_nothing_more_and_is_its_own_row() -> None:
+    for regime in (FEW, MANY):
+        cells = [c for c in regime.cells if c.method in REALIGNED]
+        assert {c.method for c in cells} == set(REALIGNED) <= set(dna_rewards.OURS)
+        for cell in cells:
+            own = source(cell)
+            assert own in regime.cells and own.strength == cell.strength * REALIGNED[cell.method][1]
+            assert spent(cell) == spent(own) <= CALLS and depends(cell)[2:] == depends(own)
+    assert not dna_rewards.rivals("drakes", "drakes-realigned 0.0125")
+    assert dna_rewards.rivals("drakes-realigned", "drakes 0.1") and dna_rewards.rivals("drakes", "sdpo-realigned 0.025")
+    rows = table(0.5) | {"drakes-realigned 0.0125": point(1.5)}
+    found = dna_rewards.standing(rows, dna_rewards.volumes(rows), "drakes-realigned")
+    assert found["dominated"]["drakes-realigned 0.0125"] == [] and found["chosen"] == "drakes-realigned 0.0125"
+    assert found["dominated_by_published"]["drakes-realigned 0.025"] == ["classifier 0.05"]
 
 
 def test_a_point_that_ties_dominates_nothing() -> None:
