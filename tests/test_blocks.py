@@ -16,7 +16,7 @@ from core.constrain.law import Free
 from core.denoiser import Prediction
 from core.errors import UsageError
 from core.nn.tokens import TokenConfig, TokenNet
-from core.nn.transformer import TransformerConfig
+from core.nn.transformer import BlockTransformer, TransformerConfig
 from core.noise import Stream
 from core.objective.block import Interval, block_loss, clipped_loss, draw_block, search
 from core.plan import uniform_plan
@@ -159,3 +159,8 @@ def test_gradients_reach_every_parameter() -> None:
     model = net(time=True)
     block_loss(model, Categorical.absorbing(K), torch.randint(0, K, (4, LENGTH)), Stream.of(0, 4), 3)[0].backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)] == []
+
+
+def test_heads_that_do_not_divide_the_width_are_one_line() -> None:
+    with pytest.raises(UsageError, match="heads.*got 3.*divide dim / 2 = 8"):
+        BlockTransformer(TransformerConfig(dim=16, depth=1, heads=3))

@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
+from core.errors import UsageError
+
 __all__ = ["BlockTransformer", "KVCache", "TransformerConfig", "block_mask", "rotary"]
 
 
@@ -188,12 +190,17 @@ class BlockTransformer(nn.Module):
 
     Args:
         config: the trunk's shape.
+
+    Raises:
+        UsageError: the heads do not divide the width evenly.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         if config.dim % (2 * config.heads):
-            raise ValueError(f"dim {config.dim} must be a multiple of 2 * heads = {2 * config.heads}")
+            hint = f"heads must divide dim / 2 = {config.dim / 2:g}"
+            raise UsageError("does not divide the width into heads of even size", field="heads", value=config.heads,
+                             hint=hint)  # fmt: skip
         self.config = config
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim)
