@@ -20,6 +20,11 @@ from apps.bio.dna.network import build
 from apps.bio.generate import SequenceModel
 from apps.bio.model import DataConfig, ModelConfig, Recipe
 from apps.bio.rewards import Gc
+from apps.music.forcing import ArcTask
+from apps.nas.baselines import Field
+from apps.nas.model import TuneConfig
+from apps.nas.pareto import Compromise
+from apps.nas.search import Tuner
 from core.draw import inverse_cdf
 from core.finetune.steer import STEERINGS
 from core.nn.hosted import Hosted, hosted
@@ -27,6 +32,7 @@ from core.noise import Stream
 from core.run.config import TrainerConfig, load_recipe
 from core.run.fabric import launch
 from core.run.lane import within
+from core.run.launch import run
 from tests.elsewhere import NAME, accelerator
 
 
@@ -153,6 +159,44 @@ def test_tuning_runs_where_its_network_is(method: str) -> None:
     want = gradient("cpu")
     with accelerator() as device:
         torch.testing.assert_close(gradient(device), want, rtol=1e-3, atol=1e-6 * float(want.abs().max()))
+
+
+def test_searches_learn_where_the_network_is() -> None:
+    def learnt(device: str) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = nas.load("toy", device)
+        x, field = model.sample(8, seed=0).x, Field(model.space, seed=0)
+        plain, wished = Tuner(model, TuneConfig(), field), Compromise(model, field)
+        plain.raise_(x, torch.ones(8, dtype=torch.float64))
+        wished.learn(x, np.random.default_rng(0).random((8, 2)), 1)
+        assert len(wished.sample(torch.rand(3))) == 3
+        return [p.detach().cpu() for tuner in (plain, wished.tuner) for p in tuner.model.net.parameters()]
+
+    want = learnt("cpu")
+    with accelerator() as device:
+        for found, own in zip(learnt(device), want, strict=True):
+            torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-5)
+
+
+def test_players_train_each_other_where_they_are(tmp_path: Path) -> None:
+    small = ["data.count=7", "data.batch=2", "model.dim=16", "model.depth=1", "codec.dim=8", "trainer.steps=1"]
+    kept = tmp_path / "kept"
+    run("music", load_recipe("music", "toy", [*small, "trainer.threads=1", "trainer.validate_every=0"]), kept, None)
+    arc = ["task=arc", "arc.blocks=2", "arc.burn=1", "arc.depth=1", "arc.alone=1", "arc.slow=2", f"start={kept}"]
+
+    def stepped(device: str) -> dict[str, float]:
+        task = ArcTask(load_recipe("music", "toy", [*small, *arc]))
+        torch.manual_seed(0)
+        net, batch = task.module().to(device), move_data_to_device(task.batch(1, 0, 1), torch.device(device))
+        with within(0):
+            loss, figures = task.loss(net, batch, 1)
+        loss.backward()
+        found = {"total": loss.detach(), **figures, **task.validate(net.eval(), 1)}
+        return {k: float(v) for k, v in found.items()}
+
+    want = stepped("cpu")
+    with accelerator() as device:
+        assert stepped(device) == pytest.approx(want, rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("app", ["trajectory", "bio", "nas", "music", "pde"])

@@ -8,6 +8,7 @@ judged at the price of a few blocks a step. Generator and critic learn from the 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -140,8 +141,9 @@ class ArcTask(FlowTask):
         """Return how far the slow quantities of what was made, unasked, are from real ones."""
         r = self.recipe
         first = 1 if cold else r.model.window - 1
-        found = slow.quantities(self.codec, made, r.model.block)  # type: ignore[arg-type]
-        return slow.misfit([v[:, first:] for v in found], [v.to(made) for v in self.known], r.arc.home)
+        found = slow.quantities(self.codec, made.cpu(), r.model.block)  # type: ignore[arg-type]
+        known = [v.to(found[0]) for v in self.known]
+        return slow.misfit([v[:, first:] for v in found], known, r.arc.home).to(made.device)
 
     def validate(self, module: nn.Module, step: int) -> dict[str, float]:
         """Return the distances to held-out music of the first and the last five of 25 blocks, and `uneven`.
@@ -153,7 +155,8 @@ class ArcTask(FlowTask):
             return super().validate(module, step)
         net: MusicNet = getattr(module, "module", module)  # type: ignore[assignment]
         with arc.frozen(net):
-            model = MusicModel(net, self.recipe).set(steps=self.recipe.arc.most)
+            host = net.around(copy.deepcopy(net.codec).cpu())  # scores are judged there
+            model = MusicModel(host, self.recipe).set(steps=self.recipe.arc.most)
             pieces, frames = real_scores(model, "valid"), 25 * self.recipe.model.block
             found, real = features(model.sample(48, frames=frames, seed=1, bpm=90.0)), np.concatenate(pieces)
         scale = real.std(0).clip(1e-3)

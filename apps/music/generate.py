@@ -147,11 +147,9 @@ class MusicModel:
         if not isinstance(codec, RollCodec):
             raise UsageError("rules are for scores", field="constraints", value="mel")
         quiet = columns(codec, rules)
-        net = copy.copy(self.net)
-        net._modules = dict(self.net._modules)
-        net.codec = copy.copy(codec)
-        net.codec.silent = quiet
-        out = MusicModel(net, self.recipe)
+        own = copy.copy(codec)
+        own.silent = quiet
+        out = MusicModel(self.net.around(own), self.recipe)
         out.project = partial(project, codec, quiet)
         return out
 

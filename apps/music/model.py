@@ -7,6 +7,7 @@ train it in turn: `codec` (the decoder of the mel codec), `flow` (the next block
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -217,6 +218,13 @@ class MusicNet(nn.Module):
         u = stream.fold(7).uniform(target.shape[1] // length)
         t = self.times(u).clamp(1e-4, 1).repeat_interleave(length, 1).to(x.device)
         return flow_loss(denoiser, flow.process, target, stream, kind="velocity", times=t)
+
+    def around(self, codec: nn.Module) -> MusicNet:
+        """Return the network with another codec; all other parts are shared."""
+        out = copy.copy(self)
+        out._modules = dict(self._modules)
+        out.codec = codec  # type: ignore[assignment]
+        return out
 
     def extra_repr(self) -> str:
         """Tell how large it is."""

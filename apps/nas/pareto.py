@@ -105,6 +105,7 @@ class Compromise:
 
     def __init__(self, model: CellModel, field: Field) -> None:
         net = Preferring(copy.deepcopy(model.net))  # type: ignore[arg-type]
+        net.to(next(model.net.parameters()).device)
         base = CellModel(net, model.recipe, model.space, model.process, model.name)
         self.tuner = Tuner(base, replace(model.recipe.tune, lr=RATE), field)
 
@@ -116,7 +117,7 @@ class Compromise:
     def hear(self, wish: Tensor) -> None:
         """Tell the policy, and the model that it is tied to, what is wanted."""
         for model in (self.tuner.model, self.tuner.before):
-            model.net.wish = wish.float()  # type: ignore[assignment]
+            model.net.wish = wish.float().to(next(model.net.parameters()).device)  # type: ignore[assignment]
 
     def learn(self, x: Tensor, values: np.ndarray, steps: int, rows: int = 32, best: int = 3) -> None:
         """Take some steps from cells x [n, D] with objectives values [n, 2], both to be large."""
