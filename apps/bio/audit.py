@@ -25,6 +25,9 @@ __all__ = ["Finding", "audit", "check", "clean", "table"]
 MOSTLY = 0.7
 """Least share of A, C, G, T, U, N among the letters of DNA and RNA; proteins have about a third."""
 
+BASES = "ACGTRYSWKMBDHVN"
+"""Codes of one or several bases (IUPAC)."""
+
 PROTEIN = {"X": ".", "B": "[DN]", "Z": "[EQ]", "J": "[IL]"}
 
 
@@ -280,25 +283,35 @@ def check(
 
 
 def nucleic(sequences: Sequence[str], rules: Sequence[Any]) -> bool:
-    """Tell whether sequences are DNA or RNA: a rule that only DNA knows says so, or most of their letters do."""
+    """Tell whether sequences are DNA or RNA: a rule that only one kind knows says so, or most of their letters do."""
     words = [w for r in rules for name in ("patterns", "motifs") for w in getattr(r, name, ())]
     words += [w for r in rules for w in (getattr(r, "a", ""), getattr(r, "b", ""))]
     if any(type(r).__name__ in ("Gc", "Frame") for r in rules) or any(re.match("[A-Z][a-z]", w) for w in words):
         return True
+    if any(set("".join(re.findall("[A-Z]", getattr(r, "letters", "").upper()))) - set(BASES + "U") for r in rules):
+        return False  # an alphabet or a fixed site of residues
     text = "".join(sequences).upper()
     return sum(text.count(c) for c in "ACGTUN") >= MOSTLY * len(text)
 
 
-def lettered(names: Sequence[str], sequences: Sequence[str], rules: Sequence[Any]) -> tuple[list[str], bool]:
+def lettered(
+    names: Sequence[str], sequences: Sequence[str], rules: Sequence[Any], residues: bool = False
+) -> tuple[list[str], bool]:
     """Return sequences as they are judged, U as T, and whether they are DNA; what the letters leave open is said.
+
+    Args:
+        names: what messages call the sequences.
+        sequences: letters as they stand in the file.
+        rules: what they are judged by.
+        residues: the file's name says that they are proteins.
 
     Raises:
         DataError: a letter that is neither base nor residue.
     """
     import sys
 
-    dna = nucleic(sequences, rules)
-    known = set("ACGTRYSWKMBDHVN" if dna else "ABCDEFGHIJKLMNOPQRSTUVWXYZ*")
+    dna = not residues and nucleic(sequences, rules)
+    known = set(BASES if dna else "ABCDEFGHIJKLMNOPQRSTUVWXYZ*")
     texts = [x.upper().replace("U", "T") if dna else x.upper().replace("/", "") for x in sequences]
     for name, text in zip(names, texts, strict=True):
         if wrong := sorted(set(text) - known):
@@ -341,11 +354,12 @@ def audit(
     from apps.bio.dna.words import alike, altered, specs_of
     from apps.bio.records import read
 
+    residues = all(path.suffix.lower() == ".faa" for path in files)  # NCBI's ending for amino acids
     entries, found, given = [entry for path in files for entry in read(path)], [], {k: v for k, v in rules.items() if v}
     for numbers in alike(given, entries, template):
         mine = [entries[i] for i in numbers]
         specs, sequences, circles = specs_of(given, template, mine)
-        sequences, dna = lettered([e.name for e in mine], sequences, specs)
+        sequences, dna = lettered([e.name for e in mine], sequences, specs, residues)
         judged = check(sequences, specs, dna, circles)
         if template is not None and (wrong := altered(given, template, mine)):
             first = wrong.index(True) if any(wrong) else None

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -176,7 +177,7 @@ class LiveSession:
             self.player.bpm = bpm
         self.asked["tempo"] = torch.tensor([self.tempo])
 
-    def push_audio(self, audio: Tensor) -> None:
+    def push_audio(self, audio: Tensor | np.ndarray) -> None:
         """Hear samples [m] of the musician; a block's worth is asked of the next block, of several the newest.
 
         Raises:

@@ -104,7 +104,9 @@ class Compromise:
     """
 
     def __init__(self, model: CellModel, field: Field) -> None:
-        net = Preferring(copy.deepcopy(model.net))  # type: ignore[arg-type]
+        with torch.random.fork_rng(devices=[]):  # the embedding begins as the field's seed says, whoever drew before
+            torch.manual_seed(int(field.rng.integers(2**62)))
+            net = Preferring(copy.deepcopy(model.net))  # type: ignore[arg-type]
         net.to(next(model.net.parameters()).device)
         base = CellModel(net, model.recipe, model.space, model.process, model.name)
         self.tuner = Tuner(base, replace(model.recipe.tune, lr=RATE), field)
@@ -152,7 +154,7 @@ def search(
         UsageError: no cell has both a finite reward and a finite cost.
     """
     policy = Compromise(model, field)
-    queries.score(priced(policy.sample(torch.rand(min(20, budget))).unique(dim=0), cost)[0])
+    queries.score(priced(policy.sample(torch.from_numpy(field.rng.random(min(20, budget)))).unique(dim=0), cost)[0])
     while queries.unique < budget:
         x, values = asked(queries, cost, field.space.D)
         front = Front.of(x, torch.from_numpy(values))

@@ -207,7 +207,7 @@ class Dynamics(nn.Module):
                 out.append(self.leave(u))
                 if k == 0 and detach_first:
                     u = u.detach()
-            return torch.stack(out, 1)
+            return torch.stack(out, 1) if out else self.leave(u)[:, None][:, :0]
 
     @torch.no_grad()
     def calibrate(

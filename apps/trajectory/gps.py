@@ -57,6 +57,7 @@ class GpsTrace:
 def read_gps(path: str | Path) -> list[GpsTrace]:
     """Read traces: .gpx (1.0, 1.1), .csv with columns for time, latitude, longitude and maybe a name, or .csv with the
     columns TRIP_ID, TIMESTAMP, POLYLINE of the Porto taxi trips (a fix every 15 s); each also compressed (.gz).
+    Where most points of a track have a time, those without one are left out; where fewer have, none counts.
 
     Raises:
         DataError: the file is missing, malformed, of another kind, or empty.
@@ -118,9 +119,14 @@ def _on_earth(path: Path, where: str, lon: float, lat: float) -> None:
 
 
 def _trace(name: str, fixes: Sequence[tuple[float, float, float]]) -> GpsTrace | None:
-    """Sort fixes by time, drop repeated times, and return None where fewer than two remain."""
+    """Sort fixes by time, drop repeated times, and return None where fewer than two remain.
+
+    Where most fixes have a time, the others are dropped; else the order of the file is kept, without times.
+    """
     rows = np.asarray(fixes, dtype=np.float64).reshape(-1, 3)
-    if np.isfinite(rows[:, 0]).all():
+    timed = np.isfinite(rows[:, 0])
+    if 2 * timed.sum() > len(rows):
+        rows = rows[timed]
         rows = rows[np.argsort(rows[:, 0], kind="stable")]
         rows = rows[np.concatenate([[True], np.diff(rows[:, 0]) > 0])] if len(rows) else rows
     else:

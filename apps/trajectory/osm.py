@@ -24,7 +24,7 @@ from zlib import error as ZlibError
 import numpy as np
 
 from apps.trajectory.network import ROAD_CLASSES, RoadNetwork, utm_zone
-from apps.trajectory.roads import CLASS_SPEED, TAGS, drivable, merged, speeds, values
+from apps.trajectory.roads import CLASS_SPEED, NODE_TAGS, TAGS, drivable, merged, speeds, values
 from apps.trajectory.topology import assemble
 from core.errors import DataError
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["cache_folder", "from_osm", "from_place"]
 
 _SUFFIXES = (".osm", ".osm.gz", ".osm.bz2", ".graphml")
-_VERSION = "6"
+_VERSION = "7"
 _ROADS = f'["highway"~"^({"|".join(CLASS_SPEED)})$"]'
 """What to ask the Overpass service for; `drivable` does the rest."""
 
@@ -97,15 +97,16 @@ def _cached(key: str, cache: str | Path | None, prepare: Callable[[], RoadNetwor
 
 @contextmanager
 def _tags() -> Iterator[Any]:
-    """Ask osmnx for the tags that say who may drive, and which way, for as long as the context lasts."""
+    """Ask osmnx for the tags that say who may drive where, and which way, for as long as the context lasts."""
     import osmnx as ox
 
-    tags, one_way = ox.settings.useful_tags_way, ox.settings.all_oneway
-    ox.settings.useful_tags_way, ox.settings.all_oneway = [*tags, *TAGS], True
+    own = ox.settings
+    ways, points, one_way = own.useful_tags_way, own.useful_tags_node, own.all_oneway
+    own.useful_tags_way, own.useful_tags_node, own.all_oneway = [*ways, *TAGS], [*points, *NODE_TAGS], True
     try:
         yield ox
     finally:
-        ox.settings.useful_tags_way, ox.settings.all_oneway = tags, one_way
+        own.useful_tags_way, own.useful_tags_node, own.all_oneway = ways, points, one_way
 
 
 def _read(path: Path, simplify: bool) -> MultiDiGraph:

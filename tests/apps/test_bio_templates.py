@@ -15,7 +15,7 @@ from Bio.SeqRecord import SeqRecord
 from apps import bio
 from apps.bio import audit
 from apps.bio import design as design_module
-from apps.bio.constraints import compile_, forbid, require, spacing
+from apps.bio.constraints import alphabet, compile_, fix, forbid, require, spacing
 from apps.bio.design import Order, noted, order
 from apps.bio.dna.chisel import marks
 from apps.bio.dna.network import build
@@ -126,6 +126,21 @@ def test_motifs_of_residues_may_be_small_letters() -> None:
     assert not audit.nucleic(["MKWVTF"], rules) and audit.nucleic(["MKWVTF"], [forbid("BsaI")])
     wish = Order([require("KXK"), require("nb")], "?" * 6)
     assert [n for n in noted(wish, "GCKTKG", dna=False) if "motif" in n[2]] == [(3, 5, "motif: KXK")]
+
+
+def test_peptides_of_the_letters_of_bases_are_told_by_their_rules_or_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GGAACC may be either; an alphabet or a site of residues, or the ending `.faa`, says which."""
+    for rules in ([alphabet("ACDEFGHIKLMNPQRSTVWY")], [fix(1, "[GE]")], [fix(1, "{L}G")]):
+        assert not audit.nucleic(["GGAACC"], rules)
+    for rules in ([], [alphabet("ACGU")], [fix(1, "[GA]R")], [fix(2, "?N{T}")]):
+        assert audit.nucleic(["GGAACC"], rules)
+    for ending, judged in ((".faa", "as proteins"), (".fna", "")):
+        (file := tmp_path / f"x{ending}").write_text(">a\nGATNACAGATNACA\n")
+        audit.audit([file], rules={"homopolymer": 2})
+        said = capsys.readouterr().err
+        assert ("judged as proteins" in said) == bool(judged) and ("ambiguous" in said) == (not judged)
 
 
 def test_a_template_of_rna_stays_rna(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_a_glitch_of_the_sound_card_is_refused_and_not_remembered(model: MusicMo
         with pytest.raises(UsageError, match="^audio: "):
             session.push_audio(wrong)
     assert set(session.block().controls) == {"tempo", "beat"}
-    session.push_audio(np.zeros(2 * RATE))  # type: ignore[arg-type]
+    session.push_audio(np.zeros(2 * RATE))
     assert "loudness" in session.block().controls
 
 

@@ -55,6 +55,7 @@ def test_a_model_of_a_file_keeps_the_files_time_between_states(tmp_path: Path) -
     assert np.array_equal(
         model.rollouts(start[None], 4)[0, 1:], net.eval()(torch.from_numpy(start)[None], 4)[0].detach()
     )
+    assert np.array_equal(model.rollouts(start[None], 0), model.rollouts(start[None], 4)[:, :1])
 
 
 def test_a_model_of_a_file_does_without_it_on_another_mesh(tmp_path: Path) -> None:

@@ -188,8 +188,8 @@ FLEET = "trip_id,time,lat,lon\na,1577836800,45,-27\nb,1577836801,45.1,-27\na,157
     ("name", "data"),
     [
         ("bom.csv", FLEET.encode("utf-8-sig")),
-        ("bom.csv.gz", gzip.compress(FLEET.encode("utf-8-sig"))),
-        ("FLEET.CSV.GZ", gzip.compress(FLEET.encode())),
+        ("bom.csv.gz", gzip.compress(FLEET.encode("utf-8-sig"), mtime=0)),
+        ("FLEET.CSV.GZ", gzip.compress(FLEET.encode(), mtime=0)),
         ("blanks.csv", FLEET.replace(",", ", ").encode()),
         ("quoted.csv", FLEET.replace("trip_id,time,lat,lon", '"trip_id", "time" , "lat","lon"').encode()),
     ],
@@ -233,6 +233,19 @@ def test_gpx(tmp_path: Path, version: str) -> None:
     one, two = read_gps(path)
     assert (one.id, two.id) == ("walk", "walk.2") and np.diff(one.t).tolist() == [1, 1]
     assert one.lonlat[2].tolist() == [-27.0, 45.2]
+
+
+@pytest.mark.parametrize(("timed", "left", "known"), [("1111", 4, True), ("1011", 3, True), ("1001", 4, False)])
+def test_points_without_time(tmp_path: Path, timed: str, left: int, known: bool) -> None:
+    """One without costs itself, not the times of the others; where half have none, the order of the file counts."""
+    points = "".join(
+        f'<trkpt lat="45" lon="{i}">{f"<time>2024-01-01T00:0{i}:00Z</time>" if t == "1" else ""}</trkpt>'
+        for i, t in enumerate(timed)
+    )
+    (tmp_path / "a.gpx").write_text(gpx(f"<trk><trkseg>{points}</trkseg></trk>"))
+    (trace,) = read_gps(tmp_path / "a.gpx")
+    assert len(trace) == left and np.isfinite(trace.t).all() == known and np.isnan(trace.t).all() != known
+    assert (np.diff(trace.lonlat[:, 0]) > 0).all()
 
 
 BOMB = '<!DOCTYPE gpx [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'

@@ -214,10 +214,14 @@ def test_monaco_and_porto_center(tmp_path: Path) -> None:
 PLACE = {1: (10.0, 50.0), 2: (10.004, 50.0), 3: (10.008, 50.0), 4: (10.004, 50.004)}
 
 
-def osm(folder: Path, **tags: str) -> Path:
-    """Write a ring of two-way streets: way 11 from 1 to 2 (with `tags`), way 12 on to 3, and back over 4 or not."""
+def osm(folder: Path, point: str = "", **tags: str) -> Path:
+    """Write a ring of two-way streets: way 11 from 1 to 2 (with `tags`), way 12 on to 3, and back over 4 or not.
+
+    Point 2 has the tags of `point`.
+    """
     ways = {11: ((1, 2), tags), 12: ((2, 3), {}), 13: ((3, 4, 1), {}), 14: ((1, 3), {})}
-    lines = [f'<node id="{i}" lon="{x}" lat="{y}"/>' for i, (x, y) in PLACE.items()]
+    own = "".join(f'<tag k="{k}" v="{v}"/>' for k, v in (tag.split("=") for tag in point.split()))
+    lines = [f'<node id="{i}" lon="{x}" lat="{y}">{own if i == 2 else ""}</node>' for i, (x, y) in PLACE.items()]
     for way, (nodes, more) in ways.items():
         said = "".join(f'<tag k="{k}" v="{v}"/>' for k, v in ({"highway": "residential"} | more).items())
         lines.append(f'<way id="{way}">' + "".join(f'<nd ref="{i}"/>' for i in nodes) + said + "</way>")
@@ -244,6 +248,29 @@ def test_the_most_specific_tag_says_who_may_drive(tmp_path: Path, said: str, ope
     tags = dict(tag.split("=") for tag in said.split())
     net = from_osm(osm(tmp_path, **tags), cache=tmp_path / "cache", simplify=False)
     assert bool(len(net.of_way(11))) == open_ and len(net.of_way(14)) == 2
+
+
+@pytest.mark.parametrize(
+    ("point", "open_"),
+    [
+        ("barrier=bollard", False), ("barrier=block", False), ("barrier=gate access=private", False),
+        ("barrier=kerb", False), ("barrier=gate", True), ("barrier=bollard motor_vehicle=yes access=no", True),
+        ("barrier=bollard bollard=rising", True), ("barrier=kerb kerb=lowered", True), ("barrier=toll_booth", True),
+        ("barrier=kerb highway=crossing", True), ("access=no", True), ("barrier=gate access=destination", True),
+    ],
+)  # fmt: skip
+def test_a_barrier_parts_the_street(tmp_path: Path, point: str, open_: bool) -> None:
+    """Nobody drives from 1 to 2 and on to 3 then, but up to the barrier from either side."""
+    file = osm(tmp_path, point)
+    net = from_osm(file, cache=tmp_path / "cache", simplify=False)
+    plain = from_osm(osm(tmp_path), cache=tmp_path / "cache", simplify=False)
+    assert net.n == plain.n == 10 and net.problem() is None
+    (first,), (second,) = [i for i in net.of_way(11) if net.u[i] == 1], [i for i in net.of_way(12) if net.v[i] == 3]
+    onward = {int(i) for i in net.succ[net.succ_ptr[first] : net.succ_ptr[first + 1]]}
+    if open_:
+        assert second in onward and directions(net, 11, 12) == directions(plain, 11, 12)
+    else:
+        assert net.v[first] != net.u[second] and second not in onward and all(net.v[i] == 1 for i in onward)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +318,7 @@ def test_a_place_is_read_by_the_rules_of_a_file(tmp_path: Path, monkeypatch: pyt
     kinds = re.fullmatch(r'\["highway"~"(.*)"\]', asked["custom_filter"])[1]
     assert [bool(re.search(kinds, road)) for road in ("motorway_link", "road", "footway", "tertiary")] == [1, 1, 0, 1]
     assert not ox.settings.all_oneway and "motorcar" not in ox.settings.useful_tags_way
+    assert "barrier" not in ox.settings.useful_tags_node
 
 
 @pytest.mark.parametrize("far", [0.0079, 0.001])
@@ -306,6 +334,12 @@ def test_the_class_of_a_merged_segment_is_that_of_most_metres(tmp_path: Path, fa
     for network in (net, kept):
         assert {ROAD_CLASSES[c] for c in network.road_class[network.of_way(11)]} == {longest}
         assert network.of_class("tertiary").sum() == 2
+
+
+@pytest.mark.parametrize(("limit", "kmh"), [("50", 50), ("5 knots", 9.26), ("7.5 knots", 13.89), ("20 mph", 32.19)])
+def test_limits_have_their_units(tmp_path: Path, limit: str, kmh: float) -> None:
+    net = from_osm(osm(tmp_path, maxspeed=limit), cache=tmp_path / "cache", simplify=False)
+    assert np.allclose(net.speed[net.of_way(11)], kmh, atol=0.01)
 
 
 @pytest.mark.parametrize("limit", ["0", "0 mph", "9" * 400, "walk"])
