@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from apps.nas.baselines import Field, fitted
@@ -124,7 +125,7 @@ class Compromise:
     def learn(self, x: Tensor, values: np.ndarray, steps: int, rows: int = 32, best: int = 3) -> None:
         """Take some steps from cells x [n, D] with objectives values [n, 2], both to be large."""
         rng, n = self.tuner.field.rng, len(x)
-        u = values.argsort(0, kind="stable").argsort(0, kind="stable") / max(n - 1, 1)
+        u = (rankdata(values, axis=0) - 1) / max(n - 1, 1)  # equal values share the mean of their ranks
         for _ in range(steps):
             wish = rng.random(rows)
             score = -np.maximum(wish * (1 - u[:, :1]), (1 - wish) * (1 - u[:, 1:])) + 0.05 * u.sum(1, keepdims=True)

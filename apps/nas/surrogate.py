@@ -137,10 +137,15 @@ class Surrogate:
         return (averages if self.by_class else features)(self.space, x)
 
     def fit(self, x: np.ndarray, y: np.ndarray) -> Surrogate:
-        """Learn from cells x [n, D] with rewards y [n]; all that have -inf share the lowest rank."""
+        """Learn from cells x [n, D] with rewards y [n], in any order: equal ones share the mean of their scores.
+
+        All that have -inf share the lowest rank.
+        """
         rank = np.where(np.isfinite(y), np.argsort(np.argsort(y, kind="stable"), kind="stable"), 0)
         above = (len(y) - rank) / (len(y) + 1.0)
         scores = -np.log(above) if self.scores == "best" else -torch.special.ndtri(torch.from_numpy(above)).numpy()
+        _, group = np.unique(y, return_inverse=True)
+        scores = (np.bincount(group, scores) / np.bincount(group))[group]
         self.y = (scores - scores.mean()) / max(float(scores.std()), 1e-9)
         self.phi = self.describe(x).astype(np.float64)
         self.scale = 1.0 / np.sqrt(float((self.phi**2).sum(1).mean()))

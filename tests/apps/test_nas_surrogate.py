@@ -54,3 +54,18 @@ def test_draws_have_the_posterior_mean_and_scatter() -> None:
     assert np.abs(model.mean(phi) - mean).max() < 1e-8
     assert (np.abs(draws.mean(0) - mean) / deviation).max() < 5 / np.sqrt(20_000)
     assert np.abs(draws.std(0) / deviation - 1).max() < 0.03
+
+
+@pytest.mark.parametrize("scores", ["best", "normal"])
+def test_the_order_of_answers_says_nothing(scores: str) -> None:
+    """Many answers are equal; what is learned from them must not depend on which was asked first."""
+    rng = np.random.default_rng(4)
+    x, asked = cells(80), cells(20, 1)
+    y = np.round((x == 3).sum(1) + rng.normal(size=80)).astype(float)
+    y[:5] = -np.inf
+    turn = rng.permutation(80)
+    one, other = (Surrogate(NB201, scores).fit(x[i], y[i]) for i in (np.arange(80), turn))
+    assert np.allclose(one.y[turn], other.y, atol=1e-12)
+    assert all(np.ptp(one.y[y == v]) < 1e-12 for v in np.unique(y))
+    phi = one.describe(asked)
+    assert np.allclose(one.mean(phi), other.mean(phi), atol=1e-9)
