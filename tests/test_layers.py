@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from scipy.special import gammaln
 
 from core.constrain.layers import Layers, admits, conflict, unfold
 from core.constrain.patterns import avoid_all, occurrences
@@ -65,29 +66,38 @@ def test_is_minimal(layers: Layers) -> None:
         assert len(np.unique(rows, axis=0)) == len(rows) and (rows >= 0).any(1).all()
 
 
-def law_of(log_p: torch.Tensor, known: np.ndarray) -> np.ndarray:
-    """Return the conditioned product law over ALL and the total before normalising, by enumeration."""
+def law_of(log_p: torch.Tensor, known: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the conditioned product law over ALL and the log of the total before normalising, by enumeration."""
     p = log_p.numpy()
     fits = legal() & ((known < 0) | (known == ALL)).all(1)
-    log_w = np.where(known < 0, p[np.arange(L), ALL], 0.0).sum(1)
-    return np.where(fits, np.exp(log_w), 0.0)
+    log_w = np.where(fits, np.where(known < 0, p[np.arange(L), ALL], 0.0).sum(1), -np.inf)
+    total = float(np.logaddexp.reduce(log_w))
+    return np.exp(log_w - total), total
 
 
+COLD = [1.0, 10.0, 60.0, 600.0, 6000.0]
+"""Sharpness of predictions; from 60 on, what the rules ask for has less than the smallest number."""
+
+
+@pytest.mark.parametrize("cold", COLD)
 @pytest.mark.parametrize("sites", [[], [3], [0, 5], [1, 2, 6]])
-def test_sums_equal_enumeration(layers: Layers, sites: list[int]) -> None:
+def test_sums_equal_enumeration(layers: Layers, sites: list[int], cold: float) -> None:
     known = [int(v) if i in sites else -1 for i, v in enumerate(ALL[legal()][len(sites)])]
-    log_p = torch.randn(1, L, K, generator=torch.Generator().manual_seed(1), dtype=torch.float64).log_softmax(-1)
-    weight = law_of(log_p[0], np.array(known))
+    log_p = torch.randn(1, L, K, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    log_p = (cold * log_p).log_softmax(-1)
+    weight, total = law_of(log_p[0], np.array(known))
     window, held = SharedLaw(layers, 1).whole(), torch.tensor([known])
-    assert float(window.log_partition(log_p, held)) == pytest.approx(np.log(weight.sum()), abs=1e-10)
-    marginal = np.zeros((L, K))
+    assert float(window.log_partition(log_p, held)) == pytest.approx(total, abs=1e-10, rel=1e-14)
+    marginal, possible = np.zeros((L, K)), np.zeros((L, K), bool)
     for x, w in zip(ALL, weight, strict=True):
-        marginal[np.arange(L), x] += w / weight.sum()
+        marginal[np.arange(L), x] += w
+    for x in ALL[legal() & ((np.array(known) < 0) | (np.array(known) == ALL)).all(1)]:
+        possible[np.arange(L), x] = True
     assert np.abs(window.marginals(log_p, held)[0].numpy() - marginal).max() < 1e-10
-    assert (window.allowed(held)[0].numpy() == (marginal > 0)).all()
+    assert (window.allowed(held)[0].numpy() == possible).all()
 
 
-@pytest.mark.parametrize("cold", [1.0, 60.0])
+@pytest.mark.parametrize("cold", COLD)
 def test_draws_follow_the_conditioned_product(layers: Layers, cold: float) -> None:
     """Also where the rules ask for what the prediction, a cold one, gives less than 1e-12."""
     n = 100_000
@@ -97,18 +107,39 @@ def test_draws_follow_the_conditioned_product(layers: Layers, cold: float) -> No
     everything = torch.ones(n, L, dtype=torch.bool)
     x = SharedLaw(layers, n).whole().admit(log_p.expand(n, -1, -1), torch.full((n, L), -1), everything, u)
     seen = np.bincount(x.numpy() @ K ** np.arange(L)[::-1], minlength=K**L) / n
-    weight = law_of(log_p[0], np.full(L, -1))
-    assert np.abs(seen - weight / weight.sum()).sum() / 2 <= 0.02
+    assert np.abs(seen - law_of(log_p[0], np.full(L, -1))[0]).sum() / 2 <= 0.02
 
 
-@pytest.mark.parametrize("cold", [1.0, 60.0])
+@pytest.mark.parametrize("cold", COLD)
 def test_greedy_is_the_mode(layers: Layers, cold: float) -> None:
     log_p = torch.randn(5, L, K, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     log_p = (cold * log_p).log_softmax(-1)
     everything, none = torch.ones(5, L, dtype=torch.bool), torch.full((5, L), -1)
     x = SharedLaw(layers, 5).whole().admit(log_p, none, everything, torch.zeros(5, L), greedy=True)
     for row, p in zip(x.numpy(), log_p, strict=True):
-        assert (row == ALL[law_of(p, np.full(L, -1)).argmax()]).all()
+        assert (row == ALL[law_of(p, np.full(L, -1))[0].argmax()]).all()
+
+
+@pytest.mark.parametrize(("rate", "at_least"), [(0.5, 270), (0.2, 270), (0.01, 270), (1e-40, 200)])
+def test_a_sum_far_from_what_is_expected(rate: float, at_least: int) -> None:
+    """The tail of a binomial law, down to e^-18000: its probability, and where the tokens that it takes stand."""
+    n = 300
+    found = unfold([], np.ones((n, 2), bool), Budget(np.tile([0, 1], (n, 1)), at_least, n))
+    assert found is not None
+    window, none = SharedLaw(found, 1).whole(), torch.full((1, n), -1)
+    log_p = torch.tensor([np.log1p(-rate), np.log(rate)], dtype=torch.float64).expand(1, n, 2)
+    k = np.arange(at_least, n + 1)
+    terms = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1) + k * np.log(rate) + (n - k) * np.log1p(-rate)
+    total = np.logaddexp.reduce(terms)
+    assert float(window.log_partition(log_p, none)) == pytest.approx(total, rel=1e-12)
+    share = (np.exp(terms - total) * k).sum() / n
+    assert np.abs(window.marginals(log_p, none)[0, :, 1].numpy() - share).max() < 1e-9
+    u = torch.rand(400, n, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    many = SharedLaw(found, 400).whole()
+    x = many.admit(log_p.expand(400, -1, -1), none.expand(400, -1), torch.ones(400, n, dtype=torch.bool), u).numpy()
+    assert (x.sum(1) >= at_least).all() and abs(x.mean() - share) < 0.01
+    for half in (x[:, : n // 2], x[:, n // 2 :]):  # exchangeable: no half of the sequence pays for the other
+        assert abs(half.mean() - share) < 5 * np.sqrt(share * (1 - share) / half.size) + 1e-9
 
 
 @pytest.mark.parametrize("mode", ["product", "exists"])

@@ -95,7 +95,7 @@ class SharedWindow:
         u: Float[Tensor, "b l"],
         greedy: bool = False,
     ) -> Int[Tensor, "b l"]:
-        """Draw the revealed sites jointly by the law's mode; where the sums underflow, by *exists*."""
+        """Draw the revealed sites jointly by the law's mode; rows that nothing completes, by *exists*."""
         more = self.law.layers.length - self.first - self.length
         held, weights = self._known(known), self._log_p(log_p)
         wanted = np.pad(reveal.cpu().numpy(), ((0, 0), (0, more)))

@@ -7,13 +7,15 @@ Sites carry weights p_i(v), known sites one token. With c the budget spent so fa
 give the total b_0, exact draws of the product law conditioned on the rules, its marginals, and with max for sum its
 mode. Only states that the known tokens leave reachable are visited, and only sums that can still both occur and end
 within the bounds; where the bounds can no longer be missed the sum is dropped. So a step costs little once much is
-known, and the inner loop runs over the sums, which are contiguous.
+known, and the inner loop runs over the sums, which are contiguous. Messages are divided by their largest; where some
+are so small beside it that they, or what they lead to, would be lost, the row is done on logarithms (`logs.py`).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from core.constrain import logs
 from core.constrain.trellis import _pick
 from core.jit import jit
 
@@ -22,11 +24,19 @@ __all__ = ["draw", "marginals", "total"]
 FLOOR = 1e-12
 """Weight, beside the likeliest token's, of one that the prediction rules out: used only where nothing else is left."""
 
+SHARP, RARE, LOST = 1e-12, 1e-50, 1e-200
+"""Least weight of a token for messages to be divided at every eighth site only, and for products at all; least message.
+From one division to the next a message is multiplied by at most eight weights: 1e-296 is still a whole number of
+binary digits."""
+
 
 @jit
 def weigh(log_p, letters, known, floor, p):  # noqa: ANN001, ANN202
-    """Write to `p` [L, K] the weights of the tokens, the likeliest 1; return the log of what was divided out."""
-    shift = 0.0
+    """Write to `p` [L, K] the weights of the tokens, the likeliest 1.
+
+    Return the log of what was divided out, and the least weight that is not zero (0 where it rounds to that).
+    """
+    shift, least = 0.0, 1.0
     for i in range(len(known)):
         if known[i] >= 0:
             p[i, :] = 1.0
@@ -39,7 +49,9 @@ def weigh(log_p, letters, known, floor, p):  # noqa: ANN001, ANN202
             shift += top
         for v in range(p.shape[1]):
             p[i, v] = max(np.exp(log_p[i, v] - top), floor) if top > -np.inf else (1.0 if floor > 0.0 else 0.0)
-    return shift
+            if letters[i, v] and (p[i, v] > 0.0 or log_p[i, v] > -np.inf):
+                least = min(least, p[i, v])
+    return shift, least
 
 
 @jit
@@ -103,9 +115,9 @@ def _gather(beta, base, src, begin, end, weight, best):  # noqa: ANN001, ANN202
 
 
 @jit
-def _back(delta, cost, p, known, nodes, at, slot, lo, hi, off, beta, best):  # noqa: ANN001, ANN202
-    """Fill the backward messages; return the log of what they were divided by."""
-    length, scale = len(known), 0.0
+def _back(delta, cost, p, least, known, nodes, at, slot, lo, hi, off, beta, best):  # noqa: ANN001, ANN202
+    """Fill the backward messages; return the log of what they were divided by, and whether none was lost."""
+    length, scale, kept, every = len(known), 0.0, least >= RARE, 8 if least >= SHARP else 1
     beta[off[length] : off[length] + (at[length + 1] - at[length]) * (hi[length] - lo[length] + 1)] = 1.0
     for i in range(length - 1, -1, -1):
         wide, wider = hi[i] - lo[i] + 1, hi[i + 1] - lo[i + 1] + 1
@@ -119,15 +131,17 @@ def _back(delta, cost, p, known, nodes, at, slot, lo, hi, off, beta, best):  # n
                     shift = lo[i] + cost[i, v] - lo[i + 1]
                     src = off[i + 1] + (slot[t] - at[i + 1]) * wider + shift
                     _gather(beta, base, src, max(0, -shift), min(wide, wider - shift), p[i, v], best)
-        if i % 8 == 0:
-            stop = off[i] + (at[i + 1] - at[i]) * wide
+        if i % every == 0:
+            stop, small = off[i] + (at[i + 1] - at[i]) * wide, 1.0
             for k in range(off[i], stop):
                 top = max(top, beta[k])
             if top > 0.0:
                 scale += np.log(top)
                 for k in range(off[i], stop):
                     beta[k] /= top
-    return scale
+                    small = min(small, beta[k] if beta[k] > 0.0 else 1.0)
+            kept = kept and small >= LOST
+    return scale, kept
 
 
 @jit
@@ -197,10 +211,16 @@ def draw(layers, node, count, log_p, known, reveal, u, best):  # noqa: ANN001, A
             price, spent, done[b] = (nothing, 0, False) if kind == 2 else (cost, count[b], False)
             for floor in (0.0, FLOOR):  # the law itself, and only where it has no mass what lets any token be taken
                 if not done[b]:
-                    weigh(log_p[b], letters, known[b], floor, p)
-                    _back(delta, price, p, known[b], nodes, at, slot, lo, hi, off, beta, best)
-                    done[b] = _walk(delta, price, p, known[b], reveal[b], u[b], at, slot, lo, hi, off, beta, node[b],
-                                    spent, best, out[b])  # fmt: skip
+                    _, least = weigh(log_p[b], letters, known[b], floor, p)
+                    _, kept = _back(delta, price, p, least, known[b], nodes, at, slot, lo, hi, off, beta, best)
+                    if kept:
+                        done[b] = _walk(delta, price, p, known[b], reveal[b], u[b], at, slot, lo, hi, off, beta,
+                                        node[b], spent, best, out[b])  # fmt: skip
+                        continue
+                    logs.weigh(log_p[b], letters, known[b], floor, p)
+                    logs.back(delta, price, p, known[b], nodes, at, slot, lo, hi, off, beta, best)
+                    done[b] = logs.walk(delta, price, p, known[b], reveal[b], u[b], at, slot, lo, hi, off, beta,
+                                        node[b], spent, best, out[b])  # fmt: skip
     return out, done
 
 
@@ -219,18 +239,23 @@ def total(layers, node, count, log_p, known):  # noqa: ANN001, ANN202
             size = _place(at, lo, hi, off)
             beta = beta if size <= len(beta) else np.empty(2 * size)
             price = nothing if kind == 2 else cost
-            shift = weigh(log_p[b], letters, known[b], 0.0, p)
-            scale = _back(delta, price, p, known[b], nodes, at, slot, lo, hi, off, beta, False)
+            shift, least = weigh(log_p[b], letters, known[b], 0.0, p)
+            scale, kept = _back(delta, price, p, least, known[b], nodes, at, slot, lo, hi, off, beta, False)
             first = beta[off[0]]  # the first state, and its sum is the only one
-            out[b] = shift + scale + np.log(first) if first > 0.0 else -np.inf
+            if not kept:
+                logs.weigh(log_p[b], letters, known[b], 0.0, p)
+                logs.back(delta, price, p, known[b], nodes, at, slot, lo, hi, off, beta, False)
+                out[b] = shift + beta[off[0]]
+            elif first > 0.0:
+                out[b] = shift + scale + np.log(first)
     return out
 
 
 @jit
 def _ahead(delta, cost, p, known, nodes, at, slot, lo, hi, off, beta, alpha, out):  # noqa: ANN001, ANN202
-    """Fill the forward messages and add up the marginals of each site."""
+    """Fill the forward messages and add up the marginals of each site; return whether none was lost."""
     alpha[:] = 0.0
-    alpha[off[0]] = 1.0
+    alpha[off[0]], small = 1.0, 1.0
     for i in range(len(known)):
         wide, wider, norm = hi[i] - lo[i] + 1, hi[i + 1] - lo[i + 1] + 1, 0.0
         for j in range(at[i], at[i + 1]):
@@ -252,7 +277,10 @@ def _ahead(delta, cost, p, known, nodes, at, slot, lo, hi, off, beta, alpha, out
             top = max(top, alpha[k])
         if norm > 0.0:
             out[i] /= norm
-            alpha[off[i + 1] : stop] /= top
+            for k in range(off[i + 1], stop):
+                alpha[k] /= top
+                small = min(small, alpha[k] if alpha[k] > 0.0 else 1.0)
+    return small >= LOST
 
 
 @jit
@@ -270,7 +298,11 @@ def marginals(layers, node, count, log_p, known, floor):  # noqa: ANN001, ANN202
             size = _place(at, lo, hi, off)
             beta, alpha = np.empty(size), np.empty(size)
             price = nothing if kind == 2 else cost
-            weigh(log_p[b], letters, known[b], floor, p)
-            _back(delta, price, p, known[b], nodes, at, slot, lo, hi, off, beta, False)
-            _ahead(delta, price, p, known[b], nodes, at, slot, lo, hi, off, beta, alpha, out[b])
+            _, least = weigh(log_p[b], letters, known[b], floor, p)
+            _, kept = _back(delta, price, p, least, known[b], nodes, at, slot, lo, hi, off, beta, False)
+            kept = kept and _ahead(delta, price, p, known[b], nodes, at, slot, lo, hi, off, beta, alpha, out[b])
+            if not kept:
+                logs.weigh(log_p[b], letters, known[b], floor, p)
+                logs.back(delta, price, p, known[b], nodes, at, slot, lo, hi, off, beta, False)
+                logs.ahead(delta, price, p, known[b], nodes, at, slot, lo, hi, off, beta, alpha, out[b])
     return out
