@@ -188,6 +188,10 @@ def check_format(path: Path | str) -> None:
     outputs.file(Path(path))
 
 
+LONGEST = 2**31 - 1
+"""Letters of a field of a table; Python's own limit is 131072."""
+
+
 def _text(path: Path | str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")  # editors of Windows put a mark in front
@@ -251,7 +255,12 @@ def _read_tsv(path: Path | str) -> list[Entry]:
     except ValueError:
         raise DataError("its first line is no JSON object", field=str(path)) from None
     table = (line for line in lines if "\t" in line or not line.startswith("#"))  # a name may be #1
-    rows = list(csv.DictReader(table, delimiter="\t"))
+    csv.field_size_limit(LONGEST)
+    try:
+        rows = list(csv.DictReader(table, delimiter="\t", strict=True))
+    except csv.Error:
+        hint = 'a field that begins with " ends with one'
+        raise DataError("a field's quotes are not closed", field=str(path), hint=hint) from None
     column = next((c for c in ("sequence", "seq") if rows and c in rows[0]), None)
     if column is None:
         raise DataError("has no column `sequence` or `seq`", field=str(path))

@@ -151,7 +151,7 @@ def sections(
     control = [shuffled(s, seed) for s in sequences]
     groups: dict[str, Sequence[str]] = {"designs": sequences, "control": control}
     if real:
-        groups["reference"] = real
+        real = groups["reference"] = [s.upper().replace("U", "T") if dna else s.upper() for s in real]
     head = ["set", "sequences", "distinct", "letters", "G + C", "its deviation", "complexity", "diversity", "novelty",
             "exact copies"]  # fmt: skip
     out = [Section("What they are", [
@@ -288,7 +288,7 @@ def report(
         raise UsageError("the report is a page", field="out", value=str(target), hint="name it FILE.html")
     outputs.file(Path(target))
     entries = [entry for path in files for entry in read(path)]
-    real = [e.sequence.upper() for e in read(reference)] if reference is not None else []
+    real = [e.sequence for e in read(reference)] if reference is not None else []
     with tempfile.TemporaryDirectory() as folder:
         parts = sections(entries, real, folder=Path(folder), model=model, rewards=reward or (), seed=seed)
         page = write(Path(folder) / "report.html", "Designed sequences", parts).read_text(encoding="utf-8")

@@ -93,6 +93,15 @@ def test_rows_of_a_table_may_have_numbers_for_names(tmp_path: Path) -> None:
     ]
 
 
+def test_a_table_may_hold_whole_genomes_and_loses_no_row(tmp_path: Path) -> None:
+    """Python's own limit is 131072 letters; quotes that are not closed would take the rows below in."""
+    (path := tmp_path / "a.tsv").write_text("name\tsequence\nbig\t" + "ACGT" * 40_000 + '\nd"\tACG\n')
+    assert [(e.name, len(e.sequence)) for e in read(path)] == [("big", 160_000), ('d"', 3)]
+    path.write_text('name\tsequence\n"odd\tACGT\nb"x\tAC\nc\tACGG\n')
+    with pytest.raises(DataError, match="quotes are not closed"):
+        read(path)
+
+
 @QUICK
 @given(
     scores=st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.floats(-1e6, 1e6), max_size=3),

@@ -33,6 +33,21 @@ def test_rna_is_read_as_dna(tmp_path: Path) -> None:
     assert both[0] == both[1]
 
 
+def test_nothing_is_scored_below_nothing(tmp_path: Path) -> None:
+    assert scored(tmp_path / "a.fasta", ">x\nACGT\n", "gc(0.4, 0.6)")[1][2] == "0"
+
+
+def test_a_reference_of_rna_is_compared_as_dna(tmp_path: Path) -> None:
+    letters = ["ACGTTGCATTACGGATTACA", "TTGACAGGCTAACGTTAGCC"]
+    for name, words in (("a", letters), ("b", [x.replace("T", "U") for x in letters])):
+        (tmp_path / f"{name}.fasta").write_text("".join(f">{i}\n{x}\n" for i, x in enumerate(words)))
+    pages = []
+    for of in ("a", "b"):
+        report([tmp_path / "a.fasta"], reference=tmp_path / f"{of}.fasta", out=tmp_path / "r.html")
+        pages.append(re.sub("<svg.*?</svg>|<[^>]*>", "", (tmp_path / "r.html").read_text(), flags=re.S))
+    assert pages[0] == pages[1]
+
+
 def test_a_name_never_moves_the_columns(tmp_path: Path) -> None:
     rows = scored(tmp_path / "a.fasta", ">x\tone two\nACGT\n>y\nACGT\n", "gc()")
     assert [r[0] for r in rows] == ["name", "x", "y"] and {len(r) for r in rows} == {3}
