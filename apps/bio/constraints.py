@@ -108,8 +108,9 @@ def _joined(specs: Sequence[Spec]) -> Iterator[Spec]:
     held: Fix | None = None
     for spec in specs:
         if isinstance(spec, Fix) and held is not None and spec.position == held.position + held.size:
-            held = Fix(held.position, held.letters + spec.letters)
-            continue
+            if spec.called == held.called + held.size:
+                held = replace(held, letters=held.letters + spec.letters)
+                continue
         if held is not None:
             yield held
             held = None

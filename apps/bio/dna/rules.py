@@ -182,16 +182,25 @@ class Spacing:
 
 @dataclass(frozen=True)
 class Fix:
-    """Letters from a position on; codes leave a choice, [..] one of, {..} none of, `?` anything."""
+    """Letters from a position on; codes leave a choice, [..] one of, {..} none of, `?` anything.
+
+    In a template, `of` is the position in it, by which messages call the rule.
+    """
 
     position: int
     letters: str
+    of: int | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         """Return the rule in words."""
         shown = self.letters if self.size <= 12 else f"{self.letters[:9]}..."
-        last = f"-{self.position + self.size - 1}" if self.size > 1 else ""
-        return f"fix {self.position}{last} {shown}"
+        last = f"-{self.called + self.size - 1}" if self.size > 1 else ""
+        return f"fix {self.called}{last} {shown}"
+
+    @property
+    def called(self) -> int:
+        """The position that messages name."""
+        return self.of or self.position
 
     @property
     def size(self) -> int:
@@ -237,17 +246,18 @@ class Alphabet:
 
 @dataclass(frozen=True)
 class Frame:
-    """Triples that spell a protein (see `apps.bio.constraints.frame`)."""
+    """Triples that spell a protein (see `apps.bio.constraints.frame`); `of` as in `Fix`."""
 
     start: int
     protein: str
     code: int = 1
     strand: int = 1
+    of: int | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         """Return the rule in words."""
         shown = self.protein if len(self.protein) <= 12 else f"{self.protein[:9]}..."
-        return f"frame {self.start} {shown}" + (f" code {self.code}" if self.code != 1 else "")
+        return f"frame {self.of or self.start} {shown}" + (f" code {self.code}" if self.code != 1 else "")
 
     def atoms(self, length: int, letters: str) -> Iterator[Atom]:
         """Yield the rule."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def specs_of(
     if held is None or any(len(s) not in (held.size, len(held.open)) for s in sequences):
         raise UsageError("a sequence is neither as long as the template nor as its designed part", field="template")
     arcs = ["".join(s[i] for i in held.sites) if len(s) == len(held.open) else s for s in sequences]
-    return [*wish.specs, fix(1, held.letters)], arcs, [held.closed] * len(arcs)
+    return [*wish.specs, replace(fix(1, held.letters), of=held.start + 1)], arcs, [held.closed] * len(arcs)
 
 
 def _given(rules: Mapping[str, Any], entries: Sequence[Any]) -> dict[str, Any]:
