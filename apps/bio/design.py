@@ -335,7 +335,7 @@ def design(
     constraints.compile_([*wish.specs, *wish.kept], len(wish.start), loaded.alphabet)
     aim = compose(reward, loaded.alphabet) if reward else None
     found, missed = designed(loaded, wish, n, seed=seed, reward=aim, steering=steer, **given)
-    how = {"steering": steering, "topology": topology, "strength": strength, **given}
+    how = {"reward": list(reward or ()), "steering": steering, "topology": topology, "strength": strength, **given}
     how |= {k: v for k, v in (options or {}).items() if v}
     paid = prices(loaded.set(**given), wish.specs, loaded.open_sites(None, wish.start), price, seed)
     return finish(loaded, wish, found, missed, aim=aim, rules=rules, seed=seed, how=how, out=out, paid=paid)
@@ -365,8 +365,7 @@ def finish(
         found.scores[re.sub(r"\W+", "_", aim.name)] = aim.score(found.tokens).double().numpy()
     found.manifest = manifest(
         model=model.name, seed=seed, n=len(found) + missed, rules={k: v for k, v in rules.items() if v},
-        reward=getattr(aim, "name", None), **how,
-        template=wish.template.record.id if wish.template else None,
+        **how, template=wish.template.record.id if wish.template else None,
         circular=True if wish.template and wish.template.circular else None,
         nats={k: round(v.nats, 4) for k, v in paid.items()},
     )  # fmt: skip
