@@ -67,14 +67,14 @@ def differences(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
         )
         for part in (a, b)
     )
-    out = np.stack([(y != row).mean(1) for row in x]) if len(x) and len(y) else np.zeros((len(a), len(b)))
-    lengths = [np.array([len(s) for s in part], int) for part in (a, b)]
-    return np.where(lengths[0][:, None] == lengths[1], out, 1.0)
+    out = np.stack([(y != row).sum(1) for row in x]) if len(x) and len(y) else np.zeros((len(a), len(b)))
+    first, second = (np.array([len(s) for s in part], int) for part in (a, b))
+    return np.where(first[:, None] == second, out / np.maximum(second, 1), 1.0)
 
 
 def complexity(sequences: Sequence[str], k: int) -> float:
     """Return the mean share of different words among the words of k letters of a sequence."""
-    return float(np.mean([len(composition([s], k)) / max(len(s) - k + 1, 1) for s in sequences]))
+    return float(np.mean([len(composition([s], min(k, len(s)))) / max(len(s) - k + 1, 1) for s in sequences]))
 
 
 def interval(values: np.ndarray, seed: int = 0, draws: int = 1000) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apps.bio.manifest import header
-from apps.bio.report import report
+from apps.bio.report import complexity, differences, report
 from apps.bio.score import columns, score
 from core.errors import DataError
 
@@ -46,6 +46,12 @@ def test_a_reference_of_rna_is_compared_as_dna(tmp_path: Path) -> None:
         report([tmp_path / "a.fasta"], reference=tmp_path / f"{of}.fasta", out=tmp_path / "r.html")
         pages.append(re.sub("<svg.*?</svg>|<[^>]*>", "", (tmp_path / "r.html").read_text(), flags=re.S))
     assert pages[0] == pages[1]
+
+
+def test_sequences_of_several_lengths_are_compared_by_their_own() -> None:
+    words = ["AAAA", "TTTT", "AATT", "ACGTACGT"]
+    assert differences(words, words).tolist() == [[0, 1, 0.5, 1], [1, 0, 0.5, 1], [0.5, 0.5, 0, 1], [1, 1, 1, 0]]
+    assert complexity(["ACGT"], 6) == 1 and complexity(["ACACACAC"], 3) == pytest.approx(1 / 3)
 
 
 def test_a_name_never_moves_the_columns(tmp_path: Path) -> None:
