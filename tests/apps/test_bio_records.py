@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,18 @@ def test_designs_come_back(tmp_path: Path, suffix: str) -> None:
     assert [e.sequence for e in back] == designs.sequences and [e.name for e in back] == designs.names
     assert all(e.manifest == designs.manifest for e in back)
     assert [e.scores["gc"] for e in back] == pytest.approx(designs.scores["gc"].tolist())
+
+
+def test_json_says_null_where_a_score_is_no_number(tmp_path: Path) -> None:
+    def refused(word: str) -> None:
+        raise AssertionError(word)
+
+    designs = made(2)
+    designs.scores = {"table": np.array([-np.inf, 1.0])}
+    designs.manifest["nats"] = {"forbid BsaI": np.inf}
+    designs.write(tmp_path / "x.json")
+    json.loads((tmp_path / "x.json").read_text(), parse_constant=refused)
+    assert [e.scores for e in read(tmp_path / "x.json")] == [{}, {"table": 1}]
 
 
 def test_genbank_of_designs_alone(tmp_path: Path) -> None:
