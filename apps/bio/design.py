@@ -276,7 +276,8 @@ def _redrawn(
 def noted(wish: Order, sequence: str, dna: bool = True) -> list[tuple[int, int, str]]:
     """Return what GenBank is to say about a design: what was designed, its rules, where its motifs lie."""
     first, last = wish.template.hull if wish.template else (1, len(sequence))
-    out = [(first, last, "designed"), *((first, last, f"rule: {spec}") for spec in wish.specs)]
+    out = [(run.start() + 1, run.end(), "designed") for run in re.finditer(r"\?+", wish.start)]
+    out += [(first, last, f"rule: {spec}") for spec in wish.specs]
     for spec in wish.specs:
         for motif in getattr(spec, "motifs", ()):
             hits = audit.starts(sequence, audit.spelling(motif, dna), spec.both_strands, dna)

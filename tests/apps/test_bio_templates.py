@@ -146,6 +146,19 @@ def test_messages_name_places_of_the_template(tmp_path: Path) -> None:
         design_module._known_contradictions(windows, "ACGT")
 
 
+def test_only_what_was_open_is_noted_as_designed(tmp_path: Path) -> None:
+    (tmp_path / "t.fasta").write_text(">t\nACGTNNNNACGTACNNGT\n")
+    wish = order({"homopolymer": 4}, 0, tmp_path / "t.fasta")
+    held = Designs(["ACGTGGCCACGTACATGT"], template=wish.template)
+    held.notes = [noted(wish, held.sequences[0])]
+    held.to_genbank(tmp_path / "d.gb")
+    (back,) = read_genbank(tmp_path / "d.gb")
+    places = [
+        (f.qualifiers["note"][0].split(": ")[1], int(f.location.start), int(f.location.end)) for f in back.features
+    ]
+    assert places == [("designed", 4, 8), ("designed", 14, 16), ("rule", 4, 16)]
+
+
 def test_rules_of_one_name_have_a_price_each() -> None:
     specs = [Gc(0.4, 0.6, within=(1, 10)), Gc(0.4, 0.6, within=(11, 20)), Gc(0.4, 0.6)]
     model = SequenceModel(build(ModelConfig("transformer", dim=16, depth=1, heads=2, order=0)), Recipe())
