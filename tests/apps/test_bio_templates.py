@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,9 +154,9 @@ def test_only_what_was_open_is_noted_as_designed(tmp_path: Path) -> None:
     held.notes = [noted(wish, held.sequences[0])]
     held.to_genbank(tmp_path / "d.gb")
     (back,) = read_genbank(tmp_path / "d.gb")
-    places = [
-        (f.qualifiers["note"][0].split(": ")[1], int(f.location.start), int(f.location.end)) for f in back.features
-    ]
+    spots: list[Any] = [f.location for f in back.features]
+    words = [f.qualifiers["note"][0].split(": ")[1] for f in back.features]
+    places = [(word, int(at.start), int(at.end)) for word, at in zip(words, spots, strict=True)]
     assert places == [("designed", 4, 8), ("designed", 14, 16), ("rule", 4, 16)]
 
 
