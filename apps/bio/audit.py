@@ -29,6 +29,8 @@ MOSTLY = 0.7
 BASES = "ACGTRYSWKMBDHVN"
 """Codes of one or several bases (IUPAC)."""
 
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+
 PROTEIN = {"X": ".", "B": "[DN]", "Z": "[EQ]", "J": "[IL]"}
 
 
@@ -277,7 +279,12 @@ def check(
         rules: the rules.
         dna: motifs are also looked for on the other strand.
         circular: which sequences are circles, or whether all are.
+
+    Raises:
+        UsageError: a rule that says nothing: a word that is no motif would never be found, and so be kept.
     """
+    for rule in rules:
+        rule.sound("ACGT" if dna else RESIDUES)
     found, circles = [], [circular] * len(sequences) if isinstance(circular, bool) else circular
     for rule in rules:
         held = [holds(rule, x.upper(), dna, circle) for x, circle in zip(sequences, circles, strict=True)]
@@ -357,7 +364,6 @@ def audit(
     import sys
 
     from apps.bio.dna.words import alike, altered, specs_of
-    from apps.bio.model import LETTERS
     from apps.bio.records import read
 
     residues = all(path.suffix.lower() == ".faa" for path in files)  # NCBI's ending for amino acids
@@ -366,8 +372,6 @@ def audit(
         mine = [entries[i] for i in numbers]
         specs, sequences, circles = specs_of(given, template, mine)
         sequences, dna = lettered([e.name for e in mine], sequences, specs, residues)
-        for rule in specs:  # a word that is no motif would never be found, and so be kept
-            rule.sound(LETTERS["dna" if dna else "protein"])
         judged = check(sequences, specs, dna, circles)
         if template is not None and (wrong := altered(given, template, mine)):
             first = wrong.index(True) if any(wrong) else None

@@ -220,8 +220,9 @@ def rule_sections(
     if lines:
         out.append(Section("Rules", [Table(["rule", "judged by", "sequences", "violations"], lines)]))
     caption = "-log P(rule) under the model, as `design` estimated it"
-    prices = [Table(["rule", "nats"], [[k, v] for k, v in about["nats"].items()], f"{caption}{whose or '.'}")
-              for about, whose in made_alike(entries) if about.get("nats")]  # fmt: skip
+    paid = [(about["nats"], whose) for about, whose in made_alike(entries) if isinstance(about.get("nats"), dict)]
+    prices = [Table(["rule", "nats"], [[k, v] for k, v in nats.items()], f"{caption}{whose or '.'}")
+              for nats, whose in paid if nats]  # fmt: skip
     return [*out, *([Section("What the rules cost", prices)] if prices else [])]
 
 

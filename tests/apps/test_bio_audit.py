@@ -11,6 +11,7 @@ import pytest
 
 from apps.bio import audit
 from apps.bio import constraints as c
+from apps.bio.report import report
 from core.errors import DataError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,6 +192,18 @@ def test_rules_that_say_nothing_are_refused(tmp_path: Path, rules: dict, why: st
     (tmp_path / "a.fasta").write_text(">a\nACGTACGTTTTTGGGGACGT\n")
     with pytest.raises(UsageError, match=why):
         audit.audit([tmp_path / "a.fasta"], rules=rules)
+
+
+@pytest.mark.parametrize("rules", ['["x"]', '{"homopolymer":"x"}', '{"forbid":[3]}', "7"])
+def test_a_manifest_that_is_not_ours_is_one_clear_line(tmp_path: Path, rules: str) -> None:
+    (tmp_path / "a.fasta").write_text(f'>a manifest={{"rules":{rules},"nats":3}}\nACGT\n')
+    with pytest.raises(UsageError):
+        audit.audit([tmp_path / "a.fasta"], rules={})
+    with pytest.raises(UsageError):
+        report([tmp_path / "a.fasta"], out=tmp_path / "r.html")
+    (tmp_path / "a.fasta").write_text('>a manifest={"rules":{"forbid":"GG"},"nats":3}\nACGT\n')
+    assert audit.audit([tmp_path / "a.fasta"], rules={})["violations"] == 0
+    assert report([tmp_path / "a.fasta"], out=tmp_path / "r.html")["sections"] == 3
 
 
 def test_what_lies_beyond_a_sequence_is_no_mistake(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
