@@ -46,6 +46,10 @@ def test_designs_come_back(tmp_path: Path, suffix: str) -> None:
     assert [e.scores["gc"] for e in back] == pytest.approx(designs.scores["gc"].tolist())
 
 
+def test_a_header_says_nothing_of_minus_nothing() -> None:
+    assert header({"gc": -0.0}, {}) == "gc=0"
+
+
 def test_json_says_null_where_a_score_is_no_number(tmp_path: Path) -> None:
     def refused(word: str) -> None:
         raise AssertionError(word)
