@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -27,6 +28,8 @@ MOSTLY = 0.7
 
 BASES = "ACGTRYSWKMBDHVN"
 """Codes of one or several bases (IUPAC)."""
+
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 
 PROTEIN = {"X": ".", "B": "[DN]", "Z": "[EQ]", "J": "[IL]"}
 
@@ -199,10 +202,14 @@ def spelt(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
     """Tell whether the frame translates to the protein."""
     from Bio.Seq import Seq
 
-    codons = Seq(x[rule.start - 1 : rule.start - 1 + 3 * len(rule.protein)])
-    found = str((codons if rule.strand == 1 else codons.reverse_complement()).translate(table=rule.code))
     wanted = rule.protein.upper()
-    return len(found) == len(wanted) and all(w == f or (w == "X" and f != "*") for w, f in zip(wanted, found))  # noqa: B905
+    codons = Seq(x[rule.start - 1 : rule.start - 1 + 3 * len(wanted)])
+    if len(codons) < 3 * len(wanted):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of codons that some codes read in two ways
+        found = str((codons if rule.strand == 1 else codons.reverse_complement()).translate(table=rule.code))
+    return all(w == f or (w == "X" and f != "*") for w, f in zip(wanted, found))  # noqa: B905
 
 
 def allowed(rule: Any, x: str, dna: bool, size: int | None = None) -> bool:
@@ -272,7 +279,12 @@ def check(
         rules: the rules.
         dna: motifs are also looked for on the other strand.
         circular: which sequences are circles, or whether all are.
+
+    Raises:
+        UsageError: a rule that says nothing: a word that is no motif would never be found, and so be kept.
     """
+    for rule in rules:
+        rule.sound("ACGT" if dna else RESIDUES)
     found, circles = [], [circular] * len(sequences) if isinstance(circular, bool) else circular
     for rule in rules:
         held = [holds(rule, x.upper(), dna, circle) for x, circle in zip(sequences, circles, strict=True)]

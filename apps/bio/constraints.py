@@ -106,15 +106,17 @@ def atoms(specs: Sequence[Spec], length: int, letters: str) -> list[Atom]:
 def _joined(specs: Sequence[Spec]) -> Iterator[Spec]:
     """Yield the specs, runs of `fix` that continue each other as one."""
     held: Fix | None = None
+    end = 0  # the site behind what is held
     for spec in specs:
-        if isinstance(spec, Fix) and held is not None and spec.position == held.position + held.size:
-            held = Fix(held.position, held.letters + spec.letters)
-            continue
+        if isinstance(spec, Fix) and held is not None and spec.position == end:
+            if spec.called - held.called == end - held.position:
+                held, end = replace(held, letters=held.letters + spec.letters), end + spec.size
+                continue
         if held is not None:
             yield held
             held = None
         if isinstance(spec, Fix):
-            held = spec
+            held, end = spec, spec.position + spec.size
         else:
             yield spec
     if held is not None:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["Order", "design", "designed", "order"]
 
 ROUNDS = 20
+COUNTED = ("gc", "insert")
+"""Annotations that speak about all of their letters at once, kept ones too."""
 
 
 @dataclass(eq=False)
@@ -64,6 +66,17 @@ class Order:
     def closed(self) -> bool:
         """Tell whether the last letter meets the first."""
         return self.template is not None and self.template.closed
+
+    @property
+    def sites(self) -> np.ndarray:
+        """Return where the letters stand in the record, from 1, int64 [L]."""
+        return np.arange(len(self.start)) + 1 if self.template is None else self.template.sites + 1
+
+    @property
+    def kept(self) -> list[Fix]:
+        """Return the letters that stay as rules."""
+        places = self.sites.tolist()
+        return [Fix(i + 1, c, places[i]) for i, c in enumerate(self.start) if c != "?"]
 
     @property
     def seams(self) -> list[constraints.Seam]:
@@ -102,31 +115,18 @@ def order(rules: Mapping[str, Any], length: int, path: Path | None = None) -> Or
 
 def _fitted(specs: Sequence[Any], marks: Sequence[Any], record: SeqRecord, opened: np.ndarray) -> Order:
     """Return the order on the arc of a record; kept letters stand at both its ends where rules look across the seam."""
-    begin = _seam(specs, marks, record, opened)
-    held = template(record, opened, begin=begin)
+    spans = [(m.first, m.size) for m in marks if m.kind == "no" and m.size < len(opened)]
+    whole = [(m.first, m.size) for m in marks if m.whole or m.kind in COUNTED]
+    whole += [(s.position, s.size) for s in specs if isinstance(s, Fix)]
+    whole += [(s.start, 3 * len(s.protein)) for s in specs if isinstance(s, Frame)]
+    held = template(record, opened, spans=spans, whole=whole)
     wish = Order(_placed(specs, marks, held), held.letters, held)
     reach = max((len(p) - 1 for seam in wish.seams for p in seam.patterns), default=0)
     if reach > held.margin:
-        twice = template(record, opened, around=True)
+        twice = template(record, opened, around=True, spans=spans, whole=whole)
         if reach <= twice.margin:
             return Order(_placed(specs, marks, twice), twice.letters, twice)
     return wish
-
-
-def _seam(specs: Sequence[Any], marks: Sequence[Any], record: SeqRecord, opened: np.ndarray) -> int:
-    """Return the first site from 0 before which a circle can be cut without cutting a frame or fixed letters.
-
-    0 where there is none, or letters are kept.
-    """
-    n = len(opened)
-    if not opened.all() or record.annotations.get("topology") != "circular":
-        return 0
-    inside, spots = np.zeros(n, bool), [(m.first, m.size) for m in marks if m.whole]
-    spots += [(s.position, s.size) for s in specs if isinstance(s, Fix)]
-    spots += [(s.start, 3 * len(s.protein)) for s in specs if isinstance(s, Frame)]
-    for first, size in spots:
-        inside[(first + np.arange(size - 1)) % n] = True
-    return int(inside.argmin())
 
 
 def _placed(specs: Sequence[Any], marks: Sequence[Any], held: Template) -> list[Any]:
@@ -161,16 +161,20 @@ def _one_of(path: Path, records: int) -> None:
 def moved(spec: Any, held: Template) -> Any:
     """Return a rule on the record as one on the arc; rules without a place speak about the designed part."""
     if isinstance(spec, Fix):
-        return replace(spec, position=held.place(spec.position, spec.size))
+        return replace(spec, position=held.place(spec.position, spec.size), of=spec.position)
     if isinstance(spec, Frame):
-        return replace(spec, start=held.place(spec.start, 3 * len(spec.protein)))
+        return replace(spec, start=held.place(spec.start, 3 * len(spec.protein)), of=spec.start)
     if isinstance(spec, Forbid | Homopolymer):
         return replace(spec, touching=held.hull)
     return replace(spec, within=held.hull) if hasattr(spec, "within") else spec
 
 
 def _marked(mark: Any, held: Template) -> list[Any]:
-    """Return the rule of an annotation on the part of the arc that it covers."""
+    """Return the rules of an annotation on the parts of the arc that it covers.
+
+    Raises:
+        UsageError: it needs or counts letters that do not lie there.
+    """
     if mark.make is None:
         return []
     covered = (held.sites - (mark.first - 1)) % len(held.open) < mark.size
@@ -178,19 +182,18 @@ def _marked(mark: Any, held: Template) -> list[Any]:
         return []
     if mark.whole:
         first = held.place(mark.first, mark.size)
-        return [mark.make(first, first + mark.size - 1)]
-    spec = mark.make(*_covered(mark, held, covered))
-    return [replace(spec, touching=held.hull) if isinstance(spec, Forbid) else spec]
-
-
-def _covered(mark: Any, held: Template, covered: np.ndarray) -> tuple[int, int]:
-    """Return the first and last site of the arc that an annotation covers, from 1."""
-    n = len(held.open)
-    begin = (mark.first - 1 - held.start) % n
-    if mark.size < n < held.size and begin + mark.size <= held.size:
-        return begin + 1, begin + mark.size
-    where = np.flatnonzero(covered if mark.kind == "no" else covered[:n])
-    return int(where[0]) + 1, int(where[-1]) + 1
+        return [replace(mark.make(first, first + mark.size - 1), of=mark.first)]
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], covered, [False]]).astype(int)))
+    runs = [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+    if mark.kind in COUNTED:
+        if not (fits := [a for a, b in runs if b - a >= mark.size]):
+            raise UsageError("counts letters beyond the designed part that are not A, C, G or T",
+                             field="template", value=mark.label)  # fmt: skip
+        return [mark.make(fits[0] + 1, fits[0] + mark.size)]
+    if held.closed and covered[0] and covered[-1]:
+        runs = [(0, held.size)]  # it runs over the seam
+    specs = [mark.make(a + 1, b) for a, b in runs if held.open[held.sites[a:b]].any()]
+    return [replace(spec, touching=held.hull) for spec in specs]
 
 
 def designed(
@@ -224,8 +227,7 @@ def _known_contradictions(wish: Order, letters: str) -> None:
     Raises:
         InfeasibleError: names what contradicts.
     """
-    known, n = np.array([letters.find(c) for c in wish.start]), len(wish.start)
-    fixed = [constraints.fix(i + 1, letters[v]) for i, v in enumerate(known.tolist()) if v >= 0]
+    fixed, n = wish.kept, len(wish.start)
     some = [a.sites for a in constraints.atoms([*wish.specs, *fixed], n, letters) if a.sites is not None]
     allowed = np.logical_and.reduce([np.ones((n, len(letters)), bool), *some])
     must, may = ~allowed[:, [0, 3]].any(1), allowed[:, 1:3].any(1)  # G or C in a GC window
@@ -233,11 +235,11 @@ def _known_contradictions(wish: Order, letters: str) -> None:
         for at in range(window.first - 1, window.last if window.circle else window.last - window.window + 1):
             part = (at + np.arange(window.window)) % n
             if must[part].sum() > window.high or may[part].sum() < window.low:
-                where = f"{at + 1}-{part[-1] + 1}"
+                where = f"{wish.sites[at]}-{wish.sites[part[-1]]}"
                 raise InfeasibleError(f"{window.name} and the letters fixed at {where} contradict each other",
                                       field="constraints")  # fmt: skip
     if wish.closed:
-        constraints.refuse_origin([*wish.specs, *fixed], known < 0, letters)
+        constraints.refuse_origin([*wish.specs, *fixed], np.array([c == "?" for c in wish.start]), letters)
 
 
 def _redrawn(
@@ -274,7 +276,8 @@ def _redrawn(
 def noted(wish: Order, sequence: str, dna: bool = True) -> list[tuple[int, int, str]]:
     """Return what GenBank is to say about a design: what was designed, its rules, where its motifs lie."""
     first, last = wish.template.hull if wish.template else (1, len(sequence))
-    out = [(first, last, "designed"), *((first, last, f"rule: {spec}") for spec in wish.specs)]
+    out = [(run.start() + 1, run.end(), "designed") for run in re.finditer(r"\?+", wish.start)]
+    out += [(first, last, f"rule: {spec}") for spec in wish.specs]
     for spec in wish.specs:
         for motif in getattr(spec, "motifs", ()):
             hits = audit.starts(sequence, audit.spelling(motif, dna), spec.both_strands, dna)
@@ -330,10 +333,10 @@ def design(
         check_format(out)
     suited(topology, out.suffix.lower() if out is not None else "", loaded.alphabet)
     wish = order(rules, length or loaded.usual, template)
-    constraints.compile_(wish.specs, len(wish.start), loaded.alphabet)
+    constraints.compile_([*wish.specs, *wish.kept], len(wish.start), loaded.alphabet)
     aim = compose(reward, loaded.alphabet) if reward else None
     found, missed = designed(loaded, wish, n, seed=seed, reward=aim, steering=steer, **given)
-    how = {"steering": steering, "topology": topology, "strength": strength, **given}
+    how = {"reward": list(reward or ()), "steering": steering, "topology": topology, "strength": strength, **given}
     how |= {k: v for k, v in (options or {}).items() if v}
     paid = prices(loaded.set(**given), wish.specs, loaded.open_sites(None, wish.start), price, seed)
     return finish(loaded, wish, found, missed, aim=aim, rules=rules, seed=seed, how=how, out=out, paid=paid)
@@ -363,8 +366,7 @@ def finish(
         found.scores[re.sub(r"\W+", "_", aim.name)] = aim.score(found.tokens).double().numpy()
     found.manifest = manifest(
         model=model.name, seed=seed, n=len(found) + missed, rules={k: v for k, v in rules.items() if v},
-        reward=getattr(aim, "name", None), **how,
-        template=wish.template.record.id if wish.template else None,
+        **how, template=wish.template.record.id if wish.template else None,
         circular=True if wish.template and wish.template.circular else None,
         nats={k: round(v.nats, 4) for k, v in paid.items()},
     )  # fmt: skip

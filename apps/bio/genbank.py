@@ -14,6 +14,7 @@ written as they were read. A coding sequence that overlaps the design gets its `
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from io import StringIO
@@ -123,16 +124,18 @@ class Template:
 
 
 def template(
-    record: SeqRecord, opened: np.ndarray, flank: int = 60, around: bool = False, begin: int = 0
+    record: SeqRecord, opened: np.ndarray, flank: int = 60, around: bool = False,
+    spans: Sequence[tuple[int, int]] = (), whole: Sequence[tuple[int, int]] = (),
 ) -> Template:  # fmt: skip
     """Return the template of a record with some open letters, and the shortest arc that holds them all.
 
     Args:
         record: as it was read.
         opened: bool [N], the letters to design.
-        flank: most kept letters on either side.
+        flank: most kept letters on either side, unless a span needs more.
         around: on a circle, the same kept letters may stand on both sides.
-        begin: the site from 0 at which the arc begins where all of a circle is open.
+        spans: (first, size) from 1; a circle is cut, if it can be, where none of them is in two.
+        whole: the spans of which all lies on the arc where one reaches the open letters.
 
     Raises:
         UsageError: nothing is open.
@@ -144,19 +147,45 @@ def template(
     n, circular = len(opened), record.annotations.get("topology") == "circular"
     first, size = int(where[0]), int(where[-1] - where[0]) + 1
     if circular:
-        gaps = np.diff(np.append(where, where[0] + n))
-        widest = int(gaps.argmax()) if gaps.max() > 1 else len(where) - 1  # all open: from the first letter on
-        first, size = int(where[(widest + 1) % len(where)]), n - int(gaps[widest]) + 1
-        first = begin if size == n else first
-    text = plain(str(record.seq))
-    left = _clean(text, first - 1, -1, min(flank, n - size if circular else first), circular)
-    room = n - size - (0 if around else left) if circular else n - first - size
-    right = _clean(text, first + size, 1, min(flank, room), circular)
+        first, size = _cut(n, where, [*spans, *whole])
+    text, gap = plain(str(record.seq)), n - size
+    before, behind = _needed(n, first, size, whole)
+    around = around or before + behind > gap
+    spare = gap if around else gap - behind
+    left = _clean(text, first - 1, -1, max(before, min(flank, spare if circular else first)), circular)
+    room = gap - (0 if around else left) if circular else gap - first
+    right = _clean(text, first + size, 1, min(max(flank, behind), room), circular)
     out = Template(record, opened, (first - left) % n, left + size + right)
     wrong = sorted(set(out.letters) - set("ACGT?"))
     if wrong:
         raise DataError("a kept letter between designed ones is not A, C, G or T", field="template", value=wrong[0])
     return out
+
+
+def _cut(n: int, where: np.ndarray, spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return the first site from 0 and the size of the arc of a circle of n that holds some open letters.
+
+    It leaves out the widest gap between them that no span bridges; where all are open, that before the first letter.
+    """
+    gaps, count = np.diff(np.append(where, where[0] + n)), len(where)
+    crossed = np.zeros(count, int)
+    for at, long in spans:
+        crossed += (where - (at - 1)) % n + gaps < long
+    order = np.roll(np.arange(count), 1) if gaps.max() == 1 else np.arange(count)
+    last = int(min(order.tolist(), key=lambda i: (crossed[i], -gaps[i])))
+    return int(where[(last + 1) % count]), n - int(gaps[last]) + 1
+
+
+def _needed(n: int, first: int, size: int, spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return how many of n letters before and behind `size` sites from `first` on (from 0) some spans reach over."""
+    before = behind = 0
+    for at, long in spans:
+        begin = (at - 1 - first) % n
+        if begin >= size and begin + long > n:  # begins before them
+            before, begin = max(before, n - begin), begin - n
+        if begin < size:
+            behind = max(behind, min(begin + long, n) - size)
+    return before, behind
 
 
 def _clean(text: str, at: int, step: int, most: int, circular: bool) -> int:

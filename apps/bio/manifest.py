@@ -26,7 +26,7 @@ def manifest(**entries: Any) -> dict[str, Any]:
 def header(scores: dict[str, float], entries: dict[str, Any]) -> str:
     """Return the description of one sequence: its scores, then the manifest."""
     text = json.dumps(entries, separators=(",", ":"), default=str).replace(" ", "\\u0020")
-    fields = [f"{re.sub(r'[^A-Za-z0-9_]', '_', k)}={v:.6g}" for k, v in scores.items()]
+    fields = [f"{re.sub(r'[^A-Za-z0-9_]', '_', k)}={v + 0.0:.6g}" for k, v in scores.items()]
     return " ".join([*fields, *([f"manifest={text}"] if entries else [])])
 
 

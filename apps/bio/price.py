@@ -70,7 +70,10 @@ def prices(
     log_p = model.predict(start[None], torch.ones(1)).log_p.double()
     known = torch.where(start == mask, -1, start)[None]
     atoms = constraints.atoms(specs, len(start), model.alphabet)
-    for name, some in [*((a.name, [a]) for a in atoms), *([("all together", atoms)] if len(atoms) > 1 else [])]:
+    words = [a.name for a in atoms]  # annotations of one kind have places of their own, and one name
+    named = [w if words.index(w) == i else f"{w} ({words[: i + 1].count(w)})" for i, w in enumerate(words)]
+    alone = [(name, [atom]) for name, atom in zip(named, atoms, strict=True)]
+    for name, some in [*alone, *([("all together", atoms)] if len(atoms) > 1 else [])]:
         layers = constraints.assemble(some, len(start), mask)
         if layers is None:
             continue

@@ -128,10 +128,12 @@ class Designs:
         return out.getvalue()
 
     def json(self) -> str:
-        """Return one JSON object: manifest, records."""
+        """Return one JSON object: manifest, records; a score that is no finite number is null."""
+        from core.run.cli import finite
+
         rows = [{"name": n, "sequence": s, "scores": self.score_of(i)}
                 for i, (n, s) in enumerate(zip(self.names, self.whole, strict=True))]  # fmt: skip
-        return json.dumps({"manifest": self.manifest, "records": rows}, indent=1, default=str) + "\n"
+        return json.dumps(finite({"manifest": self.manifest, "records": rows}), indent=1, default=str) + "\n"
 
     def genbank(self) -> str:
         """Return GenBank text; inside the template's record where there is one."""
@@ -186,6 +188,10 @@ def check_format(path: Path | str) -> None:
     if Path(path).suffix.lower() not in FORMATS:
         raise UsageError("no such format", field="out", value=Path(path).suffix or str(path), choices=FORMATS)
     outputs.file(Path(path))
+
+
+LONGEST = 2**31 - 1
+"""Letters of a field of a table; Python's own limit is 131072."""
 
 
 def _text(path: Path | str) -> str:
@@ -251,7 +257,12 @@ def _read_tsv(path: Path | str) -> list[Entry]:
     except ValueError:
         raise DataError("its first line is no JSON object", field=str(path)) from None
     table = (line for line in lines if "\t" in line or not line.startswith("#"))  # a name may be #1
-    rows = list(csv.DictReader(table, delimiter="\t"))
+    csv.field_size_limit(LONGEST)
+    try:
+        rows = list(csv.DictReader(table, delimiter="\t", strict=True))
+    except csv.Error:
+        hint = 'a field that begins with " ends with one'
+        raise DataError("a field's quotes are not closed", field=str(path), hint=hint) from None
     column = next((c for c in ("sequence", "seq") if rows and c in rows[0]), None)
     if column is None:
         raise DataError("has no column `sequence` or `seq`", field=str(path))
@@ -272,8 +283,9 @@ def _read_json(path: Path | str) -> list[Entry]:
         data = json.loads(_text(path))
         about, rows = data.get("manifest", {}), data["records" if "records" in data else "designs"]
         names = [str(r["name"] if "name" in r else r["sample"]) for r in rows]
-        return [Entry(name, str(r["sequence"]), dict(r.get("scores", {})), about)
-                for name, r in zip(names, rows, strict=True)]  # fmt: skip
+        scores = [{k: v for k, v in dict(r.get("scores", {})).items() if v is not None} for r in rows]
+        return [Entry(name, str(r["sequence"]), known, about)
+                for name, r, known in zip(names, rows, scores, strict=True)]  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError('is not {"manifest": ..., "records": [{"name", "sequence"}]}', field=str(path)) from None
 

@@ -67,14 +67,14 @@ def differences(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
         )
         for part in (a, b)
     )
-    out = np.stack([(y != row).mean(1) for row in x]) if len(x) and len(y) else np.zeros((len(a), len(b)))
-    lengths = [np.array([len(s) for s in part], int) for part in (a, b)]
-    return np.where(lengths[0][:, None] == lengths[1], out, 1.0)
+    out = np.stack([(y != row).sum(1) for row in x]) if len(x) and len(y) else np.zeros((len(a), len(b)))
+    first, second = (np.array([len(s) for s in part], int) for part in (a, b))
+    return np.where(first[:, None] == second, out / np.maximum(second, 1), 1.0)
 
 
 def complexity(sequences: Sequence[str], k: int) -> float:
     """Return the mean share of different words among the words of k letters of a sequence."""
-    return float(np.mean([len(composition([s], k)) / max(len(s) - k + 1, 1) for s in sequences]))
+    return float(np.mean([len(composition([s], min(k, len(s)))) / max(len(s) - k + 1, 1) for s in sequences]))
 
 
 def interval(values: np.ndarray, seed: int = 0, draws: int = 1000) -> tuple[float, float]:
@@ -151,7 +151,7 @@ def sections(
     control = [shuffled(s, seed) for s in sequences]
     groups: dict[str, Sequence[str]] = {"designs": sequences, "control": control}
     if real:
-        groups["reference"] = real
+        real = groups["reference"] = [s.upper().replace("U", "T") if dna else s.upper() for s in real]
     head = ["set", "sequences", "distinct", "letters", "G + C", "its deviation", "complexity", "diversity", "novelty",
             "exact copies"]  # fmt: skip
     out = [Section("What they are", [
@@ -220,8 +220,9 @@ def rule_sections(
     if lines:
         out.append(Section("Rules", [Table(["rule", "judged by", "sequences", "violations"], lines)]))
     caption = "-log P(rule) under the model, as `design` estimated it"
-    prices = [Table(["rule", "nats"], [[k, v] for k, v in about["nats"].items()], f"{caption}{whose or '.'}")
-              for about, whose in made_alike(entries) if about.get("nats")]  # fmt: skip
+    paid = [(about["nats"], whose) for about, whose in made_alike(entries) if isinstance(about.get("nats"), dict)]
+    prices = [Table(["rule", "nats"], [[k, v] for k, v in nats.items()], f"{caption}{whose or '.'}")
+              for nats, whose in paid if nats]  # fmt: skip
     return [*out, *([Section("What the rules cost", prices)] if prices else [])]
 
 
@@ -288,7 +289,7 @@ def report(
         raise UsageError("the report is a page", field="out", value=str(target), hint="name it FILE.html")
     outputs.file(Path(target))
     entries = [entry for path in files for entry in read(path)]
-    real = [e.sequence.upper() for e in read(reference)] if reference is not None else []
+    real = [e.sequence for e in read(reference)] if reference is not None else []
     with tempfile.TemporaryDirectory() as folder:
         parts = sections(entries, real, folder=Path(folder), model=model, rewards=reward or (), seed=seed)
         page = write(Path(folder) / "report.html", "Designed sequences", parts).read_text(encoding="utf-8")

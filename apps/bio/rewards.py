@@ -274,13 +274,14 @@ def cai(reference: str) -> Cai:
     Raises:
         DataError: the file is absent or holds no whole codons.
     """
-    from Bio import SeqIO
     from Bio.Data.CodonTable import standard_dna_table as code
     from Bio.SeqUtils import CodonAdaptationIndex
 
+    from apps.bio.records import read_fasta
+
     if not Path(reference).is_file():
         raise DataError("no such file", field="cai", value=reference)
-    genes = [str(r.seq).upper() for r in SeqIO.parse(reference, "fasta")]
+    genes = [entry.sequence.upper().replace("U", "T") for entry in read_fasta(reference)]
     if all(len(g) < 3 for g in genes):
         raise DataError("holds no whole codon", field="cai", value=reference)
     try:
@@ -314,6 +315,8 @@ def table(file: str, missing: float = float("-inf"), letters: str = "") -> Looku
     if not values:
         raise DataError("holds no pair of sequence and value", field="table", value=file)
     found = set("".join(values))
+    if found <= set("ACGTU"):  # RNA is read as DNA
+        values, found = {text.replace("U", "T"): value for text, value in values.items()}, set("ACGT")
     return Lookup(values, letters or (LETTERS["dna"] if found <= set("ACGT") else LETTERS["protein"]), missing)
 
 

@@ -63,7 +63,7 @@ def score(
     table = columns(words, aims, model, seed, [e.name for e in entries]) if on is None else on
     lines = ["\t".join(["name", "length", *table])]
     for i, entry in enumerate(entries):
-        values = [f"{v[i]:.6g}" for v in table.values()]
+        values = [f"{v[i] + 0.0:.6g}" for v in table.values()]  # no -0
         lines.append("\t".join([" ".join(entry.name.split()), str(len(words[i])), *values]))
     text = "\n".join(lines) + "\n"
     if out is None:

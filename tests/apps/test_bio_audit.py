@@ -11,6 +11,7 @@ import pytest
 
 from apps.bio import audit
 from apps.bio import constraints as c
+from apps.bio.report import report
 from core.errors import DataError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,3 +177,38 @@ def test_each_file_is_judged_by_its_own_manifest(tmp_path: Path) -> None:
     (tmp_path / "c.fa").write_text(">c\nACGT\n")
     with pytest.raises(UsageError, match="c names none"):
         audit.audit([*files, tmp_path / "c.fa"], rules={})
+
+
+@pytest.mark.parametrize(
+    ("rules", "why"),
+    [({"forbid": ["TTTTT,GGGG"]}, "letter 6 is none"), ({"forbid": ["GGUCUC"]}, "letter 3 is none"),
+     ({"frame": ["1:M*:99"]}, "no such genetic code"), ({"frame": ["0:M"]}, "count from 1"),
+     ({"frame": ["1:B"]}, "has no codon"), ({"spacing": ["TTGACA,TATAAT,19-15"]}, "lo <= hi"),
+     ({"require": ["TATA=2-1"]}, "low <= high"), ({"gc": ["40-60"]}, "lo <= hi"), ({"gc": ["0.4-0.6/0"]}, "window"),
+     ({"fix": ["0:ACG"]}, "count from 1"), ({"fix": ["1:[AG"]}, "is none of")],
+)  # fmt: skip
+def test_rules_that_say_nothing_are_refused(tmp_path: Path, rules: dict, why: str) -> None:
+    """A word that is no motif is never found: it would be kept by every sequence."""
+    (tmp_path / "a.fasta").write_text(">a\nACGTACGTTTTTGGGGACGT\n")
+    with pytest.raises(UsageError, match=why):
+        audit.audit([tmp_path / "a.fasta"], rules=rules)
+
+
+@pytest.mark.parametrize("rules", ['["x"]', '{"homopolymer":"x"}', '{"forbid":[3]}', "7"])
+def test_a_manifest_that_is_not_ours_is_one_clear_line(tmp_path: Path, rules: str) -> None:
+    (tmp_path / "a.fasta").write_text(f'>a manifest={{"rules":{rules},"nats":3}}\nACGT\n')
+    with pytest.raises(UsageError):
+        audit.audit([tmp_path / "a.fasta"], rules={})
+    with pytest.raises(UsageError):
+        report([tmp_path / "a.fasta"], out=tmp_path / "r.html")
+    (tmp_path / "a.fasta").write_text('>a manifest={"rules":{"forbid":"GG"},"nats":3}\nACGT\n')
+    assert audit.audit([tmp_path / "a.fasta"], rules={})["violations"] == 0
+    assert report([tmp_path / "a.fasta"], out=tmp_path / "r.html")["sections"] == 3
+
+
+def test_what_lies_beyond_a_sequence_is_no_mistake(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Of sequences of several lengths some may hold a place and some not."""
+    (tmp_path / "a.fasta").write_text(">a\nACGTACGTATG\n>b\nACGTACGTAT\n")
+    with pytest.raises(DataError, match="2 violations of 2 rules"):
+        audit.audit([tmp_path / "a.fasta"], rules={"frame": ["9:M"], "fix": ["11:G"]})
+    assert not recwarn.list

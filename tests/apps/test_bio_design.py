@@ -134,7 +134,7 @@ def test_a_steering_takes_its_strength_and_the_steps_that_ask(loaded: SequenceMo
         found = design("x", steering="gilc", options={"alpha": alpha, "asks": 2}, **more)  # type: ignore[arg-type]
         assert found is not None
         gains.append(found["gc"])
-    assert gains[1] > gains[0] + 0.1
+    assert gains[1] > gains[0] + 0.1 and read(tmp_path / "x.tsv")[0].manifest["reward"] == ["gc(0.9, 1)"]
     with pytest.raises(UsageError, match="means nothing for best-of-n"):
         design("x", options={"alpha": 0.1}, **more)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="needs a reward"):

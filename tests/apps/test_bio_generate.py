@@ -67,6 +67,14 @@ def test_kmers() -> None:
         model.sample(1, constraints=[object()])
 
 
+def test_the_manifest_of_a_sample_says_what_was_filled_in() -> None:
+    model = made(CONV)
+    first = model.sample(2, start="AC??GT", seed=4)
+    about = {k: first.manifest[k] for k in ("start", "seed", "steps", "block", "solver", "temperature")}
+    assert model.sample(2, **about).sequences == first.sequences
+    assert "start" not in model.sample(1, length=4).manifest
+
+
 def test_what_is_wrong_is_said() -> None:
     model = made(CONV)
     with pytest.raises(UsageError, match="solver"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,22 @@ def test_designs_come_back(tmp_path: Path, suffix: str) -> None:
     assert [e.sequence for e in back] == designs.sequences and [e.name for e in back] == designs.names
     assert all(e.manifest == designs.manifest for e in back)
     assert [e.scores["gc"] for e in back] == pytest.approx(designs.scores["gc"].tolist())
+
+
+def test_a_header_says_nothing_of_minus_nothing() -> None:
+    assert header({"gc": -0.0}, {}) == "gc=0"
+
+
+def test_json_says_null_where_a_score_is_no_number(tmp_path: Path) -> None:
+    def refused(word: str) -> None:
+        raise AssertionError(word)
+
+    designs = made(2)
+    designs.scores = {"table": np.array([-np.inf, 1.0])}
+    designs.manifest["nats"] = {"forbid BsaI": np.inf}
+    designs.write(tmp_path / "x.json")
+    json.loads((tmp_path / "x.json").read_text(), parse_constant=refused)
+    assert [e.scores for e in read(tmp_path / "x.json")] == [{}, {"table": 1}]
 
 
 def test_genbank_of_designs_alone(tmp_path: Path) -> None:
@@ -91,6 +108,15 @@ def test_rows_of_a_table_may_have_numbers_for_names(tmp_path: Path) -> None:
         ("#1", "ACGT", {"seed": 3}),
         ("b", "TT", {"seed": 3}),
     ]
+
+
+def test_a_table_may_hold_whole_genomes_and_loses_no_row(tmp_path: Path) -> None:
+    """Python's own limit is 131072 letters; quotes that are not closed would take the rows below in."""
+    (path := tmp_path / "a.tsv").write_text("name\tsequence\nbig\t" + "ACGT" * 40_000 + '\nd"\tACG\n')
+    assert [(e.name, len(e.sequence)) for e in read(path)] == [("big", 160_000), ('d"', 3)]
+    path.write_text('name\tsequence\n"odd\tACGT\nb"x\tAC\nc\tACGG\n')
+    with pytest.raises(DataError, match="quotes are not closed"):
+        read(path)
 
 
 @QUICK

@@ -57,8 +57,14 @@ def test_codon_adaptation_is_biopythons(tmp_path: Path) -> None:
     assert whole
     got = r.cai(str(tmp_path / "genes.fasta")).score(torch.from_numpy(DNA.encode(whole)))
     assert np.allclose(got, [index.calculate(s) for s in whole])
+    (tmp_path / "rna.fasta").write_bytes(  # as an editor of Windows writes it
+        b"\xef\xbb\xbf" + "".join(f">g\r\n{g.replace('T', 'U')}\r\n" for g in genes).encode())  # fmt: skip
+    assert torch.equal(r.cai(str(tmp_path / "rna.fasta")).log_w, r.cai(str(tmp_path / "genes.fasta")).log_w)
     with pytest.raises(DataError, match="no such file"):
         r.cai("absent.fasta")
+    (tmp_path / "rna.fasta").write_bytes(b"\xff\xfe>g")
+    with pytest.raises(DataError, match="cannot be read as text"):
+        r.cai(str(tmp_path / "rna.fasta"))
 
 
 def test_hairpins_are_counted_by_hand() -> None:
@@ -169,3 +175,6 @@ def test_files_that_say_nothing_are_refused(tmp_path: Path) -> None:
         r.table(str(tmp_path / "t.csv"))
     (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfacgt,2\n")
     assert r.table(str(tmp_path / "t.csv")).values == {"ACGT": 2}
+    (tmp_path / "t.csv").write_text("ACGU,2\nAC,1\n")
+    assert r.table(str(tmp_path / "t.csv")).values == {"ACGT": 2, "AC": 1}
+    assert r.table(str(tmp_path / "t.csv")).letters == "ACGT"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apps.bio.manifest import header
-from apps.bio.report import report
+from apps.bio.report import complexity, differences, report
 from apps.bio.score import columns, score
 from core.errors import DataError
 
@@ -31,6 +31,27 @@ def test_rewards_that_share_a_name_have_a_column_each(tmp_path: Path) -> None:
 def test_rna_is_read_as_dna(tmp_path: Path) -> None:
     both = [scored(tmp_path / "a.fasta", f">x\n{s}\n", "tm()", "gc()")[1] for s in ("GAUUACAGC", "gattacagc")]
     assert both[0] == both[1]
+
+
+def test_nothing_is_scored_below_nothing(tmp_path: Path) -> None:
+    assert scored(tmp_path / "a.fasta", ">x\nACGT\n", "gc(0.4, 0.6)")[1][2] == "0"
+
+
+def test_a_reference_of_rna_is_compared_as_dna(tmp_path: Path) -> None:
+    letters = ["ACGTTGCATTACGGATTACA", "TTGACAGGCTAACGTTAGCC"]
+    for name, words in (("a", letters), ("b", [x.replace("T", "U") for x in letters])):
+        (tmp_path / f"{name}.fasta").write_text("".join(f">{i}\n{x}\n" for i, x in enumerate(words)))
+    pages = []
+    for of in ("a", "b"):
+        report([tmp_path / "a.fasta"], reference=tmp_path / f"{of}.fasta", out=tmp_path / "r.html")
+        pages.append(re.sub("<svg.*?</svg>|<[^>]*>", "", (tmp_path / "r.html").read_text(), flags=re.S))
+    assert pages[0] == pages[1]
+
+
+def test_sequences_of_several_lengths_are_compared_by_their_own() -> None:
+    words = ["AAAA", "TTTT", "AATT", "ACGTACGT"]
+    assert differences(words, words).tolist() == [[0, 1, 0.5, 1], [1, 0, 0.5, 1], [0.5, 0.5, 0, 1], [1, 1, 1, 0]]
+    assert complexity(["ACGT"], 6) == 1 and complexity(["ACACACAC"], 3) == pytest.approx(1 / 3)
 
 
 def test_a_name_never_moves_the_columns(tmp_path: Path) -> None:

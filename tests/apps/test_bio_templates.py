@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from apps.bio.dna.rules import Gc
 from apps.bio.genbank import filled, inserted, template
 from apps.bio.generate import SequenceModel
 from apps.bio.model import ModelConfig, Recipe
+from apps.bio.price import prices
 from apps.bio.records import Designs, read, read_genbank
 from core.errors import DataError, InfeasibleError, UsageError
 
@@ -63,10 +65,106 @@ def test_an_annotation_lies_in_one_piece(pieces: list[tuple[int, int]], circular
     assert (mark.first, mark.size) == ((51, 22) if circular else (1, 20))
 
 
-def test_an_insert_on_one_strand_has_no_counterpart() -> None:
-    assert len(marks(record("N" * 60, "@insert(AarI_site, strand=both)", (0, 60)))) == 1
+@pytest.mark.parametrize(
+    ("words", "strand", "found"),
+    [("", 1, [1, 0]), ("", -1, [0, 1]), (", strand=both", -1, [1, 1]), (", strand=1", -1, [1, 0]),
+     (", strand=-1", 1, [0, 1])],
+)  # fmt: skip
+def test_an_insert_is_counted_on_the_strand_of_its_feature(words: str, strand: int, found: list[int]) -> None:
+    held = record("N" * 20, f"@insert(BsaI_site{words})", (0, 20))
+    held.features[0].location = SimpleLocation(0, 20, strand)
+    (mark,) = marks(held)
+    assert mark.make is not None
+    spec = mark.make(1, 20)
+    assert [audit.required(spec, f"ACACA{site}ACACACACA", True) for site in ("GGTCTC", "GAGACC")] == found
+    assert not audit.required(spec, "ACGGTCTCACACGAGACCAC", True) or found != [1, 1]
     with pytest.raises(UsageError, match="do not map"):
-        marks(record("N" * 60, "@insert(AarI_site, strand=1)", (0, 60)))
+        marks(record("N" * 20, "@insert(AarI_site, strand=2)", (0, 20)))
+
+
+def letters_with(holes: list[tuple[int, int]], size: int, planted: str = "", at: int = 0) -> str:
+    """Return letters without BsaI sites but for a planted one, N where they are open."""
+    text = "".join("ACT"[i] for i in np.random.default_rng(1).integers(0, 3, size))
+    text = text[:at] + planted + text[at + len(planted) :]
+    for a, b in holes:
+        text = text[:a] + "N" * (b - a) + text[b:]
+    return text
+
+
+def drawn(wish: Order, n: int = 4) -> list[str]:
+    """Return whole records that obey an order, letters even."""
+    law, size = compile_([*wish.specs, *wish.kept], len(wish.start)), len(wish.start)
+    none, every = torch.full((n, size), -1), torch.ones(n, size, dtype=torch.bool)
+    u = torch.rand(n, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = law.whole(n).admit(torch.zeros(n, size, 4, dtype=torch.float64), none, every, u)
+    return Designs(["".join("ACGT"[v] for v in row) for row in rows.tolist()], template=wish.template).whole
+
+
+def test_annotations_count_kept_letters_far_from_the_design(tmp_path: Path) -> None:
+    """One site that stands is enough, and the share of G and C is that of the whole feature."""
+    text = letters_with([(300, 330)], 400, "GGTCTC", 20)
+    SeqIO.write(record(text, "@insert(BsaI_site) & @gc(34-38%)", (0, 400)), tmp_path / "t.gb", "genbank")
+    for word in drawn(order({}, 0, tmp_path / "t.gb")):
+        assert word.count("GGTCTC") == 1 and 136 <= word.count("G") + word.count("C") <= 152
+
+
+@pytest.mark.parametrize("circular", [False, True])
+@pytest.mark.parametrize("rules", [{}, {"frame": ["1:" + "T" * 300]}])
+def test_a_frame_is_longer_than_the_neighbourhood_of_a_design(tmp_path: Path, circular: bool, rules: dict) -> None:
+    text = "ACA" * 110 + "N" * 9 + "ACA" * 187 + "ACGTACGTAC"
+    label = f"@cds(translation={'T' * 300})" if not rules else "plain"
+    SeqIO.write(record(text, label, (0, 900), circular=circular), tmp_path / "t.gb", "genbank")
+    wish = order(rules, 0, tmp_path / "t.gb")
+    for word in drawn(wish):
+        assert str(Seq(word[:900]).translate()) == "T" * 300
+    assert [str(s) for s in wish.specs] == ["frame 1 TTTTTTTTT..."]
+
+
+def test_a_circle_is_not_cut_within_an_annotation(tmp_path: Path) -> None:
+    """The widest stretch that is kept lies in it; and what it does not cover may hold the site."""
+    text = letters_with([(10, 40), (160, 190)], 200, "GGTCTC", 2)
+    SeqIO.write(record(text, "@insert(BsaI_site)", (8, 195), circular=True), tmp_path / "t.gb", "genbank")
+    for word in drawn(order({}, 0, tmp_path / "t.gb")):
+        assert word[8:195].count("GGTCTC") == 1 and word[2:8] == "GGTCTC"
+    away = record(letters_with([(10, 40), (560, 590)], 600, "GGTCTC", 598 % 600 - 4), "", (0, 1), circular=True)
+    away.features[0].location = SimpleLocation(5, 592, 1)
+    away.features[0].qualifiers["label"] = ["@no(BsaI_site)"]
+    SeqIO.write(away, tmp_path / "n.gb", "genbank")
+    for word in drawn(order({}, 0, tmp_path / "n.gb")):
+        assert "GGTCTC" not in word[5:592] and "GGTCTC" in word
+
+
+def test_messages_name_places_of_the_template(tmp_path: Path) -> None:
+    (tmp_path / "t.fasta").write_text(f">t\n{letters_with([(600, 660)], 1000)}\n")
+    wish = order({"fix": ["610:GGATCC"], "frame": ["620:MA*"]}, 0, tmp_path / "t.fasta")
+    assert [str(s) for s in wish.specs] == ["fix 610-615 GGATCC", "frame 620 MA*"]
+    assert [(a, b) for a, b, text in noted(wish, "A" * 180) if text == "designed"] == [(61, 120)]
+    clash = order({"fix": ["590:GGGG"]}, 0, tmp_path / "t.fasta")
+    with pytest.raises(InfeasibleError, match="fix 590-593 GGGG and fix 541-600 "):
+        compile_([*clash.specs, *clash.kept], len(clash.start))
+    windows = order({"gc": ["0.9-1/10"], "fix": ["605:AATATATTAA"]}, 0, tmp_path / "t.fasta")
+    with pytest.raises(InfeasibleError, match="letters fixed at 601-610 contradict"):
+        design_module._known_contradictions(windows, "ACGT")
+
+
+def test_only_what_was_open_is_noted_as_designed(tmp_path: Path) -> None:
+    (tmp_path / "t.fasta").write_text(">t\nACGTNNNNACGTACNNGT\n")
+    wish = order({"homopolymer": 4}, 0, tmp_path / "t.fasta")
+    held = Designs(["ACGTGGCCACGTACATGT"], template=wish.template)
+    held.notes = [noted(wish, held.sequences[0])]
+    held.to_genbank(tmp_path / "d.gb")
+    (back,) = read_genbank(tmp_path / "d.gb")
+    spots: list[Any] = [f.location for f in back.features]
+    words = [f.qualifiers["note"][0].split(": ")[1] for f in back.features]
+    places = [(word, int(at.start), int(at.end)) for word, at in zip(words, spots, strict=True)]
+    assert places == [("designed", 4, 8), ("designed", 14, 16), ("rule", 4, 16)]
+
+
+def test_rules_of_one_name_have_a_price_each() -> None:
+    specs = [Gc(0.4, 0.6, within=(1, 10)), Gc(0.4, 0.6, within=(11, 20)), Gc(0.4, 0.6)]
+    model = SequenceModel(build(ModelConfig("transformer", dim=16, depth=1, heads=2, order=0)), Recipe())
+    found = prices(model, specs, torch.full((20,), 4))
+    assert list(found) == ["gc 0.4-0.6", "gc 0.4-0.6 (2)", "gc 0.4-0.6 (3)", "all together"]
 
 
 def test_a_codon_that_stays_is_read_as_it_was() -> None:

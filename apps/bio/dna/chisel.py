@@ -8,7 +8,7 @@ Features of type `misc_feature` whose label (or else note) begins with `@`, as D
 | `@cds`, `@cds(genetic_table=Bacterial)` | `@EnforceTranslation` | `frame` with its present or given translation |
 | `@gc(40-60%)`, `@gc(40-60%/50bp)`, `@gc(mini=0.4, maxi=0.6, window=50)` | `@EnforceGCContent` | `gc` on the feature |
 | `@keep` | `@AvoidChanges` | the letters stay |
-| `@insert(AarI_site)` | `@EnforcePatternOccurence(...)` | `require`, so often |
+| `@insert(AarI_site)` | `@EnforcePatternOccurence(...)` | `require`, so often on its strand (`both`: on either) |
 | `@sequence(ATGNNN)` | `@EnforceSequence(...)` | `fix` |
 
 One label may hold several, joined by `&`: `@cds & @no(BsaI_site)`.
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from apps.bio.constraints import fix, forbid, frame, gc, require
+from apps.bio.dna.enzymes import site
 from apps.bio.genbank import spelt
 from core.errors import UsageError
 
@@ -136,6 +137,11 @@ def _pattern(word: str) -> str:
     return word.removesuffix("_site") if any(c.islower() for c in word) else word
 
 
+def _joined(word: str) -> str:
+    """Return letters that lines of the file have broken."""
+    return "".join(word.split())
+
+
 def _only(named: dict[str, str], *names: str) -> None:
     if set(named) - set(names):
         raise KeyError(sorted(set(named) - set(names))[0])
@@ -148,12 +154,18 @@ def _no(given: list[str], named: dict[str, str], strand: int, letters: str) -> C
 
 
 def _insert(given: list[str], named: dict[str, str], strand: int, letters: str) -> Callable[[int, int], Any]:
+    from Bio.Seq import reverse_complement
+
     _only(named, "pattern", "enzyme", "occurences", "occurrences", "strand")
     pattern = _pattern(given[0] if given else named.get("pattern") or named["enzyme"])
-    if named.get("strand", "both") not in ("both", "from_location"):
-        raise ValueError(named["strand"])  # sites are counted on both
     count = int(given[1] if len(given) > 1 else named.get("occurences", named.get("occurrences", "1")))
-    return lambda first, last: require(pattern, both_strands=True, count=count, within=(first, last))
+    read = named.get("strand", "from_location")
+    side = strand if read == "from_location" else 0 if read == "both" else int(read)
+    if side not in (-1, 0, 1):
+        raise ValueError(read)
+    if side == -1:
+        pattern = str(reverse_complement(site(pattern) if any(c.islower() for c in pattern) else pattern))
+    return lambda first, last: require(pattern, both_strands=not side, count=count, within=(first, last))
 
 
 def _gc(given: list[str], named: dict[str, str], strand: int, letters: str) -> Callable[[int, int], Any]:
@@ -186,7 +198,7 @@ def _cds(given: list[str], named: dict[str, str], strand: int, letters: str) -> 
     code = _code(named.get("genetic_table", given[0] if given else "default"))
     if len(letters) % 3:
         raise ValueError(letters)
-    protein = named.get("translation") or str(Seq(letters).translate(table=str(code)))
+    protein = _joined(named.get("translation", "")) or str(Seq(letters).translate(table=str(code)))
     if 3 * len(protein) != len(letters):
         raise ValueError(protein)
     return lambda first, last: frame(first, protein, code, strand)
@@ -196,7 +208,7 @@ def _sequence(given: list[str], named: dict[str, str], strand: int, letters: str
     from Bio.Seq import reverse_complement
 
     _only(named, "sequence")
-    text = (given[0] if given else named["sequence"]).upper()
+    text = _joined(given[0] if given else named["sequence"]).upper()
     if len(text) != len(letters):
         raise ValueError(text)
     return lambda first, last: fix(first, text if strand == 1 else str(reverse_complement(text)))

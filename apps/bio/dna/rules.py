@@ -47,6 +47,10 @@ class Atom:
 class Spec(Protocol):
     """A rule as a user states it."""
 
+    def sound(self, letters: str) -> None:
+        """Refuse what makes no sense over `letters` at any length."""
+        ...
+
     def atoms(self, length: int, letters: str) -> Iterator[Atom]:
         """Yield the rules that it consists of, for sequences of `length` over `letters`."""
         ...
@@ -98,6 +102,11 @@ class Forbid:
         """Return the rule in words."""
         return "forbid " + " ".join(self.patterns)
 
+    def sound(self, letters: str) -> None:
+        """Refuse words that are no motifs."""
+        for pattern in self.patterns:
+            motif(pattern, letters)
+
     def atoms(self, length: int, letters: str) -> Iterator[Atom]:
         """Yield one rule for each pattern."""
         low, high = span(self.within, length, "forbid")
@@ -119,10 +128,14 @@ class Homopolymer:
         """Return the rule in words."""
         return f"homopolymer {self.longest}"
 
-    def atoms(self, length: int, letters: str) -> Iterator[Atom]:
-        """Yield the rule."""
+    def sound(self, letters: str) -> None:
+        """Refuse runs of no letter."""
         if self.longest < 1:
             raise UsageError("at least 1", field="homopolymer", value=self.longest)
+
+    def atoms(self, length: int, letters: str) -> Iterator[Atom]:
+        """Yield the rule."""
+        self.sound(letters)
         runs = tuple((frozenset([v]),) * (self.longest + 1) for v in range(len(letters)))
         where = span(self.within, length, "homopolymer")
         yield Atom(str(self), runs, around(self.touching, self.longest, where, length))
@@ -144,8 +157,16 @@ class Require:
         often = "" if (self.least, self.most) == (1, None) else f" {self.least} to {most} times"
         return "require " + " ".join(self.motifs) + often
 
+    def sound(self, letters: str) -> None:
+        """Refuse words that are no motifs, and bounds that no count meets."""
+        for pattern in self.motifs:
+            motif(pattern, letters)
+        if self.least < 0 or (self.most is not None and self.most < self.least):
+            raise UsageError("0 <= low <= high is needed", field="count", value=(self.least, self.most))
+
     def atoms(self, length: int, letters: str) -> Iterator[Atom]:
         """Yield one counter for each motif."""
+        self.sound(letters)
         low, high = span(self.within, length, "require")
         for pattern in self.motifs:
             found = motifs.strands(motif(pattern, letters), self.both_strands and letters == motifs.DNA)
@@ -169,10 +190,16 @@ class Spacing:
         """Return the rule in words."""
         return f"spacing {self.a} {self.lo}-{self.hi} {self.b}"
 
-    def atoms(self, length: int, letters: str) -> Iterator[Atom]:
-        """Yield the rule."""
+    def sound(self, letters: str) -> None:
+        """Refuse words that are no motifs, and distances that there are not."""
         if not 0 <= self.lo <= self.hi:
             raise UsageError("0 <= lo <= hi is needed", field="spacing", value=(self.lo, self.hi))
+        for pattern in (self.a, self.b):
+            motif(pattern, letters)
+
+    def atoms(self, length: int, letters: str) -> Iterator[Atom]:
+        """Yield the rule."""
+        self.sound(letters)
         a, b, gap = motif(self.a, letters), motif(self.b, letters), frozenset(range(len(letters)))
         wide = [a + (gap,) * n + b for n in range(self.lo, self.hi + 1)]
         found = [m for w in wide for m in motifs.strands(w, self.both_strands and letters == motifs.DNA)]
@@ -182,16 +209,25 @@ class Spacing:
 
 @dataclass(frozen=True)
 class Fix:
-    """Letters from a position on; codes leave a choice, [..] one of, {..} none of, `?` anything."""
+    """Letters from a position on; codes leave a choice, [..] one of, {..} none of, `?` anything.
+
+    In a template, `of` is the position in it, by which messages call the rule.
+    """
 
     position: int
     letters: str
+    of: int | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         """Return the rule in words."""
         shown = self.letters if self.size <= 12 else f"{self.letters[:9]}..."
-        last = f"-{self.position + self.size - 1}" if self.size > 1 else ""
-        return f"fix {self.position}{last} {shown}"
+        last = f"-{self.called + self.size - 1}" if self.size > 1 else ""
+        return f"fix {self.called}{last} {shown}"
+
+    @property
+    def called(self) -> int:
+        """The position that messages name."""
+        return self.of or self.position
 
     @property
     def size(self) -> int:
@@ -203,8 +239,17 @@ class Fix:
         """What may stand at each site."""
         return re.findall(r"\[[A-Z]+\]|\{[A-Z]+\}|.", self.letters.upper())
 
+    def sound(self, letters: str) -> None:
+        """Refuse letters that are none, and places before the first."""
+        if self.position < 1:
+            raise UsageError("positions count from 1", field="fix", value=self.position)
+        for c in self.places:
+            if c != "?":
+                motifs.parse(c, letters)
+
     def atoms(self, length: int, letters: str) -> Iterator[Atom]:
         """Yield the rule."""
+        self.sound(letters)
         low, high = span((self.position, self.position + self.size - 1), length, "fix")
         sites = np.ones((length, len(letters)), bool)
         for i, c in enumerate(self.places):
@@ -224,11 +269,15 @@ class Alphabet:
         """Return the rule in words."""
         return f"alphabet {self.letters}"
 
-    def atoms(self, length: int, letters: str) -> Iterator[Atom]:
-        """Yield the rule."""
+    def sound(self, letters: str) -> None:
+        """Refuse letters of others."""
         wrong = [c for c in self.letters.upper() if c not in letters]
         if wrong or not self.letters:
             raise UsageError(f"is not one of {letters}", field="alphabet", value="".join(wrong))
+
+    def atoms(self, length: int, letters: str) -> Iterator[Atom]:
+        """Yield the rule."""
+        self.sound(letters)
         low, high = span(self.within, length, "alphabet")
         sites = np.ones((length, len(letters)), bool)
         sites[low:high] = [c in self.letters.upper() for c in letters]
@@ -237,23 +286,31 @@ class Alphabet:
 
 @dataclass(frozen=True)
 class Frame:
-    """Triples that spell a protein (see `apps.bio.constraints.frame`)."""
+    """Triples that spell a protein (see `apps.bio.constraints.frame`); `of` as in `Fix`."""
 
     start: int
     protein: str
     code: int = 1
     strand: int = 1
+    of: int | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         """Return the rule in words."""
         shown = self.protein if len(self.protein) <= 12 else f"{self.protein[:9]}..."
-        return f"frame {self.start} {shown}" + (f" code {self.code}" if self.code != 1 else "")
+        return f"frame {self.of or self.start} {shown}" + (f" code {self.code}" if self.code != 1 else "")
+
+    def sound(self, letters: str) -> None:
+        """Refuse what is no protein of the code, and places before the first."""
+        if letters != motifs.DNA:
+            raise UsageError("reading frames are a matter of DNA", field="frame", value=letters)
+        if self.start < 1:
+            raise UsageError("positions count from 1", field="frame", value=self.start)
+        synonyms(self.protein, self.code, self.strand)
 
     def atoms(self, length: int, letters: str) -> Iterator[Atom]:
         """Yield the rule."""
-        if letters != motifs.DNA:
-            raise UsageError("reading frames are a matter of DNA", field="frame", value=letters)
-        if self.start < 1 or self.start + 3 * len(self.protein) - 1 > length:
+        self.sound(letters)
+        if self.start + 3 * len(self.protein) - 1 > length:
             raise UsageError(f"{len(self.protein)} codons from {self.start} on do not fit into {length} letters",
                              field="frame")  # fmt: skip
         allowed = synonyms(self.protein, self.code, self.strand)
@@ -277,14 +334,18 @@ class Gc:
         """Return the least and most G and C among `size` letters."""
         return math.ceil(self.lo * size - 1e-9), math.floor(self.hi * size + 1e-9)
 
-    def atoms(self, length: int, letters: str) -> Iterator[Atom]:
-        """Yield the rule: a budget over the span, or one over each tile."""
+    def sound(self, letters: str) -> None:
+        """Refuse what are no shares and no window."""
         if letters != motifs.DNA:
             raise UsageError("GC content is a matter of DNA", field="gc", value=letters)
         if not 0 <= self.lo <= self.hi <= 1:
             raise UsageError("0 <= lo <= hi <= 1 is needed", field="gc", value=(self.lo, self.hi))
         if self.window is not None and self.window < 1:
             raise UsageError("a window has at least one letter", field="gc", value=self.window)
+
+    def atoms(self, length: int, letters: str) -> Iterator[Atom]:
+        """Yield the rule: a budget over the span, or one over each tile."""
+        self.sound(letters)
         low, high = span(self.within, length, "gc")
         price = np.array([0, 1, 1, 0])
         least, most = self.bounds(min(self.window or length, high - low))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +74,29 @@ def spans(words: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def parse(rules: Mapping[str, Any]) -> list[Any]:
-    """Return the specs that the words of the command line stand for (`keep` aside: it needs a template)."""
+    """Return the specs that the words of the command line stand for (`keep` aside: it needs a template).
+
+    Raises:
+        UsageError: words that make no sense.
+    """
     out: list[Any] = []
-    for name, words in rules.items():
+    for name, words in _mapping(rules).items():
         if name == "homopolymer":
-            out.append(homopolymer(int(words)))
+            out.append(homopolymer(int(_match(r"\d+", str(words), name, "5")[0])))
         elif name == "alphabet":
-            out.append(alphabet(words.upper()))
+            out.append(alphabet(str(words).upper()))
         elif name in READ:
-            out += [READ[name](word) for word in words]
+            out += [READ[name](str(word)) for word in (words if isinstance(words, list | tuple) else [words])]
         elif name != "keep":
             raise UsageError("no such rule", field="rules", value=name, choices=[*READ, "homopolymer", "alphabet"])
     return out
+
+
+def _mapping(rules: Any) -> dict[str, Any]:
+    """Return rules as a dictionary; those of a file may be anything."""
+    if not isinstance(rules, Mapping):
+        raise UsageError('are not {"forbid": [...], ...}', field="rules", value=rules)
+    return dict(rules)
 
 
 def alike(rules: Mapping[str, Any], entries: Sequence[Any], template: Path | None = None) -> list[list[int]]:
@@ -97,7 +109,7 @@ def alike(rules: Mapping[str, Any], entries: Sequence[Any], template: Path | Non
     """
     found: dict[str, list[int]] = {}
     for i, entry in enumerate(entries):
-        own = dict(rules) or entry.manifest.get("rules")
+        own = rules or entry.manifest.get("rules")
         found.setdefault(json.dumps([own, entry.manifest.get("template")], default=str), []).append(i)
         if not own and template is None:
             who = "the files name none" if i == 0 else f"{entry.name} names none"
@@ -129,12 +141,12 @@ def specs_of(
     if held is None or any(len(s) not in (held.size, len(held.open)) for s in sequences):
         raise UsageError("a sequence is neither as long as the template nor as its designed part", field="template")
     arcs = ["".join(s[i] for i in held.sites) if len(s) == len(held.open) else s for s in sequences]
-    return [*wish.specs, fix(1, held.letters)], arcs, [held.closed] * len(arcs)
+    return [*wish.specs, replace(fix(1, held.letters), of=held.start + 1)], arcs, [held.closed] * len(arcs)
 
 
 def _given(rules: Mapping[str, Any], entries: Sequence[Any]) -> dict[str, Any]:
     """Return the rules given, or those of the manifests."""
-    return dict(rules) or dict((entries[0].manifest if entries else {}).get("rules", {}))
+    return _mapping(rules or (entries[0].manifest if entries else {}).get("rules", {}))
 
 
 def altered(rules: Mapping[str, Any], template: Path, entries: Sequence[Any]) -> list[bool]:
