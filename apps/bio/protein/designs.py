@@ -109,10 +109,10 @@ class ProteinDesigns:
 
         Args:
             folder: where; made if needed.
-            suffix: `.pdb` or `.cif`; by default PDB, or mmCIF where a chain's name has several letters.
+            suffix: `.pdb` or `.cif`; by default PDB, or mmCIF where PDB cannot hold the structure.
         """
-        folder, long = Path(folder), any(len(r.chain) > 1 for r in self.sites.structure.residues)
-        suffix = suffix or (".cif" if long else ".pdb")
+        folder = Path(folder)
+        suffix = suffix or (".cif" if self.sites.structure.unfit else ".pdb")
         folder.mkdir(parents=True, exist_ok=True)
         stem, paths = Path(self.sites.structure.name).name.split(".")[0], []
         for i, letters in enumerate(self.sequences):

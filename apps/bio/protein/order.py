@@ -8,9 +8,9 @@
 | `--alphabet` | the only letters that designed residues may have |
 
 The table of fixed and designed residues goes to stderr before anything is sampled. `--out` is a FASTA, TSV or JSON
-file, or a folder: one PDB file for each design (mmCIF where PDB cannot hold a chain's name), with the confidence in
-percent as B-factor. `--fold COMMAND` hands every design to a folding program of the user's and notes its CA distance
-to the backbone (`designs.refold`).
+file, or a folder: one PDB file for each design (mmCIF where PDB cannot hold it), with the confidence in percent as
+B-factor. `--fold COMMAND` hands every design to a folding program of the user's and notes its CA distance to the
+backbone (`designs.refold`).
 """
 
 from __future__ import annotations

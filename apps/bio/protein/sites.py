@@ -60,11 +60,12 @@ def select(structure: Structure, text: str, field: str = "selector") -> np.ndarr
 def _find(structure: Structure, index: dict[str, int], chain: str, end: str, field: str) -> int:
     """Return the position of a residue, or say what is there instead."""
     colon = "" if len(chain) == 1 and chain.isalpha() else ":"
-    label = f"{chain}{colon}{end.upper()}"
-    if label in index:
-        return index[label]
+    exact, label = f"{chain}{colon}{end}", f"{chain}{colon}{end.upper()}"
+    for name in (exact, label):
+        if name in index:
+            return index[name]
     for name, reason in structure.left_out:
-        if name == label:
+        if name in (exact, label):
             raise UsageError(f"cannot be designed or fixed: {reason}", field=field, value=label)
     number = int(re.match(r"-?\d+", end)[0])  # type: ignore[index]
     near = sorted((r for r in structure.residues if r.chain.strip() == chain), key=lambda r: abs(r.number - number))[:3]
