@@ -51,7 +51,7 @@ def score(
     for path in files:
         found = records.read(path)
         for entry in found:
-            word = entry.sequence if template is None else entry.sequence.replace("/", "")  # chains of one design
+            word = entry.sequence.replace("/", "")  # chains of one design, one after the other as rewards see them
             wrong = sorted(set(word.upper()) - set(LETTERS["protein"] + ("U" if nucleic(word) else "")))
             if wrong:
                 raise DataError(f"{entry.name} holds a letter that is neither base nor residue", field=str(path),
@@ -94,7 +94,8 @@ def columns(
     ways: dict[str, tuple[Tokenizer, Callable[[Tensor], Tensor]]] = {}
     loaded = bio.load(model) if model else None
     if loaded is not None and not callable(getattr(loaded, "nll", None)):
-        raise UsageError("reads sequences on a backbone", field="model", value=model, hint="give --template FILE.pdb")
+        hint = "use `score` with --template FILE.pdb"
+        raise UsageError("reads sequences on a backbone", field="model", value=model, hint=hint)
     plain = all(nucleic(word) for word in sequences)
     letters = loaded.alphabet if loaded is not None else LETTERS["dna" if plain else "protein"]
     if letters == LETTERS["dna"]:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from apps.bio.expressions import compose
 from apps.bio.manifest import header
+from apps.bio.records import read
 from apps.bio.report import report
 from apps.bio.score import columns, score
 from core.errors import DataError
+from tests.apps.test_bio_protein import folder, pdb_text
 
 
 def scored(path: Path, text: str, *reward: str) -> list[list[str]]:
@@ -58,3 +61,17 @@ def test_a_report_shows_every_manifest_and_price(tmp_path: Path) -> None:
         assert re.search(words, page), words
     report(files[1:2], out=tmp_path / "r.html")
     assert " from x" not in (tmp_path / "r.html").read_text()
+
+
+def test_designs_of_several_chains_are_scored_and_reported_as_they_were_steered(tmp_path: Path) -> None:
+    (pdb := tmp_path / "made.pdb").write_text(pdb_text())
+    path, aim = tmp_path / "x.fasta", compose(["gravy()"], "ACDEFGHIKLMNPQRSTVWY")
+    folder().design(rules={}, template=pdb, n=3, steps=2, reward=aim, out=path)
+    entries = read(path)
+    assert all("/" in e.sequence for e in entries)
+    score([path], reward=["gravy()"], out=tmp_path / "x.tsv")
+    rows = [line.split("\t") for line in (tmp_path / "x.tsv").read_text().splitlines()[1:]]
+    assert [(int(r[1]), round(float(r[2]), 3)) for r in rows] == [(17, round(e.scores["gravy"], 3)) for e in entries]
+    report([path], reward=["gravy()"], out=tmp_path / "x.html")
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", (tmp_path / "x.html").read_text())
+    assert cells[cells.index("designs") + 3] == "17"
