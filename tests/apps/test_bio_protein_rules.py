@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from apps.bio import audit
+from apps.bio.design import design
+from apps.bio.expressions import compose
 from apps.bio.protein.sites import choose, select
 from apps.bio.protein.structure import read_structure
 from apps.bio.records import read
@@ -189,3 +192,19 @@ def test_insertion_codes_may_be_small_letters(pdb: Path, tmp_path: Path) -> None
     (path := tmp_path / "small.pdb").write_text(pdb.read_text().replace("A   2B", "A   2b"))
     structure = read_structure(path)
     assert select(structure, "A2a-2b").tolist() == [3, 4] and select(structure, "A2b").tolist() == [4]
+
+
+def test_a_file_tells_the_reward_that_it_was_steered_to(pdb: Path, tmp_path: Path) -> None:
+    """With its arguments, for a name does not have them."""
+    reward, out = ["gravy() = 0.5", "charge()"], tmp_path / "x.fasta"
+    more: Any = {"rules": {}, "template": pdb, "n": 1, "settings": {"steps": 2}, "out": out}
+    design("protein", reward=reward, steering="svdd", options={"alpha": 0.3, "asks": 1}, **more)
+    told = read(out)[0].manifest
+    assert {k: told[k] for k in ("reward", "steering", "alpha", "asks")} == {
+        "reward": ["gravy() = 0.5", "charge()"], "steering": "svdd", "alpha": 0.3, "asks": 1
+    }  # fmt: skip
+    design("toy", rules={}, n=1, reward=["gc(0.8, 0.9)"], settings={"steps": 2}, out=out)
+    assert read(out)[0].manifest["reward"] == ["gc(0.8, 0.9)"]
+    model, aim = folder(), compose(["gravy()"])
+    assert model.sample(1, pdb, steps=2, reward=aim).manifest["steering"] == "best-of-n"
+    assert "reward" not in model.sample(1, pdb, steps=2).manifest

@@ -90,7 +90,7 @@ class ProteinDesigns:
     def words(self, i: int) -> str:
         """Return what is said of a design in words without spaces, its name first."""
         m = {k: "_".join(str(v).split()) for k, v in self.manifest.items()
-             if v not in ("", None) and not isinstance(v, dict)}  # fmt: skip
+             if v not in ("", None) and not isinstance(v, dict | list)}  # fmt: skip
         words = [f"{m.pop('structure')}_{self.index[i]}", f"sample={self.index[i]}", f"score={self.score[i]:.4f}"]
         words += [f"recovery={self.recovery[i]:.4f}", *(f"{k}={v[i]:.4f}" for k, v in self.scores.items())]
         words += [f"{k}={v}" for k, v in m.items()]

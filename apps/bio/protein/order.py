@@ -63,9 +63,11 @@ def wishes(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 def carried_out(
     model: InverseFolder, rules: Mapping[str, Any], template: Path | None, out: Path | None, fold: str = "",
-    **settings: Any,
+    told: Mapping[str, Any] | None = None, **settings: Any,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Design and write to `out` (returns a summary), or print FASTA (returns None).
+
+    `told` is noted in the manifest: reward and steering as they were asked for.
 
     Raises:
         UsageError: no structure, words that cannot be read, or another ending of `out`.
@@ -81,6 +83,7 @@ def carried_out(
         select(structure, text, "keep")  # a mistake is told by the word that was written
     print(choose(structure, **wish).table(), file=sys.stderr)
     found = model.sample(settings.pop("n"), structure, **wish, **settings)
+    found.manifest.update({k: v for k, v in (told or {}).items() if v})
     if broken := found.violations():
         raise RuntimeError(f"{broken[0]} against the rules; nothing was written: please report this")
     if fold:
