@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+from torch import Tensor
+
 from apps.bio.rewards import PROTEIN, Gc, Gravy, Hairpin, MeltingTemperature, ProtParam, cai, pwm, table
-from core.errors import UsageError
+from core.errors import QuintetError, UsageError
 from core.finetune.reward import GeometricMean, Reward, Threshold, Weighted
 from core.finetune.reward import load as load_reward
 
@@ -111,6 +115,53 @@ def _number(text: str) -> float | None:
         return None
 
 
+@dataclass(frozen=True, eq=False)
+class Own:
+    """A reward of the user's, whose mistakes are told in one line; all else is the reward's.
+
+    Args:
+        reward: that of the user.
+        word: what it was asked for as.
+    """
+
+    reward: Reward
+    word: str
+
+    @property
+    def name(self) -> str:
+        """Return what the reward is called."""
+        return str(self.reward.name)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the reward has; its `soft` is checked as `score` is."""
+        found = getattr(object.__getattribute__(self, "reward"), name)
+        return (lambda p: self._checked(found, p)) if name == "soft" and callable(found) else found
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return the values of tokens [B, L], float64 [B]; numbers in a list or array will do."""
+        return torch.as_tensor(self._checked(lambda x: torch.as_tensor(self.reward.score(x)), x)).double()
+
+    def _checked(self, way: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+        """Return what the user's code says of B sequences, a number for each.
+
+        Raises:
+            UsageError: it fails, or returns something else.
+        """
+        try:
+            found = way(x)
+        except QuintetError:
+            raise
+        except Exception as error:  # a module of the user's may raise anything
+            at = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename][-1]
+            reason = f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}: {error}"
+            raise UsageError(f"fails ({reason})", field="reward", value=self.word) from error
+        if not isinstance(found, Tensor) or found.shape != x.shape[:1]:
+            shape = tuple(getattr(found, "shape", ())) or type(found).__name__
+            raise UsageError(f"returns {shape} for {len(x)} sequences, not one number for each", field="reward",
+                             value=self.word)  # fmt: skip
+        return found
+
+
 @dataclass
 class _Reader:
     """A reader of `total := term (+ term)*`, `term := [number *] atom`, `atom := name [( total , ... )]`."""
@@ -193,7 +244,7 @@ def made(word: str, arguments: list[Any], called: bool) -> Reward:
     if called:
         raise UsageError("no such reward", field="reward", value=word, choices=[*BUILT_IN, *joined])
     try:
-        return load_reward(word)
+        return Own(load_reward(word), word)
     except UsageError as error:
         if ":" in word:
             raise

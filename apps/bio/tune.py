@@ -40,7 +40,7 @@ from apps.bio.tuned import checksum, write
 from core.errors import UsageError
 from core.finetune import distill, drakes, offline
 from core.finetune.base import Base
-from core.finetune.reward import Reward, soft
+from core.finetune.reward import Counted, Reward, soft
 from core.nn.hosted import hosted
 from core.noise import Stream
 
@@ -194,14 +194,29 @@ class TuneTask:
     def pool(self) -> offline.Pool:
         """The parent's draws and their rewards, drawn when first asked for."""
         x = self.drawn(self.tuning.pool or self.tuning.updates * self.tuning.batch)
-        return offline.Pool(x, self.reward.score(x).double())
+        score = Counted(self.reward).score(x)
+        self.told(score > -torch.inf)
+        return offline.Pool(x, score)
 
     @cached_property
     def groups(self) -> offline.Groups:
-        """Noisy states of the parent's draws with `COMPLETIONS` scored completions each."""
+        """Noisy states of the parent's draws with `COMPLETIONS` scored completions each, one of them not -inf."""
         size = (self.tuning.pool or self.tuning.updates * self.tuning.batch) // COMPLETIONS
         x = self.drawn(max(size, 1))
-        return offline.complete(self.base, self.reward, x, COMPLETIONS, Stream.of(self.tuning.seed, 1).fold(9, 8))
+        stream = Stream.of(self.tuning.seed, 1).fold(9, 8)
+        found = offline.complete(self.base, Counted(self.reward), x, COMPLETIONS, stream)
+        return found.select(self.told((found.reward > -torch.inf).any(1)))
+
+    def told(self, live: Tensor) -> Tensor:
+        """Return the rows of which the reward says something, bool [n] to int64.
+
+        Raises:
+            UsageError: there are none.
+        """
+        if not bool(live.any()):
+            raise UsageError(f"is -inf or no number for all of {len(live)} draws", field="reward",
+                             value=self.reward.name, hint="give it a value for what it does not know")  # fmt: skip
+        return live.nonzero()[:, 0]
 
     @property
     def strength(self) -> float:

@@ -241,9 +241,31 @@ def test_mistakes(parent: Path, tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text("ACGTACGTACGTACGTACGT\t1\n")
     with pytest.raises(UsageError, match="no gradients"):
         tune.finetune(str(parent), reward=[f"table({tmp_path / 't.tsv'}, 0)"], out=tmp_path / "x")
+    for method in ("sdpo", "reward-weighted"):
+        with pytest.raises(UsageError, match="reward: is -inf or no number for all of .* draws"):
+            tune.finetune(str(parent), reward=[f"table({tmp_path / 't.tsv'})"], method=method, out=tmp_path / "y")
     with pytest.raises(UsageError, match="reward"):
         score([], reward=None)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("method", ["sdpo", "reward-weighted"])
+def test_draws_that_the_reward_rules_out_spoil_no_others(method: str) -> None:
+    class Sparse:
+        name = "sparse"
+
+        def score(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.where(x[:, 0] == 0, x.double().mean(1), torch.where(x[:, 0] == 1, torch.nan, -torch.inf))
+
+    tuning = tune.Tuning(method=method, updates=4, batch=16, steps=4, pool=512)
+    task = tune.TuneTask(tiny().base(steps=4), Sparse(), tuning)
+    module = task.module()
+    loss, _ = task.loss(module, task.batch(0, 0, 1), 0)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
+    if method == "sdpo":
+        assert len(task.groups.t) < 64 and (task.groups.reward > -torch.inf).any(1).all()
 
 
 def test_the_reward_is_not_asked_more_often_than_said() -> None:
