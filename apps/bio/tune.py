@@ -349,11 +349,13 @@ def aimed(
         return parent.base(steps=steps), compose(reward, parent.alphabet)
     from apps.bio.protein.order import wishes
     from apps.bio.protein.potential import bound
-    from apps.bio.protein.sites import choose
+    from apps.bio.protein.sites import choose, select
     from apps.bio.protein.structure import read_structure
 
     if template is None:
         raise UsageError("proteins are tuned on a backbone", field="template", hint="give a PDB or mmCIF file")
     structure = read_structure(template)
+    for text in keep or ():
+        select(structure, text, "keep")  # a mistake is told by the word that was written
     base = parent.base(choose(structure, **wishes({"keep": keep})), steps, 1.0)
     return base, bound(compose(reward, LETTERS["protein"]), structure, parent)
