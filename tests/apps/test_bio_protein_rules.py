@@ -208,3 +208,10 @@ def test_a_file_tells_the_reward_that_it_was_steered_to(pdb: Path, tmp_path: Pat
     model, aim = folder(), compose(["gravy()"])
     assert model.sample(1, pdb, steps=2, reward=aim).manifest["steering"] == "best-of-n"
     assert "reward" not in model.sample(1, pdb, steps=2).manifest
+
+
+def test_a_trace_of_alpha_carbons_is_no_backbone(tmp_path: Path) -> None:
+    text = "".join(pdb_line(i + 1, "CA", " ", "ALA", "A", str(i + 1), chain(5)[i, 1]) for i in range(5))
+    (path := tmp_path / "trace.pdb").write_text(text + "END\n")
+    with pytest.raises(DataError, match="holds no residue with N, CA and C"):
+        read_structure(path)
