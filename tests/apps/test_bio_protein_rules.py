@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,24 @@ def test_a_trace_of_alpha_carbons_is_no_backbone(tmp_path: Path) -> None:
     (path := tmp_path / "trace.pdb").write_text(text + "END\n")
     with pytest.raises(DataError, match="holds no residue with N, CA and C"):
         read_structure(path)
+
+
+@pytest.mark.parametrize("name", ["A-2", "_", "A.b", "12"])
+def test_chains_of_assemblies_are_selected(pdb: Path, tmp_path: Path, name: str) -> None:
+    """As they are named where a file holds copies of a chain; what the table says can be asked for."""
+    structure = read_structure(pdb)
+    text = structure.render(".cif", structure.sequence, [1.0] * len(structure.residues))
+    (path := tmp_path / "copies.cif").write_text(text.replace(" B 1 \n", f" {name} 1 \n"))
+    found = read_structure(path)
+    assert select(found, f"{name}:20-22,A1").tolist() == select(structure, "B20-22,A1").tolist()
+    assert select(found, f"{name}:").tolist() == select(structure, "B").tolist()
+    assert select(found, f"{name}:20-{name}:21").tolist() == select(structure, "B20-21").tolist()
+    assert all(select(found, r.label).tolist() == [i] for i, r in enumerate(found.residues))
+
+
+def test_files_of_other_programs_are_read(pdb: Path, tmp_path: Path) -> None:
+    """Letters of other codes in remarks, names in capitals."""
+    text = b"REMARK   1 AUTHOR  M\xfcller\r\n" + pdb.read_bytes().replace(b"\n", b"\r\n")
+    (plain := tmp_path / "X.PDB").write_bytes(text)
+    (packed := tmp_path / "X.PDB.GZ").write_bytes(gzip.compress(text))
+    assert read_structure(plain).sequence == read_structure(packed).sequence == read_structure(pdb).sequence

@@ -1,9 +1,9 @@
 """Which residues are designed, which stay, and with which letters: selectors, the table, the hard law.
 
 A selector lists residues in the author's numbering: `A1-6,A23,B38` are residues 1 to 6 and 23 of chain A and 38 of
-chain B; `A95B` has the insertion code B; `A` alone is the whole chain; `AA:7-9` names a chain of several letters,
-`:7-9` one without a name. A range runs in the order of the file, so that insertion codes inside it belong to it. Every
-end must exist: a residue that is missing in the file is an error, never silently a different set.
+chain B; `A95B` has the insertion code B; `A` alone is the whole chain; `AA:7-9` and `A-2:7-9` name chains that are not
+one letter, `:7-9` one without a name. A range runs in the order of the file, so that insertion codes inside it belong
+to it. Every end must exist: a residue that is missing in the file is an error, never silently a different set.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from core.errors import InfeasibleError, UsageError
 __all__ = ["Sites", "choose", "select"]
 
 PART = re.compile(
-    r"(?:(?P<long>[A-Za-z0-9]*):|(?P<chain>[A-Za-z]))"
+    r"(?:(?P<long>[^:,]*):|(?P<chain>[A-Za-z]))"
     r"(?:(?P<first>-?\d+[A-Za-z]?)(?:-(?:(?P=chain)|(?P=long):)?(?P<last>-?\d+[A-Za-z]?))?)?"
 )
 

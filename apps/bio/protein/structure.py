@@ -345,11 +345,13 @@ def _parse(path: Path) -> Any:
     from Bio.PDB.PDBParser import PDBParser
 
     kinds = {".pdb": PDBParser, ".ent": PDBParser, ".cif": MMCIFParser, ".mmcif": MMCIFParser}
-    plain = Path(path.stem) if path.suffix == ".gz" else path
+    packed = path.suffix.lower() == ".gz"
+    plain = Path(path.stem) if packed else path
     if plain.suffix.lower() not in kinds:
         raise DataError("is neither PDB nor mmCIF by its name", field=str(path), choices=list(kinds))
     try:
-        text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+        data = io.BytesIO(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
+        text = io.TextIOWrapper(data, encoding="utf-8", errors="replace").read()  # remarks may hold names
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parser = kinds[plain.suffix.lower()](structure_builder=_builder(), QUIET=True)
