@@ -67,7 +67,7 @@ def realigned(model: str | Path, strength: float, device: str = "cpu") -> Sequen
     made = json.loads((folder / "manifest.json").read_text()).get("tuning") if folder else None
     if not isinstance(tuned, SequenceModel):
         raise UsageError(f"means nothing for a model of {tuned.recipe.kind}", field="strength", value=strength)
-    if made is None:
+    if made is None or folder is None:
         raise UsageError("is of models that `finetune` tuned, unlike this", field="strength", value=str(model))
     parent = restore(parent_of(made, folder), device)
     if checksum(parent.net) != made["parent_sha256"]:

@@ -307,8 +307,9 @@ def _residues(chain: Any, left: list[tuple[str, str]]) -> Any:
 def _joined(rows: list[Any], left: list[tuple[str, str]]) -> list[Any]:
     """Return the rows of `_residues` less amino acids that are ligands: HETATM, bonded to no residue of their chain."""
     out = []
-    for before, row, after in zip([None, *rows], rows, [*rows[1:], None], strict=False):
-        pairs = [p for p in ((before, row), (row, after)) if None not in p and p[0][0].chain == p[1][0].chain]
+    for k, row in enumerate(rows):
+        both = [rows[i : i + 2] for i in (k - 1, k) if 0 <= i < len(rows) - 1]
+        pairs = [(a, b) for a, b in both if a[0].chain == b[0].chain]
         if row[1][1][0] == " " or any(np.linalg.norm(b[2]["N"] - a[2]["C"]) < BOND for a, b in pairs):
             out.append(row)
         else:
