@@ -27,7 +27,7 @@ from core.errors import QuintetError, UsageError
 from core.finetune.reward import GeometricMean, Reward, Threshold, Weighted
 from core.finetune.reward import load as load_reward
 
-__all__ = ["BUILT_IN", "compose", "parse"]
+__all__ = ["BUILT_IN", "compose", "molecules", "parse"]
 
 
 def oracle(folder: str) -> Reward:
@@ -91,6 +91,13 @@ def compose(expressions: Sequence[str], letters: str = "") -> Reward:
     for reward in rewards if letters else ():
         _fits(reward, letters)
     return rewards[0] if len(rewards) == 1 and weights == [1.0] else _sum(rewards, weights)
+
+
+def molecules(reward: Any) -> set[str]:
+    """Return the alphabets that a reward and its parts ask for."""
+    parts = (*getattr(reward, "rewards", ()), *filter(None, [getattr(reward, "reward", None)]))
+    own = {reward.letters} if hasattr(reward, "letters") else set()
+    return own.union(*(molecules(part) for part in parts))
 
 
 def _fits(reward: Any, letters: str) -> None:

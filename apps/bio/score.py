@@ -1,7 +1,8 @@
 """Scores of sequences in files: rewards, and a model's nats; a line for each sequence.
 
-Sequences are DNA or protein by their letters. With a template they are read on a backbone: nats per residue are those
-of the inverse-folding model, each residue given the others of other groups (`apps.bio.protein.generate`).
+Sequences are DNA or protein by their letters, and where these leave it open by the rewards. With a template they are
+read on a backbone: nats per residue are those of the inverse-folding model, each residue given the others of other
+groups (`apps.bio.protein.generate`).
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def columns(
         DataError: a letter that the alphabet lacks; says by `names` where.
     """
     from apps import bio
-    from apps.bio.expressions import compose
+    from apps.bio.expressions import compose, molecules
     from apps.bio.model import LETTERS
 
     ways: dict[str, tuple[Tokenizer, Callable[[Tensor], Tensor]]] = {}
@@ -97,6 +98,8 @@ def columns(
         hint = "use `score` with --template FILE.pdb"
         raise UsageError("reads sequences on a backbone", field="model", value=model, hint=hint)
     plain = all(nucleic(word) for word in sequences)
+    if plain and loaded is None:  # short peptides may be spelt like DNA: the rewards know
+        plain = set().union(*(molecules(compose([text])) for text in reward)) != {LETTERS["protein"]}
     letters = loaded.alphabet if loaded is not None else LETTERS["dna" if plain else "protein"]
     if letters == LETTERS["dna"]:
         sequences = [word.upper().replace("U", "T") for word in sequences]

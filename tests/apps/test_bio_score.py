@@ -13,7 +13,7 @@ from apps.bio.manifest import header
 from apps.bio.records import read
 from apps.bio.report import report
 from apps.bio.score import columns, score
-from core.errors import DataError
+from core.errors import DataError, UsageError
 from tests.apps.test_bio_protein import folder, pdb_text
 
 
@@ -34,6 +34,14 @@ def test_rewards_that_share_a_name_have_a_column_each(tmp_path: Path) -> None:
 def test_rna_is_read_as_dna(tmp_path: Path) -> None:
     both = [scored(tmp_path / "a.fasta", f">x\n{s}\n", "tm()", "gc()")[1] for s in ("GAUUACAGC", "gattacagc")]
     assert both[0] == both[1]
+
+
+def test_peptides_that_are_spelt_like_dna_are_told_by_their_rewards(tmp_path: Path) -> None:
+    text = ">x\nGAGATN\n>y\nCCC\n"
+    head, *rows = scored(tmp_path / "a.fasta", text, "gravy()", "0.5 * charge() + gravy()")
+    assert head[2] == "gravy" and [float(r[2]) for r in rows] == pytest.approx([-0.2333333, 2.5], abs=1e-4)
+    with pytest.raises(UsageError, match="gravy"):  # both at once is a mistake
+        scored(tmp_path / "a.fasta", text.replace("N", ""), "gravy()", "gc()")
 
 
 def test_a_name_never_moves_the_columns(tmp_path: Path) -> None:
