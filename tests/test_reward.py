@@ -46,6 +46,22 @@ class Barred:
         return torch.full((len(x),), -torch.inf, dtype=torch.float64)
 
 
+def test_what_is_ruled_out_stays_so_under_any_weight() -> None:
+    """Minus a reward of -inf is no best of all; without a weight it says nothing."""
+    found = [Weighted([Linear(0), Barred()], [1.0, w]).score(X) for w in (-1.0, 0.0, 2.0)]
+    assert torch.isneginf(found[0]).all() and torch.isneginf(found[2]).all()
+    torch.testing.assert_close(found[1], Linear(0).score(X))
+    p = one_hot(X, 3).double().requires_grad_()
+    Weighted([Linear(0), Linear(1)], [1.0, -2.0]).soft(p).sum().backward()
+    assert p.grad is not None and p.grad[0, 0].tolist() == [0.25, -0.5, 0.0]
+
+
+@pytest.mark.parametrize(("level", "width"), [(0.0, 0.0), (0.0, -1.0), (torch.nan, 1.0), (0.0, torch.inf)])
+def test_a_threshold_has_a_width(level: float, width: float) -> None:
+    with pytest.raises(UsageError, match="positive width"):
+        Threshold(Linear(0), level, width)
+
+
 X = torch.tensor([[0, 0, 1, 2], [1, 1, 1, 1], [0, 0, 0, 0]])
 
 

@@ -24,7 +24,7 @@ from core.noise import Stream
 from core.plan import uniform_plan
 from core.process.categorical import Categorical
 from core.sample import Step
-from core.solvers.tokens import Ancestral, Remask
+from core.solvers.tokens import Ancestral, Confidence, Remask, Threshold
 
 K, L, DRAWS = 3, 4, 16_384
 
@@ -54,6 +54,16 @@ def test_populations_reach_the_tilted_law(method: Smc) -> None:
     evidence = float((chain.law() * (reward.values / 0.5).exp()).sum().log())
     assert float(found.log_weight.logsumexp(0)) - np.log(DRAWS) == pytest.approx(evidence, abs=0.06)
     assert 0 < found.ess < DRAWS and found.ancestors is not None and 0 < found.ancestors <= DRAWS
+
+
+@pytest.mark.parametrize("solver", [Confidence(), Threshold(0.6)])
+def test_twisted_diffusion_is_exact_where_the_prediction_says_what_is_uncovered(solver: Confidence | Threshold) -> None:
+    """Several sites a step are drawn apart, so that the order is part of the law that is tilted."""
+    chain, reward = random_chain(K, L, 3), toy()[1]
+    base = replace(prior(chain, K, L), plan=uniform_plan(2), solver=solver)
+    target = tilt(law_of(base.sample(Stream.of(1, 4 * DRAWS))), reward.values, 0.5)
+    found = Tds(0.5, 1024)(base, reward, DRAWS, Stream.of(0, 1))
+    assert total_variation(law_of(found.x, found.log_weight), target) < 3 * floor(target, DRAWS)
 
 
 @pytest.mark.parametrize("barred", [-torch.inf, torch.nan])

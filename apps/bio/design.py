@@ -319,7 +319,7 @@ def design(
             raise UsageError("needs a reward", field=word, value=value, hint="--reward 'gc(0.4, 0.6)', ...")
     if length is not None and template is not None:
         raise UsageError("is that of the template", field="length", value=length, hint="leave one of them out")
-    steer = way(steering, options or {})
+    steer, asked = way(steering, options or {}), [" ".join(text.split()) for text in reward or ()]
     loaded, given = load(model, strength), {k: v for k, v in (settings or {}).items() if v is not None}
     kind = loaded.recipe.kind
     for word, value, only in (("fold", fold, "protein"), ("topology", topology, "peptide")):
@@ -327,8 +327,9 @@ def design(
             raise UsageError(f"means nothing for a model of {kind}", field=word, value=value)
     if kind == "protein":
         aim = compose(reward, LETTERS["protein"]) if reward else None
+        told = {"reward": asked, "steering": steering, **(options or {})} if aim else {}
         return loaded.design(rules=rules, n=n, template=template, seed=seed, out=out, fold=fold, reward=aim,
-                             steering=steer, **given)  # fmt: skip
+                             steering=steer, told=told, **given)  # fmt: skip
     if out is not None:
         check_format(out)
     suited(topology, out.suffix.lower() if out is not None else "", loaded.alphabet)
@@ -336,7 +337,7 @@ def design(
     constraints.compile_([*wish.specs, *wish.kept], len(wish.start), loaded.alphabet)
     aim = compose(reward, loaded.alphabet) if reward else None
     found, missed = designed(loaded, wish, n, seed=seed, reward=aim, steering=steer, **given)
-    how = {"reward": list(reward or ()), "steering": steering, "topology": topology, "strength": strength, **given}
+    how = {"reward": asked, "steering": steering, "topology": topology, "strength": strength, **given}
     how |= {k: v for k, v in (options or {}).items() if v}
     paid = prices(loaded.set(**given), wish.specs, loaded.open_sites(None, wish.start), price, seed)
     return finish(loaded, wish, found, missed, aim=aim, rules=rules, seed=seed, how=how, out=out, paid=paid)

@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+from torch import Tensor
+
 from apps.bio.rewards import PROTEIN, Gc, Gravy, Hairpin, MeltingTemperature, ProtParam, cai, pwm, table
-from core.errors import UsageError
+from core.errors import QuintetError, UsageError
 from core.finetune.reward import GeometricMean, Reward, Threshold, Weighted
 from core.finetune.reward import load as load_reward
 
-__all__ = ["BUILT_IN", "compose", "parse"]
+__all__ = ["BUILT_IN", "compose", "molecules", "parse"]
 
 
 def oracle(folder: str) -> Reward:
@@ -89,6 +93,13 @@ def compose(expressions: Sequence[str], letters: str = "") -> Reward:
     return rewards[0] if len(rewards) == 1 and weights == [1.0] else _sum(rewards, weights)
 
 
+def molecules(reward: Any) -> set[str]:
+    """Return the alphabets that a reward and its parts ask for."""
+    parts = (*getattr(reward, "rewards", ()), *filter(None, [getattr(reward, "reward", None)]))
+    own = {reward.letters} if hasattr(reward, "letters") else set()
+    return own.union(*(molecules(part) for part in parts))
+
+
 def _fits(reward: Any, letters: str) -> None:
     """Refuse a reward that reads tokens as other letters."""
     for part in (*getattr(reward, "rewards", ()), *filter(None, [getattr(reward, "reward", None)])):
@@ -109,6 +120,53 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """A reward of the user's, whose mistakes are told in one line; all else is the reward's.
+
+    Args:
+        reward: that of the user.
+        word: what it was asked for as.
+    """
+
+    reward: Reward
+    word: str
+
+    @property
+    def name(self) -> str:
+        """Return what the reward is called."""
+        return str(self.reward.name)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the reward has; its `soft` is checked as `score` is."""
+        found = getattr(object.__getattribute__(self, "reward"), name)
+        return (lambda p: self._checked(found, p)) if name == "soft" and callable(found) else found
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return the values of tokens [B, L], float64 [B]; numbers in a list or array will do."""
+        return torch.as_tensor(self._checked(lambda x: torch.as_tensor(self.reward.score(x)), x)).double()
+
+    def _checked(self, way: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+        """Return what the user's code says of B sequences, a number for each.
+
+        Raises:
+            UsageError: it fails, or returns something else.
+        """
+        try:
+            found = way(x)
+        except QuintetError:
+            raise
+        except Exception as error:  # a module of the user's may raise anything
+            at = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename][-1]
+            reason = f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}: {error}"
+            raise UsageError(f"fails ({reason})", field="reward", value=self.word) from error
+        if not isinstance(found, Tensor) or found.shape != x.shape[:1]:
+            shape = tuple(getattr(found, "shape", ())) or type(found).__name__
+            raise UsageError(f"returns {shape} for {len(x)} sequences, not one number for each", field="reward",
+                             value=self.word)  # fmt: skip
+        return found
 
 
 @dataclass
@@ -193,7 +251,7 @@ def made(word: str, arguments: list[Any], called: bool) -> Reward:
     if called:
         raise UsageError("no such reward", field="reward", value=word, choices=[*BUILT_IN, *joined])
     try:
-        return load_reward(word)
+        return Own(load_reward(word), word)
     except UsageError as error:
         if ":" in word:
             raise

@@ -144,6 +144,7 @@ class SequenceModel:
         manifest = {"model": self.name, "seed": seed, "constraints": [repr(c) for c in constraints]}
         manifest |= vars(model.recipe.sample)
         manifest |= {"start": start} if isinstance(start, str) else {}
+        manifest |= {"reward": reward.name, "steering": str(steering or "best-of-n")} if reward is not None else {}
         if (strength := getattr(self.net, "strength", None)) is not None:
             manifest["strength"] = strength
         molecule = "DNA" if self.alphabet == LETTERS["dna"] else "protein"

@@ -138,6 +138,11 @@ def reward_rows(groups: dict[str, Sequence[str]], rewards: Sequence[str], model:
     return rows
 
 
+def letters(entry: Entry) -> str:
+    """Return the letters of a record in capitals, the chains of one design one after the other."""
+    return entry.sequence.upper().replace("/", "")
+
+
 def sections(
     entries: Sequence[Entry], real: Sequence[str], *, folder: Path, model: str = "", rewards: Sequence[str] = (),
     motifs: Sequence[str] = (), seed: int = 0,
@@ -145,7 +150,7 @@ def sections(
     """Return the sections of the page; pictures are written to `folder`."""
     from core.run.report import Section, Table, Text
 
-    sequences, judged = [e.sequence.upper() for e in entries], asked(entries)
+    sequences, judged = [letters(e) for e in entries], asked(entries)
     dna = audit.nucleic(sequences, [rule for rules, _ in judged for rule in rules])
     sequences = [s.replace("U", "T") for s in sequences] if dna else sequences
     control = [shuffled(s, seed) for s in sequences]
@@ -289,7 +294,7 @@ def report(
         raise UsageError("the report is a page", field="out", value=str(target), hint="name it FILE.html")
     outputs.file(Path(target))
     entries = [entry for path in files for entry in read(path)]
-    real = [e.sequence for e in read(reference)] if reference is not None else []
+    real = [letters(e) for e in read(reference)] if reference is not None else []
     with tempfile.TemporaryDirectory() as folder:
         parts = sections(entries, real, folder=Path(folder), model=model, rewards=reward or (), seed=seed)
         page = write(Path(folder) / "report.html", "Designed sequences", parts).read_text(encoding="utf-8")

@@ -1,7 +1,8 @@
 """Scores of sequences in files: rewards, and a model's nats; a line for each sequence.
 
-Sequences are DNA or protein by their letters. With a template they are read on a backbone: nats per residue are those
-of the inverse-folding model, each residue given the others of other groups (`apps.bio.protein.generate`).
+Sequences are DNA or protein by their letters, and where these leave it open by the rewards. With a template they are
+read on a backbone: nats per residue are those of the inverse-folding model, each residue given the others of other
+groups (`apps.bio.protein.generate`).
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def score(
     for path in files:
         found = records.read(path)
         for entry in found:
-            word = entry.sequence if template is None else entry.sequence.replace("/", "")  # chains of one design
+            word = entry.sequence.replace("/", "")  # chains of one design, one after the other as rewards see them
             wrong = sorted(set(word.upper()) - set(LETTERS["protein"] + ("U" if nucleic(word) else "")))
             if wrong:
                 raise DataError(f"{entry.name} holds a letter that is neither base nor residue", field=str(path),
@@ -88,14 +89,17 @@ def columns(
         DataError: a letter that the alphabet lacks; says by `names` where.
     """
     from apps import bio
-    from apps.bio.expressions import compose
+    from apps.bio.expressions import compose, molecules
     from apps.bio.model import LETTERS
 
     ways: dict[str, tuple[Tokenizer, Callable[[Tensor], Tensor]]] = {}
     loaded = bio.load(model) if model else None
     if loaded is not None and not callable(getattr(loaded, "nll", None)):
-        raise UsageError("reads sequences on a backbone", field="model", value=model, hint="give --template FILE.pdb")
+        hint = "use `score` with --template FILE.pdb"
+        raise UsageError("reads sequences on a backbone", field="model", value=model, hint=hint)
     plain = all(nucleic(word) for word in sequences)
+    if plain and loaded is None:  # short peptides may be spelt like DNA: the rewards know
+        plain = set().union(*(molecules(compose([text])) for text in reward)) != {LETTERS["protein"]}
     letters = loaded.alphabet if loaded is not None else LETTERS["dna" if plain else "protein"]
     if letters == LETTERS["dna"]:
         sequences = [word.upper().replace("U", "T") for word in sequences]

@@ -17,39 +17,34 @@ on from there; the prior and the path KL stay those of the parent. With `hold` i
 parent at the parent's own (`core.finetune.drakes`).
 
 The loop is `core.run.train`: a run that was stopped goes on where it was, and its folder holds checkpoints, curves and
-`model`, whose manifest names the parent, its checksum and what was done; `realigned` draws from it at another price of
-a nat. Dropout is off. In a DNA model the reference chain is read at the hard letters and carries no gradient
-(`straight`): its values, and the path KL, stay exact.
+`model`, whose manifest names the parent, its checksum and what was done (`apps.bio.tuned`). Dropout is off. In a DNA
+model the reference chain is read at the hard letters and carries no gradient (`straight`): its values, and the path KL,
+stay exact.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.errors import CheckpointError, UsageError
+from apps.bio.tuned import checksum, write
+from core.errors import UsageError
 from core.finetune import distill, drakes, offline
 from core.finetune.base import Base
-from core.finetune.reward import Reward, soft
+from core.finetune.reward import Counted, Reward, soft
 from core.nn.hosted import hosted
 from core.noise import Stream
 
-if TYPE_CHECKING:
-    from apps.bio.generate import SequenceModel
-    from apps.bio.protein.generate import InverseFolder
-
-__all__ = ["METHODS", "TuneTask", "Tuning", "finetune", "realigned", "straight"]
+__all__ = ["METHODS", "TuneTask", "Tuning", "finetune", "straight"]
 
 COMPLETIONS = 8
 """Completions of a noisy state that SDPO compares."""
@@ -199,14 +194,29 @@ class TuneTask:
     def pool(self) -> offline.Pool:
         """The parent's draws and their rewards, drawn when first asked for."""
         x = self.drawn(self.tuning.pool or self.tuning.updates * self.tuning.batch)
-        return offline.Pool(x, self.reward.score(x).double())
+        score = Counted(self.reward).score(x)
+        self.told(score > -torch.inf)
+        return offline.Pool(x, score)
 
     @cached_property
     def groups(self) -> offline.Groups:
-        """Noisy states of the parent's draws with `COMPLETIONS` scored completions each."""
+        """Noisy states of the parent's draws with `COMPLETIONS` scored completions each, one of them not -inf."""
         size = (self.tuning.pool or self.tuning.updates * self.tuning.batch) // COMPLETIONS
         x = self.drawn(max(size, 1))
-        return offline.complete(self.base, self.reward, x, COMPLETIONS, Stream.of(self.tuning.seed, 1).fold(9, 8))
+        stream = Stream.of(self.tuning.seed, 1).fold(9, 8)
+        found = offline.complete(self.base, Counted(self.reward), x, COMPLETIONS, stream)
+        return found.select(self.told((found.reward > -torch.inf).any(1)))
+
+    def told(self, live: Tensor) -> Tensor:
+        """Return the rows of which the reward says something, bool [n] to int64.
+
+        Raises:
+            UsageError: there are none.
+        """
+        if not bool(live.any()):
+            raise UsageError(f"is -inf or no number for all of {len(live)} draws", field="reward",
+                             value=self.reward.name, hint="give it a value for what it does not know")  # fmt: skip
+        return live.nonzero()[:, 0]
 
     @property
     def strength(self) -> float:
@@ -306,7 +316,8 @@ def finetune(
     task = TuneTask(base, wanted, tuning)
     if method in ("drakes", "distill"):
         soft(wanted)
-    settings = {"parent": model, "parent_sha256": checksum(parent.net), "reward": wanted.name}
+    asked = [" ".join(text.split()) for text in reward or ()]  # a name says nothing of arguments
+    settings = {"parent": model, "parent_sha256": checksum(parent.net), "reward": asked}
     settings |= dataclasses.asdict(tuning) | ({"template": str(template), "keep": list(keep or ())} if template else {})
     done = train(
         task, app="bio-tuning", config={"tuning": settings}, out=out, logger=LoggerConfig(),
@@ -338,63 +349,13 @@ def aimed(
         return parent.base(steps=steps), compose(reward, parent.alphabet)
     from apps.bio.protein.order import wishes
     from apps.bio.protein.potential import bound
-    from apps.bio.protein.sites import choose
+    from apps.bio.protein.sites import choose, select
     from apps.bio.protein.structure import read_structure
 
     if template is None:
         raise UsageError("proteins are tuned on a backbone", field="template", hint="give a PDB or mmCIF file")
     structure = read_structure(template)
+    for text in keep or ():
+        select(structure, text, "keep")  # a mistake is told by the word that was written
     base = parent.base(choose(structure, **wishes({"keep": keep})), steps, 1.0)
     return base, bound(compose(reward, LETTERS["protein"]), structure, parent)
-
-
-def write(parent: SequenceModel | InverseFolder, out: Path, settings: dict[str, Any]) -> None:
-    """Turn the averaged weights of a finished run into a model that `load` reads, its manifest naming the parent."""
-    from core.run import checkpoint
-
-    tuned = checkpoint.load(out / "model", app="bio-tuning")
-    recipe = json.loads(json.dumps(dataclasses.asdict(parent.recipe), default=str))
-    head = {"app": "bio", "config": recipe, "step": tuned.step, "metrics": {}, "optimizer": None, "tuning": settings}
-    checkpoint.write(out / "model", {"weights.safetensors": tuned.weights}, head)
-
-
-def realigned(model: str | Path, strength: float, device: str = "cpu") -> SequenceModel:
-    """Return a tuned model that draws at the price alpha / strength of a nat, alpha being that of its tuning.
-
-    It asks the reward nothing and computes two networks a step (`core.guide.realign` says what of it is exact): 0 is
-    the parent, 1 what was tuned, between them less of it and above 1 more.
-
-    Args:
-        model: the folder of a tuned model of DNA or peptides (`model` of a run of `finetune`).
-        strength, device: at least 0; where the networks run.
-
-    Raises:
-        UsageError: the model was not tuned, is one of proteins, or the strength is negative.
-        CheckpointError: the parent is not where it was, or not what it was.
-    """
-    from apps.bio.generate import SequenceModel, restore
-    from core.guide.realign import Realigned
-    from core.run.models import find
-
-    tuned, folder = restore(model, device), find(model, "bio").path
-    made = json.loads((folder / "manifest.json").read_text()).get("tuning") if folder else None
-    if not isinstance(tuned, SequenceModel):
-        raise UsageError(f"means nothing for a model of {tuned.recipe.kind}", field="strength", value=strength)
-    if made is None:
-        raise UsageError("is of models that `finetune` tuned, unlike this", field="strength", value=str(model))
-    parent = restore(made["parent"], device)
-    if checksum(parent.net) != made["parent_sha256"]:
-        raise CheckpointError("is not the parent that was tuned: its weights have changed", field=made["parent"])
-    both = Realigned(parent.net, tuned.net, strength, tuned.tokenizer.tokens)
-    for name, counts in tuned.net.named_buffers(recurse=False):  # such as the lengths of peptides
-        both.register_buffer(name, counts)
-    return dataclasses.replace(tuned, net=both)
-
-
-def checksum(net: nn.Module) -> str:
-    """Return the sha256 of all values of a network."""
-    total = hashlib.sha256()
-    for name, value in sorted(net.state_dict().items()):
-        total.update(name.encode())
-        total.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()

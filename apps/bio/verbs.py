@@ -42,7 +42,7 @@ def load(name: str, strength: float | None = None) -> Any:
     if strength is None:
         model = bio.load(name)
     else:
-        from apps.bio.tune import realigned
+        from apps.bio.tuned import realigned
 
         model = realigned(name, strength)
     say(f"{name}: a model of {model.recipe.kind}, {time.perf_counter() - began:.1f} s")

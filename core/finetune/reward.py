@@ -102,7 +102,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Weighted:
-    """The weighted sum of rewards; what has no weight counts for nothing, not even as -inf."""
+    """The weighted sum of rewards; what has no weight counts for nothing, -inf under any other weight is -inf."""
 
     rewards: Sequence[Reward]
     weights: Sequence[float]
@@ -122,7 +122,9 @@ class Weighted:
 
     def _sum(self, values: list[Tensor]) -> Tensor:
         parts = [w * v if w else torch.zeros_like(v) for v, w in zip(values, self.weights, strict=True)]
-        return torch.stack(parts).sum(0)
+        out = [torch.isneginf(v) for v, w in zip(values, self.weights, strict=True) if w < 0]
+        total = torch.stack(parts).sum(0)
+        return torch.where(torch.stack(out).any(0), -torch.inf, total) if out else total
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,11 @@ class Threshold:
     level: float
     width: float
     name: str = "threshold"
+
+    def __post_init__(self) -> None:
+        """Refuse a width that is none, and a level that is no number."""
+        if not (self.width > 0 and math.isfinite(self.width) and math.isfinite(self.level)):
+            raise UsageError("needs a level and a positive width", field="threshold", value=(self.level, self.width))
 
     def score(self, x: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
         """Return a number in (0, 1)."""

@@ -44,6 +44,7 @@ from core.finetune.particles import resample
 from core.finetune.reward import Reward
 from core.noise import Stream
 from core.sample import Step
+from core.solvers.tokens import Confidence, Threshold
 
 __all__ = ["Asking", "Population", "Tilt", "afresh", "gained", "lookahead", "tilted"]
 
@@ -164,12 +165,19 @@ class Population(Around):
         step = afresh(step)
         if proposal is None:
             return self.solver(step)
-        x_s = self.solver(tilted(step, proposal))
+        x_s = self._propose(step, proposal)
         sites = step.masked & (x_s != step.process.mask)
         q = step.window.restrict(proposal, step.known)
         gap = (step.log_p - q).gather(-1, x_s.clamp(max=step.process.K - 1)[..., None])[..., 0]
         self.log_w = self.log_w + torch.where(sites, gap, 0.0).sum(-1).view_as(self.log_w)
         return x_s
+
+    def _propose(self, step: Step, proposal: Tensor) -> Tensor:
+        """Return x_s drawn by the tilted prediction, at the sites that the prior would uncover: the weights need it."""
+        moved = tilted(step, proposal)
+        if not isinstance(self.solver, Confidence | Threshold):  # these go by the prediction, the others by noise alone
+            return self.solver(moved)
+        return moved.admit(step.masked & (self.solver(step) != step.process.mask))
 
     def finish(
         self, x_0: Int[Tensor, "rows s"], stream: Stream

@@ -122,7 +122,7 @@ def load(path: Path | str, *, app: str | None = None) -> Checkpoint:
     Raises:
         CheckpointError: absent, damaged, of an unknown format, or of another app.
     """
-    path = Path(path)
+    path = root = Path(path)
     if not (path / MANIFEST).is_file():
         recover(path.parent)
     if not (path / MANIFEST).is_file():
@@ -132,7 +132,8 @@ def load(path: Path | str, *, app: str | None = None) -> Checkpoint:
         path = found
     manifest, blobs = read(path)
     if app is not None and manifest["app"] != app:
-        raise CheckpointError(f"belongs to app {manifest['app']!r}, not {app!r}", field=str(path))
+        hint = f"give {root / 'model'}" if (root / "model" / MANIFEST).is_file() else ""
+        raise CheckpointError(f"belongs to app {manifest['app']!r}, not {app!r}", field=str(path), hint=hint)
     tensors = {name: parse(path / name, blob) for name, blob in blobs.items()}
     return Checkpoint(
         app=manifest["app"],

@@ -242,6 +242,11 @@ def test_a_loaded_model_knows_its_name(name: str) -> None:
     assert bio.load(name).name == name  # manifests say it
 
 
+def test_a_width_that_heads_do_not_share_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"peptide.dim: must be a multiple of peptide.heads; got \(30, 4\)"):
+        PeptideNet(PeptideConfig(dim=30, heads=4))
+
+
 def test_molecules_that_make_no_sense_are_refused() -> None:
     suited("", ".fasta", "ACGT")
     suited("cyclic", ".sdf", AMINO)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from apps.bio import audit
+from apps.bio.design import design
+from apps.bio.expressions import compose
 from apps.bio.protein.sites import choose, select
 from apps.bio.protein.structure import read_structure
 from apps.bio.records import read
@@ -133,3 +137,103 @@ def test_a_chain_without_a_name_is_selected_too(pdb: Path, tmp_path: Path) -> No
     folder().design(rules={"keep": [":20-21"]}, template=path, n=1, steps=2, out=out)
     made = read_structure(out / "bare_0000.pdb")
     assert [made.residues[i].letter for i in mine[:2]] == [structure.residues[i].letter for i in mine[:2]]
+
+
+def hetero(name: str, chain_: str, number: str, atoms: tuple[str, ...] = ("N", "CA", "C", "O")) -> str:
+    """Return a molecule far away as HETATM lines."""
+    rows = [pdb_line(90 + j, a, " ", name, chain_, number, chain(1)[0, j] + 40) for j, a in enumerate(atoms)]
+    return "".join("HETATM" + row[6:] for row in rows)
+
+
+def test_amino_acids_that_are_ligands_are_no_residues(pdb: Path, tmp_path: Path) -> None:
+    """Glutamate in the pocket of its receptor."""
+    (path := tmp_path / "lig.pdb").write_text(pdb.read_text().replace("END\n", hetero("GLU", "B", "301") + "END\n"))
+    found = read_structure(path)
+    assert found.sequence == read_structure(pdb).sequence
+    assert ("B301", "GLU is bonded to no residue: a ligand") in found.left_out
+    found.write(tmp_path / "out.pdb", found.sequence, [1.0] * len(found.residues))
+    assert " GLU B 301 " in (tmp_path / "out.pdb").read_text()
+
+
+@pytest.mark.parametrize(("old", "new"), [(" L 1 \n", " LIG 1 \n"), (" XYZ ", " A1AAB "), (" 301 ", " 10301 "),
+                                          (" 40.000 ", " -1040.000 "), ("HETATM ", "HETATM 1000")])  # fmt: skip
+def test_what_pdb_cannot_hold_is_written_as_mmcif(pdb: Path, tmp_path: Path, old: str, new: str) -> None:
+    """Names and numbers of a ligand too: its columns would shift."""
+    ligand = hetero("XYZ", "L", "301", ("C1", "C2"))
+    (path := tmp_path / "lig.pdb").write_text(pdb.read_text().replace("END\n", ligand + "END\n"))
+    structure = read_structure(path)
+    assert structure.unfit == ""
+    text = structure.render(".cif", structure.sequence, [1.0] * len(structure.residues))
+    rows = [row.replace(old, new) if " XYZ " in row else row for row in text.splitlines(keepends=True)]
+    (cif := tmp_path / "odd.cif").write_text("".join(rows))
+    folder().design(rules={}, template=cif, n=1, steps=2, out=tmp_path / "out")
+    assert len(read_structure(tmp_path / "out/odd_0000.cif").residues) == len(structure.residues)
+    with pytest.raises(UsageError, match="PDB has .*write .cif"):
+        read_structure(cif).render(".pdb", structure.sequence, [1.0] * len(structure.residues))
+
+
+def test_of_two_residues_at_one_place_the_whole_one_is_renamed_alone(tmp_path: Path) -> None:
+    """Of the MET beside MSE the file has a side chain only; a water of the same number stays."""
+    xyz, text = chain(5), ""
+    for i, letter in enumerate("ACMEF"):
+        name = "MSE" if letter == "M" else NAMES[letter]
+        for j, a in enumerate(("N", "CA", "C", "O")):
+            text += pdb_line(4 * i + j + 1, a, "A" if letter == "M" else " ", name, "A", str(i + 1), xyz[i, j], 0.6)
+    text += pdb_line(30, "CB", "B", "MET", "A", "3", xyz[2, 1] + 1.5, 0.4) + pdb_line(
+        31, "O", " ", "HOH", "A", "3", xyz[0, 0] + 9
+    )
+    (path := tmp_path / "twins.pdb").write_text(text + "END\n")
+    found = read_structure(path)
+    found.write(tmp_path / "out.pdb", "WWWWW", [0.5] * 5)
+    back = read_structure(tmp_path / "out.pdb")
+    assert back.sequence == "WWWWW" and back.left_out == () and "HOH A   3" in (tmp_path / "out.pdb").read_text()
+
+
+def test_insertion_codes_may_be_small_letters(pdb: Path, tmp_path: Path) -> None:
+    (path := tmp_path / "small.pdb").write_text(pdb.read_text().replace("A   2B", "A   2b"))
+    structure = read_structure(path)
+    assert select(structure, "A2a-2b").tolist() == [3, 4] and select(structure, "A2b").tolist() == [4]
+
+
+def test_a_file_tells_the_reward_that_it_was_steered_to(pdb: Path, tmp_path: Path) -> None:
+    """With its arguments, for a name does not have them."""
+    reward, out = ["gravy() = 0.5", "charge()"], tmp_path / "x.fasta"
+    more: Any = {"rules": {}, "template": pdb, "n": 1, "settings": {"steps": 2}, "out": out}
+    design("protein", reward=reward, steering="svdd", options={"alpha": 0.3, "asks": 1}, **more)
+    told = read(out)[0].manifest
+    assert {k: told[k] for k in ("reward", "steering", "alpha", "asks")} == {
+        "reward": ["gravy() = 0.5", "charge()"], "steering": "svdd", "alpha": 0.3, "asks": 1
+    }  # fmt: skip
+    design("toy", rules={}, n=1, reward=["gc(0.8, 0.9)"], settings={"steps": 2}, out=out)
+    assert read(out)[0].manifest["reward"] == ["gc(0.8, 0.9)"]
+    model, aim = folder(), compose(["gravy()"])
+    assert model.sample(1, pdb, steps=2, reward=aim).manifest["steering"] == "best-of-n"
+    assert "reward" not in model.sample(1, pdb, steps=2).manifest
+
+
+def test_a_trace_of_alpha_carbons_is_no_backbone(tmp_path: Path) -> None:
+    text = "".join(pdb_line(i + 1, "CA", " ", "ALA", "A", str(i + 1), chain(5)[i, 1]) for i in range(5))
+    (path := tmp_path / "trace.pdb").write_text(text + "END\n")
+    with pytest.raises(DataError, match="holds no residue with N, CA and C"):
+        read_structure(path)
+
+
+@pytest.mark.parametrize("name", ["A-2", "_", "A.b", "12"])
+def test_chains_of_assemblies_are_selected(pdb: Path, tmp_path: Path, name: str) -> None:
+    """As they are named where a file holds copies of a chain; what the table says can be asked for."""
+    structure = read_structure(pdb)
+    text = structure.render(".cif", structure.sequence, [1.0] * len(structure.residues))
+    (path := tmp_path / "copies.cif").write_text(text.replace(" B 1 \n", f" {name} 1 \n"))
+    found = read_structure(path)
+    assert select(found, f"{name}:20-22,A1").tolist() == select(structure, "B20-22,A1").tolist()
+    assert select(found, f"{name}:").tolist() == select(structure, "B").tolist()
+    assert select(found, f"{name}:20-{name}:21").tolist() == select(structure, "B20-21").tolist()
+    assert all(select(found, r.label).tolist() == [i] for i, r in enumerate(found.residues))
+
+
+def test_files_of_other_programs_are_read(pdb: Path, tmp_path: Path) -> None:
+    """Letters of other codes in remarks, names in capitals."""
+    text = b"REMARK   1 AUTHOR  M\xfcller\r\n" + pdb.read_bytes().replace(b"\n", b"\r\n")
+    (plain := tmp_path / "X.PDB").write_bytes(text)
+    (packed := tmp_path / "X.PDB.GZ").write_bytes(gzip.compress(text))
+    assert read_structure(plain).sequence == read_structure(packed).sequence == read_structure(pdb).sequence

@@ -19,6 +19,7 @@ from apps.bio.dna.pwms import consensus, read_motifs
 from apps.bio.expressions import BUILT_IN, compose, parse
 from apps.bio.tokenizer import Tokenizer, reverse_complement
 from core.errors import DataError, UsageError
+from core.finetune.reward import soft
 
 DNA, PROTEIN = Tokenizer("ACGT"), Tokenizer("ACDEFGHIKLMNPQRSTVWY")
 REAL = Path(__file__).parents[2] / "../shared/data/bio/motifs"
@@ -178,3 +179,43 @@ def test_files_that_say_nothing_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("ACGU,2\nAC,1\n")
     assert r.table(str(tmp_path / "t.csv")).values == {"ACGT": 2, "AC": 1}
     assert r.table(str(tmp_path / "t.csv")).letters == "ACGT"
+
+
+OWN = """
+import torch
+
+class Mine:
+    name = "mine"
+    def __init__(self, way=lambda x: (x == 1).double().mean(1)):
+        self.score = way
+        self.soft = lambda p: p[..., 1].mean(1, keepdim=True)
+
+fine = Mine()
+listed = Mine(lambda x: [float(v) for v in fine.score(x)])
+array = Mine(lambda x: fine.score(x).numpy())
+column = Mine(lambda x: fine.score(x)[:, None])
+single = Mine(lambda x: fine.score(x).mean())
+few = Mine(lambda x: fine.score(x)[1:])
+
+def fails(x):
+    return {}["oops"]
+
+failing = Mine(fails)
+"""
+
+
+def test_a_reward_of_the_user_s_says_one_number_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column would be taken for a table of all pairs; a mistake in it is told by its line."""
+    (tmp_path / "own_numbers.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    x = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 1]])
+    for name in ("fine", "listed", "array"):
+        reward = compose([f"own_numbers:{name}=2"])
+        assert reward.score(x).tolist() == [1.0, 0.5] and reward.score(x).dtype == torch.float64
+    for name, says in (("column", r"returns \(2, 1\) for 2"), ("single", "returns Tensor for 2"), ("few", r"\(1,\)")):
+        with pytest.raises(UsageError, match=f"{says}.*own_numbers:{name}"):
+            compose([f"own_numbers:{name}"]).score(x)
+    with pytest.raises(UsageError, match="KeyError at own_numbers.py:18: 'oops'"):
+        compose(["own_numbers:failing"]).score(x)
+    with pytest.raises(UsageError, match=r"returns \(2, 1\)"):
+        soft(compose(["own_numbers:fine"])).soft(torch.nn.functional.one_hot(x, 4).double())

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from apps.bio.expressions import compose
 from apps.bio.manifest import header
+from apps.bio.records import read
 from apps.bio.report import complexity, differences, report
 from apps.bio.score import columns, score
-from core.errors import DataError
+from core.errors import DataError, UsageError
+from tests.apps.test_bio_protein import folder, pdb_text
 
 
 def scored(path: Path, text: str, *reward: str) -> list[list[str]]:
@@ -54,6 +57,14 @@ def test_sequences_of_several_lengths_are_compared_by_their_own() -> None:
     assert complexity(["ACGT"], 6) == 1 and complexity(["ACACACAC"], 3) == pytest.approx(1 / 3)
 
 
+def test_peptides_that_are_spelt_like_dna_are_told_by_their_rewards(tmp_path: Path) -> None:
+    text = ">x\nGAGATN\n>y\nCCC\n"
+    head, *rows = scored(tmp_path / "a.fasta", text, "gravy()", "0.5 * charge() + gravy()")
+    assert head[2] == "gravy" and [float(r[2]) for r in rows] == pytest.approx([-0.2333333, 2.5], abs=1e-4)
+    with pytest.raises(UsageError, match="gravy"):  # both at once is a mistake
+        scored(tmp_path / "a.fasta", text.replace("N", ""), "gravy()", "gc()")
+
+
 def test_a_name_never_moves_the_columns(tmp_path: Path) -> None:
     rows = scored(tmp_path / "a.fasta", ">x\tone two\nACGT\n>y\nACGT\n", "gc()")
     assert [r[0] for r in rows] == ["name", "x", "y"] and {len(r) for r in rows} == {3}
@@ -79,3 +90,17 @@ def test_a_report_shows_every_manifest_and_price(tmp_path: Path) -> None:
         assert re.search(words, page), words
     report(files[1:2], out=tmp_path / "r.html")
     assert " from x" not in (tmp_path / "r.html").read_text()
+
+
+def test_designs_of_several_chains_are_scored_and_reported_as_they_were_steered(tmp_path: Path) -> None:
+    (pdb := tmp_path / "made.pdb").write_text(pdb_text())
+    path, aim = tmp_path / "x.fasta", compose(["gravy()"], "ACDEFGHIKLMNPQRSTVWY")
+    folder().design(rules={}, template=pdb, n=3, steps=2, reward=aim, out=path)
+    entries = read(path)
+    assert all("/" in e.sequence for e in entries)
+    score([path], reward=["gravy()"], out=tmp_path / "x.tsv")
+    rows = [line.split("\t") for line in (tmp_path / "x.tsv").read_text().splitlines()[1:]]
+    assert [(int(r[1]), round(float(r[2]), 3)) for r in rows] == [(17, round(e.scores["gravy"], 3)) for e in entries]
+    report([path], reward=["gravy()"], out=tmp_path / "x.html")
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", (tmp_path / "x.html").read_text())
+    assert cells[cells.index("designs") + 3] == "17"

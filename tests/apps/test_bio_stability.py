@@ -11,8 +11,9 @@ import torch
 
 from apps import bio
 from apps.bio import tune
-from apps.bio.expressions import compose
+from apps.bio.expressions import Own, compose
 from apps.bio.model import Recipe
+from apps.bio.protein.data import AMINO
 from apps.bio.protein.generate import InverseFolder
 from apps.bio.protein.model import ProteinConfig
 from apps.bio.protein.network import ProteinNet
@@ -64,6 +65,14 @@ def test_designs_are_steered_to_what_the_potential_says(place: Path) -> None:
     assert torch.allclose(bound(aim, wild, model).score(x).double(), 0.5 * parts[0] + 0.1 * parts[1])
 
 
+def test_a_composition_of_the_user_s_knows_the_backbone_too(place: Path) -> None:
+    wild, model = read_structure("made.pdb"), bio.load("model")
+    own = Own(compose(["ddg(stability)=0.5", "gravy()=0.1"], AMINO), "mine:both")
+    x = torch.from_numpy(model.sample(3, wild, steps=3).tokens)
+    expected = bound(own.reward, wild, model).score(x)
+    torch.testing.assert_close(bound(own, wild, model).score(x), expected)
+
+
 def test_a_model_is_tuned_on_a_backbone_and_read_again(place: Path) -> None:
     wild, before = read_structure("made.pdb"), bio.load("model")
     reward = load("stability").on(wild, before)
@@ -105,6 +114,8 @@ def test_mistakes_are_one_line(place: Path) -> None:
         score([fasta], reward=["ddg(stability)"])
     with pytest.raises(UsageError, match="tuned on a backbone"):
         tune.finetune("model", reward=["ddg(stability)"], out=Path("x"))
+    with pytest.raises(UsageError, match="keep: no such residue"):
+        tune.finetune("model", reward=["gravy()"], template=backbone, keep=["A99"], out=Path("x"))
     with pytest.raises(CheckpointError):
         compose(["ddg(model)"])
     checkpoint.write(Path("old"), {"weights.safetensors": {"weight": torch.zeros(3)}}, HEAD)

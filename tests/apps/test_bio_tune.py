@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from apps import bio
-from apps.bio import tune
+from apps.bio import tune, tuned
 from apps.bio.dna.network import build
 from apps.bio.generate import SequenceModel
 from apps.bio.model import DataConfig, ModelConfig, Recipe, SampleConfig
@@ -88,44 +88,65 @@ def test_a_tuned_model_draws_at_other_prices(parent: Path, tmp_path: Path) -> No
     options = {"updates": 30, "batch": 16, "lr": 0.01, "steps": 8, "alpha": 0.5}
     tune.finetune(str(parent), reward=["gc(0.9, 1)"], out=tmp_path / "run", **options)  # type: ignore[arg-type]
     folder = tmp_path / "run" / "model"
-    before, tuned = bio.load(parent), bio.load(folder)
-    none, same, more = (tune.realigned(folder, s) for s in (0.0, 1.0, 6.0))
+    before, after = bio.load(parent), bio.load(folder)
+    none, same, more = (tuned.realigned(folder, s) for s in (0.0, 1.0, 6.0))
     x, t = torch.from_numpy(np.random.default_rng(1).integers(0, 5, (3, 20))), torch.ones(3)
-    for mixed, alone in ((none, before), (same, tuned)):
+    for mixed, alone in ((none, before), (same, after)):
         assert torch.allclose(mixed.predict(x, t).log_p, alone.predict(x, t).log_p.double(), atol=1e-5)
-    assert gc(more) > gc(tuned) + 0.04 and gc(same) == gc(tuned) and gc(none) == gc(before)
+    assert gc(more) > gc(after) + 0.04 and gc(same) == gc(after) and gc(none) == gc(before)
     drawn = more.sample(6, constraints=[bio.dna.forbid("BsaI")], reward=Gc(0.9, 1.0), steering="classifier", seed=0)
-    assert drawn.manifest["strength"] == 6.0 and "strength" not in tuned.sample(1).manifest
-    letters = tuned.sample(64, seed=3).tokens
-    a, b, c = (m.nll(letters, draws=4, seed=1).mean() for m in (same, tuned, more))
+    assert drawn.manifest["strength"] == 6.0 and "strength" not in after.sample(1).manifest
+    letters = after.sample(64, seed=3).tokens
+    a, b, c = (m.nll(letters, draws=4, seed=1).mean() for m in (same, after, more))
     assert abs(float(a - b)) < 0.5 and float(c) > float(a)  # two estimates of one bound
 
 
 def test_strength_is_of_tuned_models_whose_parent_is_there(parent: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="strength.*unlike"):
-        tune.realigned(parent, 2.0)
+        tuned.realigned(parent, 2.0)
     with pytest.raises(UsageError, match="protein"):
-        tune.realigned("protein", 2.0)
+        tuned.realigned("protein", 2.0)
     tune.finetune(str(parent), reward=["gc(0.9, 1)"], updates=1, batch=2, steps=2, kl_steps=2, out=tmp_path / "run")
     folder = tmp_path / "run" / "model"
     with pytest.raises(UsageError, match="strength"):
-        tune.realigned(folder, -1.0)
+        tuned.realigned(folder, -1.0)
     model = tiny()
     torch.nn.init.normal_(model.net.head.weight)  # type: ignore[union-attr, arg-type]
     shutil.rmtree(parent)
     with pytest.raises(CheckpointError, match="no such model"):
-        tune.realigned(folder, 2.0)
+        tuned.realigned(folder, 2.0)
     head = json.loads((folder / "manifest.json").read_text())
     head = {k: head[k] for k in ("app", "config", "step", "metrics", "optimizer")}
     checkpoint.write(parent, {"weights.safetensors": model.net.state_dict()}, head)
     with pytest.raises(CheckpointError, match="changed"):
-        tune.realigned(folder, 2.0)
+        tuned.realigned(folder, 2.0)
+
+
+def test_the_parent_is_found_from_elsewhere(parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named by a relative path, asked for in another directory, both folders moved together."""
+    monkeypatch.chdir(tmp_path)
+    tune.finetune("parent", reward=["gc(0.9, 1)"], updates=1, batch=2, steps=2, kl_steps=2, out=Path("runs/mine"))
+    first = tuned.realigned("runs/mine/model", 2.0).sample(2).sequences
+    (tmp_path / "there").mkdir()
+    for name in ("parent", "runs"):
+        shutil.move(tmp_path / name, tmp_path / "there" / name)
+    assert tuned.realigned("there/runs/mine/model", 2.0).sample(2).sequences == first
+    with pytest.raises(CheckpointError, match="give there/runs/mine/model"):
+        bio.load("there/runs/mine")
+
+
+def test_a_run_does_not_go_on_with_another_reward_of_the_same_name(parent: Path, tmp_path: Path) -> None:
+    more = {"method": "sdpo", "updates": 1, "batch": 2, "steps": 2, "pool": 16, "out": tmp_path / "run"}
+    tune.finetune(str(parent), reward=["gc(0.9, 1)"], **more)  # type: ignore[arg-type]
+    assert tune.finetune(str(parent), reward=["gc(0.9,  1)"], **more)["step"] == 1  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"other settings.*gc\(0.9, 1\)'\] -> \['gc\(0, 0.1\)"):
+        tune.finetune(str(parent), reward=["gc(0, 0.1)"], **more)  # type: ignore[arg-type]
 
 
 def test_peptides_at_other_prices(tmp_path: Path) -> None:
     options = {"method": "sdpo", "updates": 1, "batch": 2, "steps": 2, "pool": 16}
     tune.finetune("peptide", reward=["charge()"], out=tmp_path / "run", **options)  # type: ignore[arg-type]
-    found = tune.realigned(tmp_path / "run" / "model", 3.0).sample(4, seed=0)
+    found = tuned.realigned(tmp_path / "run" / "model", 3.0).sample(4, seed=0)
     assert len(found) == 4 and found.manifest["strength"] == 3.0
     source = rows(str(tmp_path / "run" / "model"), n=4, length=None, start="", seed=0, strength=3.0)
     assert [row["sequence"] for row in source(2, 2)] == found.sequences[2:]
@@ -220,9 +241,31 @@ def test_mistakes(parent: Path, tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text("ACGTACGTACGTACGTACGT\t1\n")
     with pytest.raises(UsageError, match="no gradients"):
         tune.finetune(str(parent), reward=[f"table({tmp_path / 't.tsv'}, 0)"], out=tmp_path / "x")
+    for method in ("sdpo", "reward-weighted"):
+        with pytest.raises(UsageError, match="reward: is -inf or no number for all of .* draws"):
+            tune.finetune(str(parent), reward=[f"table({tmp_path / 't.tsv'})"], method=method, out=tmp_path / "y")
     with pytest.raises(UsageError, match="reward"):
         score([], reward=None)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("method", ["sdpo", "reward-weighted"])
+def test_draws_that_the_reward_rules_out_spoil_no_others(method: str) -> None:
+    class Sparse:
+        name = "sparse"
+
+        def score(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.where(x[:, 0] == 0, x.double().mean(1), torch.where(x[:, 0] == 1, torch.nan, -torch.inf))
+
+    tuning = tune.Tuning(method=method, updates=4, batch=16, steps=4, pool=512)
+    task = tune.TuneTask(tiny().base(steps=4), Sparse(), tuning)
+    module = task.module()
+    loss, _ = task.loss(module, task.batch(0, 0, 1), 0)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
+    if method == "sdpo":
+        assert len(task.groups.t) < 64 and (task.groups.reward > -torch.inf).any(1).all()
 
 
 def test_the_reward_is_not_asked_more_often_than_said() -> None:

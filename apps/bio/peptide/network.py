@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from apps.bio.peptide.model import PeptideConfig
+from core.errors import UsageError
 
 __all__ = ["END", "PeptideNet"]
 
@@ -22,11 +23,16 @@ class PeptideNet(nn.Module):
     Args:
         config: its shape.
         outputs: numbers for each residue: logits of twenty letters, or others for a classifier.
+
+    Raises:
+        UsageError: the heads do not share the width evenly.
     """
 
     def __init__(self, config: PeptideConfig, outputs: int = LETTERS) -> None:
         super().__init__()
         d = config.dim
+        if d % config.heads:
+            raise UsageError("must be a multiple of peptide.heads", field="peptide.dim", value=(d, config.heads))
         self.token = nn.Linear(LETTERS + 1, d, bias=False)
         self.left, self.right = nn.Embedding(config.longest, d), nn.Embedding(config.longest, d)
         layer = nn.TransformerEncoderLayer(

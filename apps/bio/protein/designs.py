@@ -90,7 +90,7 @@ class ProteinDesigns:
     def words(self, i: int) -> str:
         """Return what is said of a design in words without spaces, its name first."""
         m = {k: "_".join(str(v).split()) for k, v in self.manifest.items()
-             if v not in ("", None) and not isinstance(v, dict)}  # fmt: skip
+             if v not in ("", None) and not isinstance(v, dict | list)}  # fmt: skip
         words = [f"{m.pop('structure')}_{self.index[i]}", f"sample={self.index[i]}", f"score={self.score[i]:.4f}"]
         words += [f"recovery={self.recovery[i]:.4f}", *(f"{k}={v[i]:.4f}" for k, v in self.scores.items())]
         words += [f"{k}={v}" for k, v in m.items()]
@@ -109,10 +109,10 @@ class ProteinDesigns:
 
         Args:
             folder: where; made if needed.
-            suffix: `.pdb` or `.cif`; by default PDB, or mmCIF where a chain's name has several letters.
+            suffix: `.pdb` or `.cif`; by default PDB, or mmCIF where PDB cannot hold the structure.
         """
-        folder, long = Path(folder), any(len(r.chain) > 1 for r in self.sites.structure.residues)
-        suffix = suffix or (".cif" if long else ".pdb")
+        folder = Path(folder)
+        suffix = suffix or (".cif" if self.sites.structure.unfit else ".pdb")
         folder.mkdir(parents=True, exist_ok=True)
         stem, paths = Path(self.sites.structure.name).name.split(".")[0], []
         for i, letters in enumerate(self.sequences):

@@ -182,6 +182,7 @@ class InverseFolder:
         network = replace(base, network=self.condition(self.graph(whole)))
         manifest = {"model": self.name, "structure": whole.name, "seed": seed, **chosen, "fix": fix, "design": design}
         manifest |= {"letters": dict(letters or {}), "exclude": exclude}
+        manifest |= {"reward": reward.name, "steering": str(steering or "best-of-n")} if reward is not None else {}
         found = ProteinDesigns(sites, x.cpu().numpy(), self.confidence(network, x), manifest, streams)
         if reward is not None:
             found.scores[re.sub(r"\W+", "_", reward.name)] = reward.score(x).double().numpy()
@@ -189,12 +190,12 @@ class InverseFolder:
 
     def design(
         self, *, rules: Mapping[str, Any], template: Path | None, n: int = 8, seed: int = 0, out: Path | None = None,
-        fold: str = "", **settings: Any,
+        fold: str = "", told: Mapping[str, Any] | None = None, **settings: Any,
     ) -> dict[str, Any] | None:  # fmt: skip
         """Design on the structure in `template` as the command line asks (`apps.bio.protein.order`)."""
         from apps.bio.protein.order import carried_out
 
-        return carried_out(self, rules, template, out, fold, n=n, seed=seed, **settings)
+        return carried_out(self, rules, template, out, fold, told or {}, n=n, seed=seed, **settings)
 
     @torch.no_grad()
     def evaluate(self, n: int, seed: int = 0) -> dict[str, Any]:

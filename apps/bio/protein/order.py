@@ -8,9 +8,9 @@
 | `--alphabet` | the only letters that designed residues may have |
 
 The table of fixed and designed residues goes to stderr before anything is sampled. `--out` is a FASTA, TSV or JSON
-file, or a folder: one PDB file for each design (mmCIF where PDB cannot hold a chain's name), with the confidence in
-percent as B-factor. `--fold COMMAND` hands every design to a folding program of the user's and notes its CA distance
-to the backbone (`designs.refold`).
+file, or a folder: one PDB file for each design (mmCIF where PDB cannot hold it), with the confidence in percent as
+B-factor. `--fold COMMAND` hands every design to a folding program of the user's and notes its CA distance to the
+backbone (`designs.refold`).
 """
 
 from __future__ import annotations
@@ -63,9 +63,11 @@ def wishes(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 def carried_out(
     model: InverseFolder, rules: Mapping[str, Any], template: Path | None, out: Path | None, fold: str = "",
-    **settings: Any,
+    told: Mapping[str, Any] | None = None, **settings: Any,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Design and write to `out` (returns a summary), or print FASTA (returns None).
+
+    `told` is noted in the manifest: reward and steering as they were asked for.
 
     Raises:
         UsageError: no structure, words that cannot be read, or another ending of `out`.
@@ -81,6 +83,7 @@ def carried_out(
         select(structure, text, "keep")  # a mistake is told by the word that was written
     print(choose(structure, **wish).table(), file=sys.stderr)
     found = model.sample(settings.pop("n"), structure, **wish, **settings)
+    found.manifest.update({k: v for k, v in (told or {}).items() if v})
     if broken := found.violations():
         raise RuntimeError(f"{broken[0]} against the rules; nothing was written: please report this")
     if fold:

@@ -74,9 +74,10 @@ def bound(reward: Any, structure: Structure, model: InverseFolder) -> Any:
     if isinstance(reward, Stability):
         return reward.on(structure, model)
     if dataclasses.is_dataclass(reward) and not isinstance(reward, type):
-        if parts := getattr(reward, "rewards", ()):
+        held = {f.name: getattr(reward, f.name) for f in dataclasses.fields(reward)}
+        if parts := held.get("rewards"):
             return dataclasses.replace(reward, rewards=tuple(bound(p, structure, model) for p in parts))  # type: ignore[call-arg]
-        if (part := getattr(reward, "reward", None)) is not None:
+        if (part := held.get("reward")) is not None:
             return dataclasses.replace(reward, reward=bound(part, structure, model))  # type: ignore[call-arg]
     return reward
 

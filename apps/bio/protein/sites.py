@@ -1,9 +1,9 @@
 """Which residues are designed, which stay, and with which letters: selectors, the table, the hard law.
 
 A selector lists residues in the author's numbering: `A1-6,A23,B38` are residues 1 to 6 and 23 of chain A and 38 of
-chain B; `A95B` has the insertion code B; `A` alone is the whole chain; `AA:7-9` names a chain of several letters,
-`:7-9` one without a name. A range runs in the order of the file, so that insertion codes inside it belong to it. Every
-end must exist: a residue that is missing in the file is an error, never silently a different set.
+chain B; `A95B` has the insertion code B; `A` alone is the whole chain; `AA:7-9` and `A-2:7-9` name chains that are not
+one letter, `:7-9` one without a name. A range runs in the order of the file, so that insertion codes inside it belong
+to it. Every end must exist: a residue that is missing in the file is an error, never silently a different set.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from core.errors import InfeasibleError, UsageError
 __all__ = ["Sites", "choose", "select"]
 
 PART = re.compile(
-    r"(?:(?P<long>[A-Za-z0-9]*):|(?P<chain>[A-Za-z]))"
+    r"(?:(?P<long>[^:,]*):|(?P<chain>[A-Za-z]))"
     r"(?:(?P<first>-?\d+[A-Za-z]?)(?:-(?:(?P=chain)|(?P=long):)?(?P<last>-?\d+[A-Za-z]?))?)?"
 )
 
@@ -60,11 +60,12 @@ def select(structure: Structure, text: str, field: str = "selector") -> np.ndarr
 def _find(structure: Structure, index: dict[str, int], chain: str, end: str, field: str) -> int:
     """Return the position of a residue, or say what is there instead."""
     colon = "" if len(chain) == 1 and chain.isalpha() else ":"
-    label = f"{chain}{colon}{end.upper()}"
-    if label in index:
-        return index[label]
+    exact, label = f"{chain}{colon}{end}", f"{chain}{colon}{end.upper()}"
+    for name in (exact, label):
+        if name in index:
+            return index[name]
     for name, reason in structure.left_out:
-        if name == label:
+        if name in (exact, label):
             raise UsageError(f"cannot be designed or fixed: {reason}", field=field, value=label)
     number = int(re.match(r"-?\d+", end)[0])  # type: ignore[index]
     near = sorted((r for r in structure.residues if r.chain.strip() == chain), key=lambda r: abs(r.number - number))[:3]

@@ -2,8 +2,9 @@
 
 What is read: the first model; of alternative locations the one with the highest summed occupancy over a residue's
 atoms (the first letter among equals), of several residues at one place the likeliest; modified residues (MSE, SEP,
-PCA, ...) as the parent residue; a missing O is built in the peptide plane. Residues without N, CA or C and residues
-without a parent are left out of the model's sight, listed with the reason, and written back as they were.
+PCA, ...) as the parent residue; a missing O is built in the peptide plane. Residues without N, CA or C, residues
+without a parent and amino acids that are ligands (HETATM, bonded to no residue) are left out of the model's sight,
+listed with the reason, and written back as they were.
 
 What is written: the structure as read, with a designed residue renamed, its side chain beyond CB dropped where the
 letter changed, and its B-factor set to the confidence in percent (100 where nothing was designed).
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from apps.bio.protein.data import AMINO, Backbones, joined, places
+from apps.bio.protein.data import AMINO, BOND, Backbones, joined, places
 from core.errors import DataError, UsageError
 
 __all__ = ["Residue", "Structure", "of_chain", "read_structure"]
@@ -105,6 +106,21 @@ class Structure:
         broken = np.flatnonzero(~self.bonded[1:] & (self.chain[1:] == self.chain[:-1]))
         return [(self.residues[i].label, self.residues[i + 1].label) for i in broken]
 
+    @property
+    def unfit(self) -> str:
+        """Return why PDB, whose columns are narrow, cannot hold the structure; "" where it can."""
+        chains, rows = list(self.model), [r for chain in self.model for r in chain.get_unpacked_list()]
+        atoms = [a for r in rows for a in r.get_unpacked_list()]
+        at = np.array([a.coord for a in atoms])
+        reasons = {
+            "PDB has one letter for a chain's name": any(len(c.id) > 1 for c in chains),
+            "PDB has three letters for a residue's name": any(len(r.resname.strip()) > 3 for r in rows),
+            "PDB has four digits for a residue's number": any(not -999 <= r.id[1] <= 9999 for r in rows),
+            "PDB has five digits for an atom's number": any((a.serial_number or 0) > 99999 for a in atoms),
+            "PDB has eight places for a coordinate": bool(((at <= -999.9995) | (at >= 9999.9995)).any()),
+        }
+        return next((why for why, holds in reasons.items() if holds), "")
+
     def by_chain(self, letters: str) -> dict[str, str]:
         """Return a designed sequence, one letter per residue, as one sequence for each chain."""
         out: dict[str, str] = {}
@@ -122,7 +138,7 @@ class Structure:
             remarks: lines for the head of a PDB file.
 
         Raises:
-            UsageError: PDB cannot hold a chain's name; another ending.
+            UsageError: PDB cannot hold the structure (`unfit`); another ending.
         """
         path.write_text(self.render(path.suffix.lower(), letters, confidence, remarks))
 
@@ -133,8 +149,8 @@ class Structure:
 
         if suffix not in {".pdb", ".cif"}:
             raise UsageError("structures are written as .pdb or .cif", field="out", value=suffix)
-        if suffix == ".pdb" and any(len(c.id) > 1 for c in self.model):
-            raise UsageError("PDB has one letter for a chain's name", field="out", value=suffix, hint="write .cif")
+        if suffix == ".pdb" and (why := self.unfit):
+            raise UsageError(why, field="out", value=suffix, hint="write .cif")
         model = copy.deepcopy(self.model)
         for atom in (a for chain in model for r in chain.get_unpacked_list() for a in r.get_unpacked_list()):
             atom.set_bfactor(100.0)
@@ -153,7 +169,8 @@ def _mutate(chain: Any, key: tuple[str, int, str], old: str, new: str, confidenc
     from Bio.Data.PDBData import protein_letters_1to3
 
     residue = chain[key]
-    for other in [r.id for r in chain if r.id[1:] == key[1:] and r is not residue and _whole(r)]:
+    rivals = [r for r in chain if r.id[1:] == key[1:] and r is not residue]
+    for other in [r.id for r in rivals if r.id[0] == " " or _whole(r)]:
         chain.detach_child(other)  # MET beside MSE: keep the one that was read
     if residue.is_disordered() == 2:  # several residues at one place: keep the one that was read
         residue = _likeliest(residue)
@@ -247,7 +264,8 @@ def read_structure(path: str | Path, chains: Sequence[str] | None = None) -> Str
         if name not in names:
             raise UsageError("no such chain", field="chains", value=name, choices=names)
     left: list[tuple[str, str]] = []
-    found = [row for chain in model if chains is None or chain.id in chains for row in _residues(chain, left)]
+    rows = [row for chain in model if chains is None or chain.id in chains for row in _residues(chain, left)]
+    found = _joined(rows, left)
     if not found:
         raise DataError("holds no residue with N, CA and C", field=str(path))
     coords = []
@@ -286,6 +304,19 @@ def _residues(chain: Any, left: list[tuple[str, str]]) -> Any:
             yield record, (chain.id, residue.id), atoms
 
 
+def _joined(rows: list[Any], left: list[tuple[str, str]]) -> list[Any]:
+    """Return the rows of `_residues` less amino acids that are ligands: HETATM, bonded to no residue of their chain."""
+    out = []
+    for k, row in enumerate(rows):
+        both = [rows[i : i + 2] for i in (k - 1, k) if 0 <= i < len(rows) - 1]
+        pairs = [(a, b) for a, b in both if a[0].chain == b[0].chain]
+        if row[1][1][0] == " " or any(np.linalg.norm(b[2]["N"] - a[2]["C"]) < BOND for a, b in pairs):
+            out.append(row)
+        else:
+            left.append((row[0].label, f"{row[0].name} is bonded to no residue: a ligand"))
+    return out
+
+
 def _builder() -> Any:
     """Return Biopython's builder for files in which the atoms of several residues at one place alternate.
 
@@ -315,11 +346,13 @@ def _parse(path: Path) -> Any:
     from Bio.PDB.PDBParser import PDBParser
 
     kinds = {".pdb": PDBParser, ".ent": PDBParser, ".cif": MMCIFParser, ".mmcif": MMCIFParser}
-    plain = Path(path.stem) if path.suffix == ".gz" else path
+    packed = path.suffix.lower() == ".gz"
+    plain = Path(path.stem) if packed else path
     if plain.suffix.lower() not in kinds:
         raise DataError("is neither PDB nor mmCIF by its name", field=str(path), choices=list(kinds))
     try:
-        text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+        data = io.BytesIO(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
+        text = io.TextIOWrapper(data, encoding="utf-8", errors="replace").read()  # remarks may hold names
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parser = kinds[plain.suffix.lower()](structure_builder=_builder(), QUIET=True)
