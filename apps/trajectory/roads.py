@@ -82,9 +82,9 @@ def _cut(graph: MultiDiGraph) -> MultiDiGraph:
         for other in around[1:]:
             graph.add_node(free, **graph.nodes[n])
             for u, v in ((n, other), (other, n)):
-                mine = list((graph.get_edge_data(u, v) or {}).items())
-                graph.remove_edges_from([(u, v, key) for key, _ in mine])
-                graph.add_edges_from((free if u == n else u, free if v == n else v, key, tags) for key, tags in mine)
+                for key, tags in list((graph.get_edge_data(u, v) or {}).items()):
+                    graph.remove_edge(u, v, key)
+                    graph.add_edge(free if u == n else u, free if v == n else v, key, **tags)
             free += 1
     return graph
 
