@@ -97,6 +97,8 @@ class Space:
         _check_settings(self)
         for field in ("fixed", "alphabets"):
             for name, value in (getattr(self, field) or {}).items():
+                if field == "alphabets" and isinstance(value, str):
+                    raise UsageError("must be a list of values", field=f"{field}.{name}", value=value)
                 variable = {v.name: v for v in self._all}.get(name)
                 if variable is None:
                     raise UsageError("no such variable", field=field, value=name, choices=[v.name for v in self._all])
@@ -191,7 +193,7 @@ def _check_operations(space: Space) -> None:
     for name in space.operations:
         if name not in known:
             raise UsageError("no such operation", field="operations", value=name, choices=known)
-    if space.optional and (space.place == "edges" or space.edges != "free"):
+    if space.optional and (space.place == "edges" or space.edges != "free" or not space.free_edges):
         raise UsageError("needs operations on nodes and free edges", field="optional", value=True)
     if space.connected == "all" and space.place == "edges":
         raise UsageError("needs operations on nodes", field="connected", value="all", choices=("no", "path"))

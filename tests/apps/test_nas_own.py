@@ -8,6 +8,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from apps.nas import cell, images, rewards
@@ -19,7 +20,7 @@ from apps.nas.rewards import FOLDER
 from apps.nas.space import Space, load, make
 from apps.nas.task import make as make_task
 from apps.nas.tokenizer import from_string
-from apps.nas.training import settings
+from apps.nas.training import Training, settings
 from core.errors import UsageError
 from core.run.config import load_recipe
 
@@ -34,6 +35,20 @@ def test_images_of_any_size_pass_the_stages(tmp_path: Path, size: tuple[int, int
     net = build(Cell.of(NB201, [3] * 6).literal(), **settings(data)).eval()
     assert net(data.x[:2]).shape == (2, 2)
     assert torch.isfinite(net(data.x[:2])).all()
+
+
+def test_images_may_lie_in_a_folder_whose_name_ends_in_a_digit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind in "ab":
+        (tmp_path / "pics2" / kind).mkdir(parents=True)
+        for n in range(10):
+            picture = Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8))
+            picture.save(tmp_path / "pics2" / kind / f"{n}.png")
+    for name, epochs in ((f"train:{tmp_path}/pics2", 30), (f"train:{tmp_path}/pics2:3", 3)):
+        found = rewards.load(name, NB201)
+        assert isinstance(found, Training) and (found.data, found.epochs) == (f"{tmp_path}/pics2", epochs)
+    with pytest.raises(UsageError, match="number of epochs"):
+        rewards.load(f"train:{tmp_path}/pics2:x3", NB201)
 
 
 def yaml(folder: Path, text: str) -> Space:
@@ -57,6 +72,7 @@ def test_yes_and_no_of_yaml_are_the_words_of_a_space(tmp_path: Path) -> None:
     ("edges: [[0, 1, 2]]", "malformed"), ("edges: [0, 1]", "malformed"), ("edges: nowhere", "edges: not a valid"),
     ("max_edges: many", "max_edges: must be"), ("max_edges: -1", "max_edges: must be"),
     ("max_edges: 4.5", "max_edges: must be"), ("optional: maybe", "optional: must be true or false"),
+    ("optional: true\nfree_edges: false", "optional: needs"), ("alphabets: {1: skip_connect}", "must be a list"),
     ("fixed: [1]", "malformed"), ("alphabets: {1: []}", r"alphabets.1: leaves no value"),
     ("costs: {energy: 3}", "malformed"),
     ("costs: {energy: {nor_conv_3x3: 0.5}}", r"costs.energy.nor_conv_3x3: must be a whole number"),
