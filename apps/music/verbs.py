@@ -23,6 +23,7 @@ from apps.music.corpus import told
 from apps.music.generate import Music, MusicModel, restore
 from apps.music.roll import RollCodec
 from apps.music.score import Score, read_midi, write_midi
+from apps.music.spectral import HOP
 from apps.music.synth import RATE
 from core.errors import DataError, UsageError
 from core.run.report import Section
@@ -167,7 +168,10 @@ def sketch(
     name: str, file: Path, seed: int, steps: int | None, guidance: float | None, steer: float | None, out: Path | None,
     form: Form = MONO,
 ) -> dict[str, Any]:  # fmt: skip
-    """Make music that does what a sketch does; of a stereo sketch both channels' mean is heard."""
+    """Make music that does what a sketch does; of a stereo sketch both channels' mean is heard.
+
+    A recording is heard in frames as long as those that are made, the last of which silence completes.
+    """
     model = load(name, steps)
     checked(model, out, form)
     codec_, bpm = model.net.codec, 120.0
@@ -183,10 +187,10 @@ def sketch(
         bpm = score.bpm
         asked = groups(told(score, codec_))
     else:
-        sound = audio.read(file)
-        count = max(1, round(len(sound) / RATE * _rate(model, bpm)))
-        edges = torch.linspace(0, len(sound), count + 1)
-        heard = hear(sound)
+        sound, hop = audio.read(file), RATE / _rate(model, bpm)
+        count = max(1, int(-((HOP / 2 - len(sound)) // hop)))  # what no row of the ear is nearest to is no frame
+        edges = torch.arange(count + 1) * hop
+        heard = hear(torch.nn.functional.pad(sound, (0, max(0, round(count * hop) - len(sound)))))
         rise = heard.pop("rise")
         asked = controls.pool(heard, edges) | {"attack": attacks(rise, edges)}
     frames = len(next(iter(asked.values())))

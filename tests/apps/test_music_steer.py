@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
 from apps import music
-from apps.music import controls, tunes
+from apps.music import controls, tunes, verbs
 from apps.music import steer as steer_module
 from apps.music.attack import BANDS, PARTS, attacks, hear
 from apps.music.corpus import Corpus, when
 from apps.music.follow import follow
 from apps.music.forcing import ArcTask
-from apps.music.generate import MusicModel
+from apps.music.generate import Music, MusicModel
 from apps.music.model import MusicNet
 from apps.music.pursuit import Search, pursue
 from apps.music.roll import TICKS, RollCodec
@@ -139,6 +141,27 @@ def test_a_piece_that_ends_within_a_block_is_steered_to_its_end(model: MusicMode
         made = model.sample(1, frames=frames, asked=asked, bpm=100.0, steps=2, steer=weight).score(0)
         away[weight] = float((heard(made, frames, 1)["loudness"] - asked["loudness"])[-10:].abs().mean())
     assert away[2.0] < away[0.0] / 3
+
+
+def test_a_sketch_is_heard_in_the_frames_that_are_made(
+    model: MusicModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a recording that ends within a frame, whose frames would drift were they fitted to its length."""
+    clicks, tick = torch.zeros(round(79.52 * RATE / 8)), RATE // 8
+    clicks[4 * tick + 200 :: 8 * tick] = 1.0
+    soundfile.write(str(tmp_path / "clicks.wav"), clicks.numpy(), RATE)
+    asked: dict[str, Tensor] = {}
+
+    def keep(_: MusicModel, n: int, **given: Any) -> Music:
+        asked.update(given["asked"])
+        return Music(torch.zeros(n, given["frames"], 27), model)
+
+    monkeypatch.setattr(verbs, "load", lambda *_: model)
+    monkeypatch.setattr(MusicModel, "sample", keep)
+    verbs.sketch("m", tmp_path / "clicks.wav", 0, 1, None, None, None)
+    assert len(asked["onset"]) == 80
+    first = asked["attack"].unflatten(1, (PARTS, 2, BANDS))[:, 0, 0].mean(1) > 1  # in the first part of a frame
+    assert first.nonzero().flatten().tolist() == list(range(4, 80, 8))
 
 
 def test_attacks_tell_what_frames_do_not() -> None:
