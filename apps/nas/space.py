@@ -198,8 +198,8 @@ def _check_operations(space: Space) -> None:
     if space.connected == "all" and space.place == "edges":
         raise UsageError("needs operations on nodes", field="connected", value="all", choices=("no", "path"))
     low, high = space.in_degree
-    if not 0 <= low <= high:
-        raise UsageError("needs 0 <= least <= greatest", field="in_degree", value=list(space.in_degree))
+    if not 0 <= low <= high or not all(type(end) is int for end in (low, high)):
+        raise UsageError("needs whole numbers 0 <= least <= greatest", field="in_degree", value=list(space.in_degree))
 
 
 def _check_settings(space: Space) -> None:
@@ -276,6 +276,8 @@ def make(text: Mapping[str, Any]) -> Space:
         if key not in text:
             raise UsageError("is missing", field=key, hint=f"a space needs {key}")
     given = {key: _worded(value) if key in WORDED else value for key, value in text.items()}
+    if isinstance(given["operations"], str):
+        raise UsageError("must be a list", field="operations", value=given["operations"])
     try:
         given["operations"] = tuple(str(v) for v in given["operations"])
         for key in ("edges", "in_degree"):

@@ -21,7 +21,7 @@ from apps.nas.space import Space, load, make
 from apps.nas.task import make as make_task
 from apps.nas.tokenizer import from_string
 from apps.nas.training import Training, settings
-from core.errors import UsageError
+from core.errors import DataError, UsageError
 from core.run.config import load_recipe
 
 NB201 = load("nb201")
@@ -35,6 +35,16 @@ def test_images_of_any_size_pass_the_stages(tmp_path: Path, size: tuple[int, int
     net = build(Cell.of(NB201, [3] * 6).literal(), **settings(data)).eval()
     assert net(data.x[:2]).shape == (2, 2)
     assert torch.isfinite(net(data.x[:2])).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_that_come_last_are_said(tmp_path: Path, channels: int) -> None:
+    y = np.arange(24) % 2
+    np.savez(tmp_path / "own.npz", x=np.zeros((24, 8, 9, channels)), y=y)
+    with pytest.raises(DataError, match="channels last.*moveaxis"):
+        images.load(str(tmp_path / "own.npz"))
+    np.savez(tmp_path / "first.npz", x=np.moveaxis(np.zeros((24, 8, 9, channels)), 3, 1), y=y)
+    assert images.load(str(tmp_path / "first.npz")).x.shape == (24, channels, 8, 9)
 
 
 def test_images_may_lie_in_a_folder_whose_name_ends_in_a_digit(tmp_path: Path) -> None:
@@ -72,6 +82,7 @@ def test_yes_and_no_of_yaml_are_the_words_of_a_space(tmp_path: Path) -> None:
     ("edges: [[0, 1, 2]]", "malformed"), ("edges: [0, 1]", "malformed"), ("edges: nowhere", "edges: not a valid"),
     ("max_edges: many", "max_edges: must be"), ("max_edges: -1", "max_edges: must be"),
     ("max_edges: 4.5", "max_edges: must be"), ("optional: maybe", "optional: must be true or false"),
+    ("in_degree: [0.5, 2]", "in_degree: needs whole"), ("in_degree: [2, 1]", "in_degree: needs whole"),
     ("optional: true\nfree_edges: false", "optional: needs"), ("alphabets: {1: skip_connect}", "must be a list"),
     ("fixed: [1]", "malformed"), ("alphabets: {1: []}", r"alphabets.1: leaves no value"),
     ("costs: {energy: 3}", "malformed"),
@@ -84,6 +95,8 @@ def test_malformed_spaces_are_one_line(tmp_path: Path, text: str, words: str) ->
 
 
 def test_a_space_without_variables_is_refused() -> None:
+    with pytest.raises(UsageError, match="operations: must be a list"):
+        make({"name": "own", "place": "nodes", "nodes": 4, "operations": "skip_connect"})
     with pytest.raises(UsageError, match="leave nothing to choose"):
         make({"name": "own", "place": "nodes", "nodes": 2, "operations": ["skip_connect"], "edges": "chain"})
 
