@@ -154,6 +154,17 @@ def test_text_of_cells_on_listed_edges_is_read_again() -> None:
             from_string(NB201, text)
 
 
+@pytest.mark.parametrize("text", [
+    "absent,conv3x3-bn-relu,absent;0-1 1-4", "conv3x3-bn-relu,absent,absent;0-1 1-4 0-2", "3130030001000",
+])  # fmt: skip
+def test_edges_of_absent_nodes_are_refused(text: str) -> None:
+    space = load("nb101-5")
+    with pytest.raises(UsageError, match="^cell: has an edge of a node that is absent; got '(0-1|0-2)'"):
+        from_string(space, text)
+    for row in everything(space)[::97].tolist():
+        assert from_string(space, "".join(map(str, row))).x == from_string(space, str(Cell.of(space, row))).x
+
+
 def test_every_operation_on_an_edge_is_part_of_the_network() -> None:
     dead, none = Cell.of(NB201, [3, 0, 0, 1, 0, 0]), Cell.of(NB201, [0, 0, 0, 1, 0, 0])  # 0-1 leads nowhere
     assert dead.key == none.key and resources(dead)[0] > resources(none)[0]
