@@ -1,9 +1,16 @@
 """The graph transformer: directions, symmetry, positions."""
 
 import networkx as nx
+import pytest
 import torch
 
+from core.errors import UsageError
 from core.nn.graph_transformer import GraphTransformer, depths
+
+
+def test_heads_that_do_not_divide_the_width_are_one_line() -> None:
+    with pytest.raises(UsageError, match="^heads: does not divide the width evenly; got 5; dim is 16"):
+        GraphTransformer(5, 4, 3, 4, 2, dim=16, heads=5)
 
 
 def net(directed: bool) -> GraphTransformer:

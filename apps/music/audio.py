@@ -47,10 +47,10 @@ def ended(sound: Tensor) -> Tensor:
     return (sound.transpose(0, -1) * weight).transpose(0, -1)
 
 
-def check_format(path: Path) -> None:
-    """Refuse a name whose ending no writer knows."""
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError("unknown audio format", field="out", value=str(path), choices=FORMATS)
+def check_format(path: Path, also: tuple[str, ...] = ()) -> None:
+    """Refuse a name whose ending no writer knows; `also` are those of other writers."""
+    if path.suffix.lower() not in (*FORMATS, *also):
+        raise UsageError("unknown audio format", field="out", value=str(path), choices=(*FORMATS, *also))
 
 
 def read(path: Path | str) -> Tensor:

@@ -11,6 +11,10 @@ Model = Annotated[str, typer.Argument(help="A model that ships (toy), or the fol
 Pieces = Annotated[int, typer.Option("-n", help="Pieces.", min=1)]
 Seconds = Annotated[float, typer.Option("--seconds", help="Length of each.", min=0.1, max=86_400)]
 Bpm = Annotated[float, typer.Option("--bpm", help="Beats per minute.", min=20, max=400)]
+Tempo = Annotated[
+    float | None,
+    typer.Option("--bpm", help="Beats per minute; that of a MIDI file, or 120, by default.", min=20, max=400),
+]
 Key = Annotated[str, typer.Option("--key", help="C, C#, Db, ... or Cm, Bbm, ...; empty lets the model decide.")]
 Label = Annotated[str, typer.Option("--label", help="A style of the training data.")]
 Seed = Annotated[int, typer.Option("--seed", help="All randomness.", min=0)]
@@ -29,7 +33,7 @@ EXAMPLES = {
     "sample": "sample toy --seconds 20 --out toy.wav",
     "continue": "continue toy opening.mid --seconds 20 --out whole.wav",
     "sketch": "sketch toy melody.mid --out arranged.wav",
-    "jam": "jam toy solo.wav --out duet.wav",
+    "jam": "jam toy solo.wav --bpm 95 --out duet.wav",
     "stream": "stream toy --bpm 120 | aplay -r 32000 -f S16_LE",
     "live": "live toy --bpm 120 | aplay -r 32000 -f S16_LE",
     "codec": "codec toy melody.mid --out again.wav",
@@ -73,23 +77,23 @@ def continue_(
 @app.command()
 def sketch(
     model: Model, file: File, seed: Seed = 0, steps: Steps = None, guidance: Guidance = None, steer: Steer = None,
-    out: Out = None, rate: Rate = 32_000, stereo: Stereo = False, json: Json = False,
+    bpm: Tempo = None, out: Out = None, rate: Rate = 32_000, stereo: Stereo = False, json: Json = False,
 ) -> None:  # fmt: skip
     """Turn a sketch into music: the notes of a MIDI file, or what a recording does, are asked for."""
     from apps.music import verbs
 
-    emit(verbs.sketch(model, file, seed, steps, guidance, steer, out, verbs.Form(rate, stereo)), json)
+    emit(verbs.sketch(model, file, seed, steps, guidance, steer, out, verbs.Form(rate, stereo), bpm), json)
 
 
 @app.command()
 def jam(
-    model: Model, file: File, seed: Seed = 0, steps: Steps = None, steer: Steer = None, out: Out = None,
-    rate: Rate = 32_000, json: Json = False,
+    model: Model, file: File, bpm: Bpm = 120.0, seed: Seed = 0, steps: Steps = None, steer: Steer = None,
+    out: Out = None, rate: Rate = 32_000, json: Json = False,
 ) -> None:  # fmt: skip
     """Accompany a recording, hearing it as it comes in: the answer is one block late."""
     from apps.music import verbs
 
-    emit(verbs.jam(model, file, seed, steps, steer, out, rate), json)
+    emit(verbs.jam(model, file, seed, steps, steer, out, rate, bpm), json)
 
 
 @app.command("live", hidden=True)

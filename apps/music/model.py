@@ -175,8 +175,10 @@ def make_codec(config: CodecConfig) -> AnyCodec:
         return MelCodec(config.dim, config.width)
     if config.kind != "roll":
         return ForeignCodec(config.kind, config.dim, config.weights)
-    high = max(config.low, config.high)
-    return RollCodec(config.dim, config.ticks, config.drums, config.low, high, whiten=config.whiten)
+    if config.high < config.low:
+        hint = f"codec.low is {config.low}; where they are equal there are no pitches"
+        raise UsageError("is below the lowest pitch", field="codec.high", value=config.high, hint=hint)
+    return RollCodec(config.dim, config.ticks, config.drums, config.low, config.high, whiten=config.whiten)
 
 
 class MusicNet(nn.Module):

@@ -32,6 +32,8 @@ CHANNELS = [*range(DRUM_CHANNEL), *range(DRUM_CHANNEL + 1, 16)]
 """Of notes."""
 BAR = 4.0
 """Beats of silence, and more, after the last note that are no part of the music: programs end tracks anywhere."""
+NEAR = 0.125
+"""Half a sixteenth, in beats."""
 
 
 def _empty(width: int) -> np.ndarray:
@@ -84,7 +86,8 @@ def read_midi(path: Path | str) -> Score:
     """Read a standard MIDI file of format 0 or 1; channel 10 is drums, the first tempo in time counts.
 
     Of several tempi at that time the last one does. A note that nothing ends lasts until the end of its track; a rest
-    at the end, of less than a bar of four beats, counts. Percussion that is none of `DRUMS` is a ride.
+    at the end, of less than a bar of four beats, counts, and what sounds on past the last track by less than `NEAR` is
+    no beat of its own. Percussion that is none of `DRUMS` is a ride. Pedals, bends, programs and meters are not read.
 
     Raises:
         DataError: no such file, not a MIDI file of these formats, damaged, or a tempo that gives a beat no time.
@@ -123,8 +126,14 @@ def read_midi(path: Path | str) -> Score:
         raise DataError("its first tempo is 0 microseconds a beat", field="midi", value=str(path), hint=hint)
     found = np.array(sorted(notes)).reshape(-1, 4), np.array(sorted(hits)).reshape(-1, 3)
     score = Score(*found, bpm=6e7 / beat, label=Path(path).stem)
-    rest = round(end / ppq) - score.beats
-    return replace(score, beats=score.beats + rest) if score.beats and 0 < rest < BAR else score
+    return replace(score, beats=_lasts(score, round(end / ppq))) if score.beats else score
+
+
+def _lasts(score: Score, end: int) -> float:
+    """Return how many beats a score lasts whose tracks end nearest to beat `end`."""
+    starts = np.concatenate([score.notes[:, 0], score.hits[:, 0]])
+    over = score.notes[:, :2].sum(1).max(initial=0) > end + NEAR or starts.max() >= end - NEAR
+    return float(end) if end - BAR < score.beats and not over else score.beats
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from apps.music.corpus import told
 from apps.music.generate import Music, MusicModel, restore
 from apps.music.roll import RollCodec
 from apps.music.score import Score, read_midi, write_midi
+from apps.music.spectral import HOP
 from apps.music.synth import RATE
 from core.errors import DataError, UsageError
 from core.run.report import Section
@@ -78,11 +79,11 @@ MONO = Form()
 
 def checked(model: MusicModel, out: Path | None, form: Form = MONO) -> None:
     """Refuse a file that cannot be written before anything is made."""
-    if form.stereo and not isinstance(model.net.codec, RollCodec):
+    scores = isinstance(model.net.codec, RollCodec)
+    if form.stereo and not scores:
         raise UsageError("a model of sound makes one channel; a stereo FILE keeps its own", field="stereo", value=True)
-    if out is None or out.suffix.lower() in MIDI and isinstance(model.net.codec, RollCodec):
-        return
-    audio.check_format(out)
+    if out is not None:
+        audio.check_format(out, MIDI if scores else ())
 
 
 def _level(sound: Tensor) -> float:
@@ -165,34 +166,48 @@ def go_on(
 
 def sketch(
     name: str, file: Path, seed: int, steps: int | None, guidance: float | None, steer: float | None, out: Path | None,
-    form: Form = MONO,
+    form: Form = MONO, bpm: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Make music that does what a sketch does; of a stereo sketch both channels' mean is heard."""
+    """Make music that does what a sketch does; of a stereo sketch both channels' mean is heard.
+
+    A recording is heard in frames as long as those that are made, the last of which silence completes. The tempo is
+    `bpm`, else that of a MIDI file, else 120.
+    """
     model = load(name, steps)
     checked(model, out, form)
-    codec_, bpm = model.net.codec, 120.0
+    codec_ = model.net.codec
     if file.suffix.lower() in MIDI:
         score = _score(file)
         if not isinstance(codec_, RollCodec):
             raise UsageError("a model of sound takes its sketch as sound", field="file", value=str(file))
-        if not len(score.notes):
-            hint = "sketch with its sound: `quintet music codec MODEL FILE --out FILE.wav` plays it"
-            raise DataError(
-                "holds hits only, and notes are what is asked for", field="midi", value=str(file), hint=hint
-            )
-        bpm = score.bpm
-        asked = groups(told(score, codec_))
+        _playable(score, codec_, file)
+        bpm = bpm or score.bpm
+        asked = groups(told(replace(score, bpm=bpm), codec_))
     else:
-        sound = audio.read(file)
-        count = max(1, round(len(sound) / RATE * _rate(model, bpm)))
-        edges = torch.linspace(0, len(sound), count + 1)
-        heard = hear(sound)
+        bpm = bpm or 120.0
+        sound, hop = audio.read(file), RATE / _rate(model, bpm)
+        count = max(1, int(-((HOP / 2 - len(sound)) // hop)))  # what no row of the ear is nearest to is no frame
+        edges = torch.arange(count + 1) * hop
+        heard = hear(torch.nn.functional.pad(sound, (0, max(0, round(count * hop) - len(sound)))))
         rise = heard.pop("rise")
         asked = controls.pool(heard, edges) | {"attack": attacks(rise, edges)}
     frames = len(next(iter(asked.values())))
     made = model.sample(1, frames=frames, asked=asked, bpm=bpm, seed=seed, guidance=guidance, steer=steer)
     written = made.write(out, form.rate, form.stereo) if out is not None else []
     return {"asked": sorted(asked), "frames": frames, "bpm": bpm, "out": [str(p) for p in written]}
+
+
+def _playable(score: Score, codec_: RollCodec, file: Path) -> None:
+    """Refuse a sketch that asks for no note the model has; say how many are beyond its range."""
+    if not len(score.notes):
+        hint = "sketch with its sound: `quintet music codec MODEL FILE --out FILE.wav` plays it"
+        raise DataError("holds hits only, and notes are what is asked for", field="midi", value=str(file), hint=hint)
+    beyond = int(((score.notes[:, 2] < codec_.low) | (score.notes[:, 2] >= codec_.high)).sum())
+    known = f"the model plays {codec_.low} to {codec_.high - 1}" if codec_.low < codec_.high else "it plays drums only"
+    if beyond == len(score.notes):
+        raise DataError("holds no pitch that the model plays", field="midi", value=str(file), hint=known)
+    if beyond:
+        say(f"{beyond} of {len(score.notes)} notes are not played: {known}")
 
 
 def groups(told_: Tensor) -> dict[str, Tensor]:
@@ -207,9 +222,10 @@ def _rate(model: MusicModel, bpm: float) -> float:
 
 
 def jam(
-    name: str, file: Path, seed: int, steps: int | None, steer: float | None, out: Path | None, rate: int = RATE
-) -> dict[str, Any]:
-    """Accompany a recording block by block; write both together, the answer in the centre of a stereo recording.
+    name: str, file: Path, seed: int, steps: int | None, steer: float | None, out: Path | None, rate: int = RATE,
+    bpm: float = 120.0,
+) -> dict[str, Any]:  # fmt: skip
+    """Accompany a recording at `bpm` block by block; write both together, the answer in the centre of a stereo one.
 
     Both keep their level; where their sum exceeds what is bent (`audio.limit`), it is bent.
     When the recording ends within a block, silence follows: the last answer is to what was heard of it. On a stage the
@@ -219,7 +235,7 @@ def jam(
     if out is not None:
         audio.check_format(out)
     heard = audio.channels(file)
-    session = model.live(seed, **({} if steer is None else {"steer": steer}))
+    session = model.live(seed, bpm=bpm, **({} if steer is None else {"steer": steer}))
     session.warmup()
     lasts = session.frames * session.hop
     blocks = max(1, -int(-len(heard) // lasts))

@@ -121,11 +121,14 @@ def pareto(
     budget: Budget = 300, forbid: Forbid = None, require: Require = None, seed: Seed = 0, tables: Tables = FOLDER,
     out: Out = None, json: Json = False,
 ) -> None:  # fmt: skip
-    """Find the front of a reward against a cost (--out FILE.json)."""
+    """Find the front of a reward against a cost (--out FILE.json; without it the cells go to stdout)."""
     from apps.nas import verbs
 
     asked = verbs.wishes(forbid=forbid, require=require)
-    emit(verbs.pareto(model, asked, reward=reward, cost=cost, budget=budget, seed=seed, folder=tables, out=out), json)
+    found = verbs.pareto(model, asked, reward=reward, cost=cost, budget=budget, seed=seed, folder=tables, out=out)
+    for row in () if json else found.pop("cells", ()):
+        print(f"{row[reward]:.4f}  {row[cost]:.4f}  {row['cell']}")
+    emit(found, json)
 
 
 @app.command()

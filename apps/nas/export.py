@@ -82,7 +82,8 @@ def _json(cell: Cell, path: Path) -> None:
 def _program(cell: Cell, path: Path) -> None:
     import torch
 
-    program = torch.export.export(network(cell).eval(), (torch.zeros(1, *IMAGE),))
+    sizes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(network(cell).eval(), (torch.zeros(2, *IMAGE),), dynamic_shapes=sizes)
     torch.export.save(program, path)
 
 

@@ -77,6 +77,9 @@ def _made(name: str, x: np.ndarray, y: np.ndarray) -> Images:
     x = x[:, None] if x.ndim == 3 else x
     if x.ndim != 4 or len(x) != len(y) or y.ndim != 1:
         raise DataError("needs x [N, H, W] or [N, C, H, W] and y [N]", field=name, value=f"{x.shape}, {y.shape}")
+    if x.shape[3] <= 4 < x.shape[1]:
+        hint = "np.moveaxis(x, 3, 1) has them where they belong"
+        raise DataError("has its channels last", field=f"{name}: x", value=str(x.shape), hint=hint)
     if len(x) < LEAST or min(x.shape[2:]) < 4:
         raise DataError(f"needs at least {LEAST} images of 4 x 4 pixels", field=name, value=str(x.shape))
     kinds, classes = np.unique(y, return_inverse=True)

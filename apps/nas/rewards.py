@@ -366,7 +366,9 @@ def _target(name: str, space: Space, folder: str) -> Target:
 
 
 def _training(name: str, rest: str, space: Space) -> Training:
-    data, _, epochs = rest.rpartition(":") if rest[-1:].isdigit() else (rest, "", "")
+    data, colon, epochs = rest.rpartition(":")
+    if not (epochs.isdigit() or colon and epochs[-1:].isdigit()):  # a folder, whose name may end in a digit
+        data, epochs = rest, ""
     if epochs and not (epochs.isdigit() and int(epochs)):
         raise UsageError("needs a number of epochs", field="reward", value=name, hint="train:10, or train:FILE.npz:10")
     made = Training(space, int(epochs or 30), images.load(data or "digits").name)

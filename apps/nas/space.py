@@ -97,6 +97,8 @@ class Space:
         _check_settings(self)
         for field in ("fixed", "alphabets"):
             for name, value in (getattr(self, field) or {}).items():
+                if field == "alphabets" and isinstance(value, str):
+                    raise UsageError("must be a list of values", field=f"{field}.{name}", value=value)
                 variable = {v.name: v for v in self._all}.get(name)
                 if variable is None:
                     raise UsageError("no such variable", field=field, value=name, choices=[v.name for v in self._all])
@@ -191,13 +193,13 @@ def _check_operations(space: Space) -> None:
     for name in space.operations:
         if name not in known:
             raise UsageError("no such operation", field="operations", value=name, choices=known)
-    if space.optional and (space.place == "edges" or space.edges != "free"):
+    if space.optional and (space.place == "edges" or space.edges != "free" or not space.free_edges):
         raise UsageError("needs operations on nodes and free edges", field="optional", value=True)
     if space.connected == "all" and space.place == "edges":
         raise UsageError("needs operations on nodes", field="connected", value="all", choices=("no", "path"))
     low, high = space.in_degree
-    if not 0 <= low <= high:
-        raise UsageError("needs 0 <= least <= greatest", field="in_degree", value=list(space.in_degree))
+    if not 0 <= low <= high or not all(type(end) is int for end in (low, high)):
+        raise UsageError("needs whole numbers 0 <= least <= greatest", field="in_degree", value=list(space.in_degree))
 
 
 def _check_settings(space: Space) -> None:
@@ -274,6 +276,8 @@ def make(text: Mapping[str, Any]) -> Space:
         if key not in text:
             raise UsageError("is missing", field=key, hint=f"a space needs {key}")
     given = {key: _worded(value) if key in WORDED else value for key, value in text.items()}
+    if isinstance(given["operations"], str):
+        raise UsageError("must be a list", field="operations", value=given["operations"])
     try:
         given["operations"] = tuple(str(v) for v in given["operations"])
         for key in ("edges", "in_degree"):

@@ -7,7 +7,7 @@ With operations on nodes it is `op,op,...;0-1 1-2 ...`. The digits of the tokens
 from __future__ import annotations
 
 from apps.nas.cell import Cell
-from apps.nas.space import Space
+from apps.nas.space import ABSENT, Space
 from core.errors import UsageError
 
 __all__ = ["from_string"]
@@ -17,13 +17,13 @@ def from_string(space: Space, text: str) -> Cell:
     """Return the cell that a text stands for: `to_string()`, or the digits of the tokens.
 
     Raises:
-        UsageError: it does not read as a cell of this space.
+        UsageError: it does not read as a cell of this space, or has edges where there is no node.
     """
     text = text.strip()
     if text.isdecimal() and len(text) == space.D:
         x = [int(c) for c in text]
         if all(k < len(v.values) for k, v in zip(x, space.variables, strict=True)):
-            return Cell.of(space, x)
+            return _graph(Cell.of(space, x))
     read = _read_edges if space.place == "edges" else _read_nodes
     words = read(space, text)
     x = []
@@ -34,7 +34,16 @@ def from_string(space: Space, text: str) -> Cell:
         x.append(v.values.index(word))
     if words:
         raise UsageError("no such variable", field="cell", value=next(iter(words)), choices=list(space.index))
-    return Cell.of(space, x)
+    return _graph(Cell.of(space, x))
+
+
+def _graph(cell: Cell) -> Cell:
+    """Return a cell; refuse edges of nodes that are absent, which no graph has."""
+    absent = {j for j, op in enumerate(cell.ops, 1) if op == ABSENT}
+    for i, j, _ in cell.edges:
+        if {i, j} & absent:
+            raise UsageError("has an edge of a node that is absent", field="cell", value=f"{i}-{j}")
+    return cell
 
 
 def _read_edges(space: Space, text: str) -> dict[str, str]:

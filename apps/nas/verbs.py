@@ -189,7 +189,7 @@ def pareto(
     name: str, asked: Sequence[limits.Constraint], *, reward: str, cost: str, budget: int, seed: int, folder: str,
     out: Path | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Search for the front of a reward against a cost."""
+    """Search for the front of a reward against a cost; write it to `out`, or return its cells."""
     from apps.nas import pareto as fronts
     from apps.nas.baselines import Field
     from apps.nas.rewards import Queries
@@ -203,13 +203,12 @@ def pareto(
     front, _ = fronts.search(model, queries, price, Field(model.space, asked, seed), budget)
     rows = [{"cell": str(Cell.of(model.space, x)), reward: float(v[0]), cost: -float(v[1])}
             for x, v in zip(front.x.tolist(), front.values, strict=True)]  # fmt: skip
-    if out is not None:
-        outputs.save(out, json.dumps(rows, indent=1) + "\n")
-    else:
-        for row in rows:
-            print(f"{row[reward]:.4f}  {row[cost]:.4f}  {row['cell']}")
     failed = {"failed": queries.failed} if queries.failed else {}
-    return {"front": len(rows), "queries": queries.unique, **failed} | ({"out": str(out)} if out else {})
+    found = {"front": len(rows), "queries": queries.unique, **failed}
+    if out is None:
+        return found | {"cells": rows}
+    outputs.save(out, json.dumps(rows, indent=1) + "\n")
+    return found | {"out": str(out)}
 
 
 def table(folder: Path, part: str, limit: int, out: Path | None) -> dict[str, Any]:

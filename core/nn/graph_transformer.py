@@ -25,6 +25,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from core.errors import UsageError
+
 __all__ = ["GraphTransformer", "depths", "sines"]
 
 
@@ -86,12 +88,17 @@ class GraphTransformer(nn.Module):
         dim, edge_dim, layers, heads: of the network; `heads` even.
         directed: whether edges have a direction.
         present: which edge states mean that there is an edge, for the depth.
+
+    Raises:
+        UsageError: the heads do not divide the width evenly.
     """
 
     def __init__(
         self, nodes: int, node_states: int, edge_states: int, node_out: int, edge_out: int, dim: int = 64,
         edge_dim: int = 32, layers: int = 3, heads: int = 4, directed: bool = True, present: tuple[int, ...] = (1,),
     ) -> None:  # fmt: skip
+        if dim % heads:
+            raise UsageError("does not divide the width evenly", field="heads", value=heads, hint=f"dim is {dim}")
         super().__init__()
         self.nodes, self.directed = nodes, directed
         self.node_in, self.edge_in = nn.Embedding(node_states, dim), nn.Embedding(edge_states, edge_dim)

@@ -47,6 +47,28 @@ def test_a_rest_at_the_end_counts_up_to_a_bar(tmp_path: Path, beats: float, read
     assert read_midi(tmp_path / "b.mid").beats == 0  # a file without notes is none
 
 
+@pytest.mark.parametrize(("channel", "start", "stop", "end", "read"), [
+    (9, 15.77, 15.8, 16.0, 16), (0, 15.77, 15.8, 16.0, 16), (0, 12.0, 16.05, 16.05, 16), (0, 12.0, 16.05, 17.0, 17),
+    (9, 15.9, 16.0, 16.0, 17), (0, 12.0, 16.2, 16.2, 17), (0, 0.0, 0.1, 0.1, 1),
+])  # fmt: skip
+def test_a_loop_lasts_as_long_as_its_track(
+    tmp_path: Path, channel: int, start: float, stop: float, end: float, read: float
+) -> None:
+    """A late hit, or a key let go late, adds no empty beat; what the grid would lose does."""
+    a, b, c = (round(480 * v) for v in (start, stop, end))
+    on, off = bytes([0x90 | channel, 38, 90]), bytes([0x80 | channel, 38, 0])
+    body = b"".join(
+        (0x8000 | at // 128 << 8 | at % 128).to_bytes(2, "big") + event
+        for at, event in ((a, on), (b - a, off), (c - b, b"\xff\x2f\0"))
+    )
+    head = b"MThd" + (6).to_bytes(4, "big") + bytes([0, 0, 0, 1, 1, 0xE0])
+    (tmp_path / "a.mid").write_bytes(head + b"MTrk" + len(body).to_bytes(4, "big") + body)
+    score = read_midi(tmp_path / "a.mid")
+    assert score.beats == read
+    rows = RollCodec(8, 1, True, 36, 84).roll(score)
+    assert (rows[:, 27:][:, 1::2].max() > 0) == (channel == 0) and len(rows) == TICKS * read
+
+
 EVENTS = {
     "a pitch of 200": bytes([0, 0x90, 200, 90]),
     "a velocity of 200": bytes([0, 0x99, 36, 200]),

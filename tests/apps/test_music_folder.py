@@ -125,6 +125,7 @@ def test_what_does_not_fit_together_is_one_line(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(tasks, "_started", lambda r: (dict(there), ("codec", "flow")) if r.start else ({}, ()))
     wrong = {
         ("toy", "codec.kind=mel"): "^data.kind: has no sound; got 'tunes'",
+        ("toy", "codec.low=90"): "^codec.high: is below the lowest pitch; got 84; codec.low is 90",
         ("toy", "codec.dim=500"): "^codec.dim: is more than there is; got 500; 492 at most",
         ("toy", "codec.dim=9", here): r"^start: is a run with another codec \(pca.basis: \(492, 8\), not \(492, 9\)\)",
         ("toy", "codec.kind=mel", here): "^start: is a run with another codec",

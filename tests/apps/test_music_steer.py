@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from apps import music
-from apps.music import controls, tunes
+from apps.music import controls, tunes, verbs
 from apps.music import steer as steer_module
 from apps.music.attack import BANDS, PARTS, attacks, hear
+from apps.music.cli import app
 from apps.music.corpus import Corpus, when
 from apps.music.follow import follow
 from apps.music.forcing import ArcTask
-from apps.music.generate import MusicModel
+from apps.music.generate import Music, MusicModel
 from apps.music.model import MusicNet
 from apps.music.pursuit import Search, pursue
 from apps.music.roll import TICKS, RollCodec
-from apps.music.score import Score
+from apps.music.score import Score, write_midi
 from apps.music.steer import SPREAD, Steer, imagined, wishes
 from apps.music.synth import RATE, render
 from apps.music.task import FlowTask
@@ -139,6 +144,52 @@ def test_a_piece_that_ends_within_a_block_is_steered_to_its_end(model: MusicMode
         made = model.sample(1, frames=frames, asked=asked, bpm=100.0, steps=2, steer=weight).score(0)
         away[weight] = float((heard(made, frames, 1)["loudness"] - asked["loudness"])[-10:].abs().mean())
     assert away[2.0] < away[0.0] / 3
+
+
+def test_a_sketch_is_heard_in_the_frames_that_are_made(
+    model: MusicModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a recording that ends within a frame, whose frames would drift were they fitted to its length."""
+    clicks, tick = torch.zeros(round(79.52 * RATE / 8)), RATE // 8
+    clicks[4 * tick + 200 :: 8 * tick] = 1.0
+    soundfile.write(str(tmp_path / "clicks.wav"), clicks.numpy(), RATE)
+    asked: dict[str, Tensor] = {}
+
+    def keep(_: MusicModel, n: int, **given: Any) -> Music:
+        asked.update(given["asked"])
+        return Music(torch.zeros(n, given["frames"], 27), model)
+
+    monkeypatch.setattr(verbs, "load", lambda *_: model)
+    monkeypatch.setattr(MusicModel, "sample", keep)
+    verbs.sketch("m", tmp_path / "clicks.wav", 0, 1, None, None, None)
+    assert len(asked["onset"]) == 80
+    first = asked["attack"].unflatten(1, (PARTS, 2, BANDS))[:, 0, 0].mean(1) > 1  # in the first part of a frame
+    assert first.nonzero().flatten().tolist() == list(range(4, 80, 8))
+
+
+def test_recordings_and_sketches_are_played_at_the_tempo_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    net = MusicNet(load_recipe("music", "toy", ["data.count=7", "model.dim=16", "model.depth=1", "codec.dim=8"]))
+    net.codec.fit(tunes.collection(0, 7))  # type: ignore[operator]
+    played = MusicModel(net, load_recipe("music", "toy"))
+    monkeypatch.setattr(verbs, "restore", lambda name: played)
+    soundfile.write(str(tmp_path / "solo.wav"), torch.sin(torch.arange(6 * RATE) / 20).numpy(), RATE)
+    write_midi(Score(np.array([[0, 8, 60, 0.7]]), bpm=80.0), tmp_path / "line.mid")
+
+    def call(*words: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, [words[0], "m", str(tmp_path / words[1]), *words[2:], "--steps", "1", "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.output.splitlines()[-1])
+
+    jams = [call("jam", "solo.wav", *words)["delay_s"] for words in ((), ("--bpm", "80"))]
+    assert jams == [2.0, 3.0]  # four beats
+    assert [call("sketch", "solo.wav", *words)["frames"] for words in ((), ("--bpm", "80"))] == [12, 8]
+    for words, bpm in (((), 80.0), (("--bpm", "100"), 100.0)):
+        found = call("sketch", "line.mid", *words, "--out", str(tmp_path / "made.wav"))
+        assert (found["bpm"], found["frames"]) == (pytest.approx(bpm), 8)
+        assert soundfile.info(str(tmp_path / "made.wav")).duration == pytest.approx(8 * 60 / bpm, abs=0.01)
 
 
 def test_attacks_tell_what_frames_do_not() -> None:

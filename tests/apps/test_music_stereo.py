@@ -230,13 +230,23 @@ def test_a_moment_of_sound_has_figures(
         assert np.isfinite([found["mel_db"], found["log_spectral_db"]]).all()
 
 
-def test_a_score_without_notes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_score_without_notes_to_play_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = made()
     monkeypatch.setattr(verbs, "restore", lambda name: model)
     write_midi(Score(), tmp_path / "empty.mid")
     write_midi(Score(hits=np.array([[0, 0, 0.8]])), tmp_path / "hits.mid")
     with pytest.raises(DataError, match="^midi: holds hits only"):
         verbs.sketch("m", tmp_path / "hits.mid", 0, 1, None, None, None)
+    write_midi(Score(np.array([[0, 1, 96, 0.8], [1, 1, 84, 0.8]])), tmp_path / "high.mid")
+    with pytest.raises(DataError, match="^midi: holds no pitch that the model plays.*36 to 83"):
+        verbs.sketch("m", tmp_path / "high.mid", 0, 1, None, None, None)
+    write_midi(Score(np.array([[0, 1, 96, 0.8], [1, 1, 83, 0.8]])), tmp_path / "half.mid")
+    verbs.sketch("m", tmp_path / "half.mid", 0, 1, None, None, None)
+    assert "1 of 2 notes are not played: the model plays 36 to 83" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"one of \.wav, \.flac, \.ogg, \.mid"):
+        verbs.checked(model, tmp_path / "a.mp3")
     for verb in ("sketch", "continue", "codec"):
         words = [verb, "m", str(tmp_path / "empty.mid"), "--out", str(tmp_path / "a.wav")]
         done = CliRunner().invoke(app, words)

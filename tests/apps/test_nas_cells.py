@@ -209,3 +209,15 @@ def test_onnx_computes_what_the_module_does(tmp_path: Path) -> None:
     (logits,) = reference.ReferenceEvaluator(str(out)).run(None, {"images": x.numpy()})
     assert list(tmp_path.iterdir()) == [out], "weights inside, one file"
     assert torch.allclose(torch.from_numpy(logits), net(x), atol=1e-4)
+
+
+def test_a_program_takes_any_number_of_images(tmp_path: Path) -> None:
+    cell, out = from_string(load("nb201"), "333132"), tmp_path / "cell.pt2"
+    torch.manual_seed(0)
+    net = export.network(cell).eval()
+    torch.manual_seed(0)
+    export.write(cell, out)
+    program = torch.export.load(out).module()
+    for count in (1, 2, 5):
+        images = torch.randn(count, 3, 32, 32)
+        torch.testing.assert_close(program(images), net(images))

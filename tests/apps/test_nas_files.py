@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from apps.nas import table, verbs
+from apps.nas import cli, table, verbs
 from apps.nas.generate import untrained
 from core.errors import UsageError
 from core.run import outputs
@@ -52,6 +52,18 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(
         with pytest.raises(UsageError, match="is a f"):
             verb(out)
     assert (tmp_path / "taken").read_text() == "old"
+
+
+def test_a_front_is_one_json_object_where_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(verbs, "load", lambda _: untrained(load_recipe("nas", "toy")))
+    cli.pareto("toy", reward="params", cost="flops", budget=3, tables="", json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["front"] == len(found["cells"]) and {"cell", "params", "flops"} == set(found["cells"][0])
+    cli.pareto("toy", reward="params", cost="flops", budget=3, tables="")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines] == [*(c["cell"] for c in found["cells"]), str(found["front"]), "3"]
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from apps.nas import cell, images, rewards
@@ -19,8 +20,8 @@ from apps.nas.rewards import FOLDER
 from apps.nas.space import Space, load, make
 from apps.nas.task import make as make_task
 from apps.nas.tokenizer import from_string
-from apps.nas.training import settings
-from core.errors import UsageError
+from apps.nas.training import Training, settings
+from core.errors import DataError, UsageError
 from core.run.config import load_recipe
 
 NB201 = load("nb201")
@@ -34,6 +35,30 @@ def test_images_of_any_size_pass_the_stages(tmp_path: Path, size: tuple[int, int
     net = build(Cell.of(NB201, [3] * 6).literal(), **settings(data)).eval()
     assert net(data.x[:2]).shape == (2, 2)
     assert torch.isfinite(net(data.x[:2])).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_that_come_last_are_said(tmp_path: Path, channels: int) -> None:
+    y = np.arange(24) % 2
+    np.savez(tmp_path / "own.npz", x=np.zeros((24, 8, 9, channels)), y=y)
+    with pytest.raises(DataError, match="channels last.*moveaxis"):
+        images.load(str(tmp_path / "own.npz"))
+    np.savez(tmp_path / "first.npz", x=np.moveaxis(np.zeros((24, 8, 9, channels)), 3, 1), y=y)
+    assert images.load(str(tmp_path / "first.npz")).x.shape == (24, channels, 8, 9)
+
+
+def test_images_may_lie_in_a_folder_whose_name_ends_in_a_digit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind in "ab":
+        (tmp_path / "pics2" / kind).mkdir(parents=True)
+        for n in range(10):
+            picture = Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8))
+            picture.save(tmp_path / "pics2" / kind / f"{n}.png")
+    for name, epochs in ((f"train:{tmp_path}/pics2", 30), (f"train:{tmp_path}/pics2:3", 3)):
+        found = rewards.load(name, NB201)
+        assert isinstance(found, Training) and (found.data, found.epochs) == (f"{tmp_path}/pics2", epochs)
+    with pytest.raises(UsageError, match="number of epochs"):
+        rewards.load(f"train:{tmp_path}/pics2:x3", NB201)
 
 
 def yaml(folder: Path, text: str) -> Space:
@@ -57,6 +82,8 @@ def test_yes_and_no_of_yaml_are_the_words_of_a_space(tmp_path: Path) -> None:
     ("edges: [[0, 1, 2]]", "malformed"), ("edges: [0, 1]", "malformed"), ("edges: nowhere", "edges: not a valid"),
     ("max_edges: many", "max_edges: must be"), ("max_edges: -1", "max_edges: must be"),
     ("max_edges: 4.5", "max_edges: must be"), ("optional: maybe", "optional: must be true or false"),
+    ("in_degree: [0.5, 2]", "in_degree: needs whole"), ("in_degree: [2, 1]", "in_degree: needs whole"),
+    ("optional: true\nfree_edges: false", "optional: needs"), ("alphabets: {1: skip_connect}", "must be a list"),
     ("fixed: [1]", "malformed"), ("alphabets: {1: []}", r"alphabets.1: leaves no value"),
     ("costs: {energy: 3}", "malformed"),
     ("costs: {energy: {nor_conv_3x3: 0.5}}", r"costs.energy.nor_conv_3x3: must be a whole number"),
@@ -68,6 +95,8 @@ def test_malformed_spaces_are_one_line(tmp_path: Path, text: str, words: str) ->
 
 
 def test_a_space_without_variables_is_refused() -> None:
+    with pytest.raises(UsageError, match="operations: must be a list"):
+        make({"name": "own", "place": "nodes", "nodes": 4, "operations": "skip_connect"})
     with pytest.raises(UsageError, match="leave nothing to choose"):
         make({"name": "own", "place": "nodes", "nodes": 2, "operations": ["skip_connect"], "edges": "chain"})
 
@@ -123,6 +152,17 @@ def test_text_of_cells_on_listed_edges_is_read_again() -> None:
     for text in ("|none~0|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|none~2|", "\u00b2" * 6):
         with pytest.raises(UsageError, match="cell: "):
             from_string(NB201, text)
+
+
+@pytest.mark.parametrize("text", [
+    "absent,conv3x3-bn-relu,absent;0-1 1-4", "conv3x3-bn-relu,absent,absent;0-1 1-4 0-2", "3130030001000",
+])  # fmt: skip
+def test_edges_of_absent_nodes_are_refused(text: str) -> None:
+    space = load("nb101-5")
+    with pytest.raises(UsageError, match="^cell: has an edge of a node that is absent; got '(0-1|0-2)'"):
+        from_string(space, text)
+    for row in everything(space)[::97].tolist():
+        assert from_string(space, "".join(map(str, row))).x == from_string(space, str(Cell.of(space, row))).x
 
 
 def test_every_operation_on_an_edge_is_part_of_the_network() -> None:
