@@ -19,7 +19,7 @@ from apps.pde.refine import Refiner
 from apps.pde.stepping import Imex, chebyshev, explicit
 from apps.pde.submesh import interpolation, refined
 from apps.pde.systems import System
-from core.errors import UsageError
+from core.errors import DataError, UsageError
 from core.noise import Stream
 
 __all__ = ["Dynamics"]
@@ -220,9 +220,14 @@ class Dynamics(nn.Module):
         left out. With a finer mesh inside, its states are first those that the data spread to, then `sweeps`
         times those of `analysed` by the model so far, unless these leave what is finite; of an analysis
         the first `FORGET` of a trajectory is left out. `t` is the time of the first states.
+
+        Raises:
+            DataError: a trajectory has fewer than three states.
         """
         if not isinstance(self.net, Plus):
             return
+        if u.shape[1] < 3:
+            raise DataError("needs three at least, of which rates are measured", field="states", value=u.shape[1])
         if self.net.lift is not None:
             self.net.lift.measure(u)
             frames = min(frames, max(20, LIFTED // self.n))

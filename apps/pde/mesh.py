@@ -116,7 +116,7 @@ class Mesh:
         if self.tagged and loose:
             a, b = min(loose)
             where = tuple(np.round((self.points[a] + self.points[b]) / 2, 6).tolist())
-            hint = f"name them as a physical group; there are {sorted(self.groups) or 'none'}"
+            hint = f"name them (a physical group, or group:NAME); there are {sorted(self.groups) or 'none'}"
             raise DataError(f"{len(loose)} boundary edges belong to no group, one at {where}", field="mesh", hint=hint)
 
     def __len__(self) -> int:
