@@ -46,12 +46,12 @@ class Dynamics(nn.Module):
         mesh, self.between = _finer(mesh, config)
         names = tuple(system.parameters)
         conditions = read_conditions(mesh, system.boundary if mesh.groups else {}, fields, names)
-        sides = insulated(conditions) if config.operators == "rbf" else []
+        self.known = Known(self._told(), fields, names)
+        sides = insulated(conditions) if config.operators == "rbf" and not self.known.sloped else []
         conditions = [{p: Condition("free") if p in sides else c for p, c in own.items()} for own in conditions]
         plain = Operators(mesh, config.operators, config.k, config.degree, sides)  # type: ignore[arg-type]
         slopes = plain.stencils if config.operators != "cotangent" else None
         self.boundary = Padding(mesh, conditions, fields, slopes, system.parameters)
-        self.known = Known(self._told(), fields, names)
         fixed = self.boundary.dirichlet.all(-1)
         self.operators: nn.Module = plain
         self.net: nn.Module | None = None

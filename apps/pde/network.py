@@ -57,6 +57,11 @@ class Known:
         """Whether the terms ask for Laplacians at most (a function may ask for anything)."""
         return all(t is None or (isinstance(t, Expression) and t.asked <= {"lap"}) for t in self.terms)
 
+    @property
+    def sloped(self) -> bool:
+        """Whether a term differentiates what may have a flux through sides where the fields have none."""
+        return any(isinstance(t, Expression) and t.sloped for t in self.terms)
+
     def __call__(
         self, u: Tensor, t: Tensor | float, points: Tensor, parameters: Mapping[str, Any], operators: Any,
         alone: Callable[[Tensor], Tensor] | None = None,
@@ -78,7 +83,7 @@ def node_types(mesh: Mesh, conditions: list[dict[str, Condition]]) -> Tensor:
         own = [c[part] for c in conditions]
         nodes = torch.from_numpy(mesh.nodes(part))
         if all(c.kind == "dirichlet" for c in own):
-            kind[nodes] = 1 if all(c.g is not None and c.g.text == "0" for c in own) else 2
+            kind[nodes] = 1 if all(c.g is not None and c.g.number == 0 for c in own) else 2
         elif all(c.kind == "free" for c in own):
             kind[nodes] = 3
     return nn.functional.one_hot(kind, 4).float()
