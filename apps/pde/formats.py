@@ -86,6 +86,10 @@ def read_mesh(path: Path | str, period: tuple[float, float] = (0.0, 0.0), tagged
     except SystemExit:  # meshio's way of saying that it knows no reader
         raise DataError("not a mesh file that can be read", field="mesh", value=path.name) from None
     except Exception as error:  # each reader fails in its own way on a damaged file
+        if "Incompatible cell data 'gmsh:physical'" in str(error):
+            hint = "give each one, or have gmsh save those that have one alone (Mesh.SaveAll=0)"
+            raise DataError("some of its curves or surfaces have no physical group", field="mesh", value=path.name,
+                            hint=hint) from None  # fmt: skip
         message = f"cannot be read ({type(error).__name__})"
         raise DataError(message, field="mesh", value=path.name) from None
     kinds = {b.type for b in found.cells}
@@ -115,11 +119,9 @@ def _groups(found: Any) -> dict[str, np.ndarray]:
             for k in lines:
                 out.setdefault(key[len(MARK) :], []).append(found.cells[k].data[np.asarray(blocks[k]) > 0])
     if not out and "gmsh:physical" in found.cell_data:
-        names = {int(v[0]): n for n, v in found.field_data.items() if int(v[1]) == 1}
         for k in lines:
-            tags = np.asarray(found.cell_data["gmsh:physical"][k])
-            for tag in np.unique(tags[tags > 0]):
-                out.setdefault(names.get(int(tag), str(tag)), []).append(found.cells[k].data[tags == tag])
+            for name, own in _tagged(found, k).items():
+                out.setdefault(name, []).append(own)
     if not out:
         for name, blocks in found.cell_sets.items():
             own = [found.cells[k].data[np.asarray(blocks[k], np.int64)] for k in lines if blocks[k] is not None]
@@ -127,6 +129,19 @@ def _groups(found: Any) -> dict[str, np.ndarray]:
                 out[name] = own
     joined = {name: np.concatenate(parts) for name, parts in out.items()}
     return {name: edges for name, edges in joined.items() if len(edges)}
+
+
+def _tagged(found: Any, k: int) -> dict[str, np.ndarray]:
+    """Return the edges of block k by gmsh's physical groups.
+
+    A tag is negative where the curve runs the other way. A curve of several groups has the tag of the first; in the
+    form 4.1 its edges are in the sets of all of them.
+    """
+    names = {int(v[0]): n for n, v in found.field_data.items() if int(v[1]) == 1}
+    edges, tags = found.cells[k].data, np.abs(np.asarray(found.cell_data["gmsh:physical"][k]))
+    own = {names.get(int(tag), str(tag)): edges[tags == tag] for tag in np.unique(tags[tags > 0])}
+    sets = {n: found.cell_sets[n][k] for n in names.values() if n in found.cell_sets}
+    return own | {n: edges[rows] for n, rows in sets.items() if n not in own and rows is not None and len(rows)}
 
 
 def unfolded(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
