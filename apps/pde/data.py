@@ -266,16 +266,18 @@ def interval(config: DataConfig, whole: Trajectories) -> float:
     return config.dt if math.isclose(config.dt, whole.dt, rel_tol=1e-6) else whole.dt
 
 
-def posed(config: DataConfig) -> tuple[System, Mesh]:
-    """Return the system and the mesh of a recipe.
+def posed(config: DataConfig, period: tuple[float, float] | None = None) -> tuple[System, Mesh]:
+    """Return the system and the mesh of a recipe; `period` is that of its mesh file, by default the square's.
 
     Raises:
         UsageError: unknown system, shape, boundary part or parameter.
         DataError: the mesh file is missing or malformed.
     """
     own = equations(config)
+    if not config.dt > 0:
+        raise UsageError("must be positive", field="data.dt", value=config.dt)
     if config.mesh:
-        mesh = read_mesh(config.mesh, (own.size, own.size) if own.shape == "square" else (0.0, 0.0))
+        mesh = read_mesh(config.mesh, period or ((own.size, own.size) if own.shape == "square" else (0.0, 0.0)))
         boundary = config.boundary or own.boundary
         return _bounded(config, dataclasses.replace(own, boundary=dict(boundary)), mesh), mesh
     mesh = shapes.make(own.shape, config.nodes)
