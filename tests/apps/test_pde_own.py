@@ -13,7 +13,9 @@ from apps.pde.formats import write_mesh
 from apps.pde.generate import FieldModel, build
 from apps.pde.mesh import Mesh, fold
 from apps.pde.model import DataConfig, ModelConfig, Recipe
+from apps.pde.network import node_types
 from apps.pde.systems import SYSTEMS
+from apps.pde.task import make
 from core.errors import DataError, UsageError
 from core.noise import Stream
 
@@ -242,3 +244,27 @@ def test_starts_are_as_long_as_the_mesh_in_any_units(tmp_path: Path) -> None:
     assert np.allclose(starts[1], starts[0], atol=1e-6) and np.allclose(drawn[1], drawn[0], atol=1e-6)
     for states in (starts, drawn):
         assert states[2].std() == pytest.approx(states[0].std(), rel=0.3)
+
+
+def test_a_truth_too_coarse_or_too_fine_is_refused(tmp_path: Path) -> None:
+    for changes, words in (({"fine": 24}, r"data\.fine: refines the mesh so often that it has 2e\+16 triangles"),
+                           ({"dt": 0.0}, r"data\.dt: must be positive")):  # fmt: skip
+        with pytest.raises(UsageError, match=words):
+            data.splits(own(tmp_path, rectangle(6), **changes), 0)
+    plain = DataConfig(nodes=60, steps=1, dt=0.01, train=1, valid=1, test=1)
+    for name, fine, least in (("burgers", 18, 19), ("gray_scott", 1, 16)):
+        with pytest.raises(UsageError, match=rf"data\.fine: is the size of a grid here, which needs {least} points"):
+            data.splits(replace(plain, system=name, fine=fine), 0)
+    assert data.splits(replace(plain, fine=19), 0).train.states.any()
+
+
+def test_known_terms_alone_have_nothing_to_learn() -> None:
+    with pytest.raises(UsageError, match=r"model\.kind: has nothing to learn"):
+        make(Recipe(model=ModelConfig(kind="operators")))
+
+
+@pytest.mark.parametrize("zero", ["dirichlet(0)", "dirichlet(0.0)", "dirichlet()", "dirichlet( -0 )"])
+def test_a_wall_is_an_obstacle_however_its_zero_is_written(zero: str) -> None:
+    mesh = rectangle(4)
+    kinds = node_types(mesh, read_conditions(mesh, dict.fromkeys(mesh.groups, zero), ("u", "v"), ()))
+    assert kinds[mesh.boundary_nodes].argmax(1).eq(1).all()
