@@ -246,7 +246,8 @@ def write_series(path: Path, mesh: Mesh, times: np.ndarray, fields: Mapping[str,
 def _npz(path: Path, mesh: Mesh, times: np.ndarray, fields: Mapping[str, np.ndarray]) -> None:
     part = path.with_name(f".part-{path.name}")
     with part.open("wb") as file:
-        own = {"points": mesh.points, "triangles": mesh.triangles, "times": times, **fields}
+        own = {"points": mesh.points, "triangles": mesh.triangles, "period": np.array(mesh.period), "times": times}
+        own |= {f"{MARK}{k}": v for k, v in mesh.groups.items()} | dict(fields)
         np.savez_compressed(file, **own)  # type: ignore[arg-type]
     os.replace(part, path)
 

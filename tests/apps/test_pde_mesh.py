@@ -296,3 +296,11 @@ def test_a_series_may_be_written_again(tmp_path: Path, ending: str) -> None:
     for _ in range(2):
         path = formats.write_series(tmp_path / f"run{ending}", Mesh(SQUARE, TWO), np.zeros(1), {"u": np.ones((1, 4))})
     assert path.is_file()
+
+
+def test_arrays_of_a_series_hold_its_whole_mesh(tmp_path: Path) -> None:
+    hole = shapes.make("hole", 80)
+    path = tmp_path / "own.npz"
+    formats.write_series(path, hole, np.arange(2), {"u": np.zeros((2, len(hole)))})
+    with np.load(path) as found:
+        assert found["period"].tolist() == [1, 1] and np.array_equal(found["group:hole"], hole.groups["hole"])
