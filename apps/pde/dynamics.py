@@ -56,6 +56,9 @@ class Dynamics(nn.Module):
         self.operators: nn.Module = plain
         self.net: nn.Module | None = None
         if config.kind == "phympgn":
+            if low := [k for k, least in (("rounds", 1), ("width", 4)) if getattr(config, k) < least]:
+                raise UsageError("is too small for the paper's network", field=f"model.{low[0]}",
+                                 value=getattr(config, low[0]), hint="model.rounds=5 model.width=128")  # fmt: skip
             if config.laplace == "block":
                 self.operators = LearnedOperators(mesh, plain, LaplaceBlock(mesh, len(fields), config.block))
             held = fixed if config.padding else torch.zeros_like(fixed)

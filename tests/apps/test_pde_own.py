@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from apps.pde import data, fem, truth
 from apps.pde.boundary import insulated, read_conditions
 from apps.pde.dynamics import Dynamics, finite
+from apps.pde.ensemble import calibrate, conform
 from apps.pde.formats import write_mesh
 from apps.pde.generate import FieldModel, build
 from apps.pde.mesh import Mesh, fold
@@ -16,7 +18,7 @@ from apps.pde.model import DataConfig, ModelConfig, Recipe
 from apps.pde.network import node_types
 from apps.pde.systems import SYSTEMS
 from apps.pde.task import make
-from core.errors import DataError, UsageError
+from core.errors import DataError, QuintetError, UsageError
 from core.noise import Stream
 
 WALLS = {"left": "dirichlet(1); dirichlet(0)", "right": "free", "bottom": "dirichlet(0)", "top": "neumann(0)"}
@@ -268,3 +270,32 @@ def test_a_wall_is_an_obstacle_however_its_zero_is_written(zero: str) -> None:
     mesh = rectangle(4)
     kinds = node_types(mesh, read_conditions(mesh, dict.fromkeys(mesh.groups, zero), ("u", "v"), ()))
     assert kinds[mesh.boundary_nodes].argmax(1).eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"), [({"rounds": 0, "width": 16}, "rounds"), ({"rounds": 2, "width": 3}, "width")]
+)
+def test_the_papers_network_has_rounds_and_width(settings: dict[str, int], name: str) -> None:
+    mesh = rectangle(6)
+    walls = replace(SYSTEMS["burgers"], boundary=dict.fromkeys(mesh.groups, "dirichlet(0)"))
+    with pytest.raises(UsageError, match=rf"model\.{name}: is too small for the paper's network"):
+        Dynamics(ModelConfig(kind="phympgn", operators="cotangent", **settings), walls, mesh, 0.01)  # type: ignore[arg-type]
+
+
+def test_units_beyond_float32_are_one_line() -> None:
+    mesh = rectangle(6, 1e-9, 1e-9)
+    free = replace(SYSTEMS["burgers"], boundary=dict.fromkeys(mesh.groups, "free"))
+    net = Dynamics(ModelConfig(operators="least_squares"), free, mesh, 1e-9)
+    u = np.random.default_rng(0).standard_normal((1, 4, len(mesh), 2)).astype(np.float32)
+    with pytest.raises(DataError, match="states: or their derivatives are beyond what float32 holds"):
+        net.calibrate(torch.from_numpy(1e2 * u))
+
+
+def test_members_that_do_not_move_cannot_be_calibrated() -> None:
+    mesh = rectangle(6)
+    free = replace(SYSTEMS["burgers"], boundary=dict.fromkeys(mesh.groups, "free"))
+    net = Dynamics(ModelConfig(kind="operators", knowledge="none", operators="least_squares"), free, mesh, 0.01)
+    u = np.random.default_rng(0).standard_normal((2, 5, len(mesh), 2)).astype(np.float32)
+    valid = data.Trajectories(mesh, ("u", "v"), np.arange(5) * 0.01, u)
+    with pytest.raises(QuintetError, match="ensemble: members do not differ"):
+        conform(net, valid, calibrate(net, valid, 4), 4)
