@@ -151,8 +151,11 @@ def unfolded(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     corner = mesh.points[mesh.triangles[:, 0]][:, None]
     placed = corner + mesh.shortest(mesh.points[mesh.triangles] - corner)
     flat = placed.reshape(-1, 2)
-    key = np.round(flat / (1e-6 * np.ptp(mesh.points)), 0).astype(np.int64)
-    _, first, index = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    made = []
+    for shift in (0.0, 0.29, 0.37):  # corners of one node may stand on both sides of where numbers are rounded up
+        key = np.round(flat / (1e-6 * np.ptp(mesh.points)) + shift).astype(np.int64)
+        made.append(np.unique(key, axis=0, return_index=True, return_inverse=True)[1:])
+    first, index = min(made, key=lambda found: len(found[0]))
     return flat[first], index.reshape(-1, 3), mesh.triangles.ravel()[first]
 
 

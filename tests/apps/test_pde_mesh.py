@@ -304,3 +304,17 @@ def test_arrays_of_a_series_hold_its_whole_mesh(tmp_path: Path) -> None:
     formats.write_series(path, hole, np.arange(2), {"u": np.zeros((2, len(hole)))})
     with np.load(path) as found:
         assert found["period"].tolist() == [1, 1] and np.array_equal(found["group:hole"], hole.groups["hole"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_seam_is_cut_without_cracks_wherever_nodes_are_rounded(seed: int) -> None:
+    n, rng = 20, np.random.default_rng(seed)
+    x = np.linspace(0, 1, n + 1)
+    points = np.stack(np.meshgrid(x, x, indexing="ij"), -1)
+    points[1:-1, 1:-1] += 0.004 * rng.standard_normal((n - 1, n - 1, 2))
+    points[1:-1, 1:-1] = points[1:-1, 1:-1].round(6) + 5e-7
+    i = np.arange((n + 1) ** 2).reshape(n + 1, n + 1)
+    a, b, c, d = (k.ravel() for k in (i[:-1, :-1], i[1:, :-1], i[1:, 1:], i[:-1, 1:]))
+    cells = np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
+    mesh = fold(Mesh(points.reshape(-1, 2), cells), (1.0, 0.0))[0]
+    assert len(mesh) == n * (n + 1) and len(formats.unfolded(mesh)[0]) == (n + 1) ** 2
