@@ -44,7 +44,9 @@ class Label:
     @property
     def name(self) -> str:
         """The name of its file."""
-        return f"re-{self.reynolds:g}" if self.reynolds else f"{self.part}-{self.number:03d}"
+        short = f"{self.reynolds:g}"
+        exact = short if float(short) == self.reynolds else repr(self.reynolds)
+        return f"re-{exact}" if self.reynolds else f"{self.part}-{self.number:03d}"
 
     def seed(self, seed: int) -> int:
         """Return the seed of its initial state."""

@@ -299,3 +299,8 @@ def test_members_that_do_not_move_cannot_be_calibrated() -> None:
     valid = data.Trajectories(mesh, ("u", "v"), np.arange(5) * 0.01, u)
     with pytest.raises(QuintetError, match="ensemble: members do not differ"):
         conform(net, valid, calibrate(net, valid, 4), 4)
+
+
+def test_near_reynolds_numbers_have_files_of_their_own() -> None:
+    names = [truth.Label("train", 0, re).name for re in (160.0, 160.00001, 1234567.0, 1234568.0, 0.0)]
+    assert len({*names}) == 5 and names[0] == "re-160"
