@@ -20,7 +20,8 @@ that have a Neumann or Robin row, G the rows' matrix and O all other nodes,
 
 `Padding` applies this linear map, and sets the Dirichlet nodes, after every stage of a time step. Values on Dirichlet
 nodes are exact. Sides where no field has a flux need no such rows with RBF-FD: its stencils know of them
-(`hermite.py`). Where parts meet, a Dirichlet row wins, then the part that is named first.
+(`hermite.py`), unless a known term differentiates places or slopes, `dx(x*u)` or `dx(dx(u))`, which have one. Where
+parts meet, a Dirichlet row wins, then the part that is named first.
 """
 
 from __future__ import annotations

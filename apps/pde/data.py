@@ -24,6 +24,7 @@ import numpy as np
 
 from apps.pde import shapes, truth
 from apps.pde.boundary import read_conditions
+from apps.pde.expressions import RESERVED
 from apps.pde.formats import read_mesh
 from apps.pde.mesh import Mesh
 from apps.pde.model import DataConfig
@@ -78,8 +79,9 @@ class Trajectories:
 
     @property
     def dt(self) -> float:
-        """Time between two states."""
-        return float(self.times[1] - self.times[0])
+        """Time between two states: of the first two, or the mean where digits are too few for these."""
+        first, mean = np.diff(self.times[:2]), np.ptp(self.times) / (len(self.times) - 1)
+        return float(first[0] if math.isclose(first[0], mean, rel_tol=1e-9) else mean)
 
     def select(self, rows: slice | np.ndarray) -> Trajectories:
         """Return some of the trajectories."""
@@ -138,8 +140,18 @@ def _named(content: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray
     return {k[len(kind) :]: v for k, v in content.items() if k.startswith(kind)}
 
 
-def _mesh(a: Mapping[str, np.ndarray]) -> Mesh:
-    return Mesh(a["points"], a["triangles"], _named(a, "group:"), tuple(a["period"].tolist()))
+def _mesh(a: Mapping[str, np.ndarray], path: Path | str) -> Mesh:
+    """Return the mesh of a file, all of whose boundary edges have names."""
+    groups, period = _named(a, "group:"), a["period"]
+    for name, own in {"points": a["points"], "triangles": a["triangles"], "period": period, **groups}.items():
+        if own.dtype.kind not in "iuf":
+            raise DataError("must be numbers", field=f"{path}: {name}", value=str(own.dtype))
+    for name, own in groups.items():
+        if own.ndim != 2 or own.shape[1] != 2:
+            raise DataError("needs the nodes of its edges, [E, 2]", field=f"{path}: group:{name}", value=own.shape)
+    if period.shape != (2,) or not (np.isfinite(period) & (period >= 0)).all():
+        raise DataError("needs two lengths, 0 for none", field=f"{path}: period", value=period.tolist())
+    return Mesh(a["points"], a["triangles"], groups, tuple(period.tolist()), tagged=True)
 
 
 def load(path: Path | str) -> Trajectories:
@@ -147,17 +159,28 @@ def load(path: Path | str) -> Trajectories:
 
     Raises:
         DataError: missing or not such a file, its states do not follow each other at equal times, are not finite or not
-            those of its mesh, fields and parameters.
+            those of its mesh, fields and parameters; boundary edges have no name, or parameters no numbers.
     """
     a = _read(Path(path))
     if lacking := {"points", "triangles", "period", "times", "states", "fields"} - set(a):
         message = f"not a data set of `quintet pde simulate` (no {min(lacking)})"
         raise DataError(message, field="file", value=str(path))
     _even(a["times"], a["states"], path)
-    fields, mesh = tuple(str(f) for f in np.atleast_1d(a["fields"])), _mesh(a)
+    fields, mesh = tuple(str(f) for f in np.atleast_1d(a["fields"])), _mesh(a, path)
     series = {k: _named(a, k) for k in ("parameter:", "extra:")}
     states = _fitting(a["states"], len(mesh), fields, series, path)
-    return Trajectories(mesh, fields, a["times"], states, *series.values())
+    parameters = {k: _values(k, v, fields, path) for k, v in series["parameter:"].items()}
+    return Trajectories(mesh, fields, a["times"].astype(float), states, parameters, series["extra:"])
+
+
+def _values(name: str, value: np.ndarray, fields: tuple[str, ...], path: Path | str) -> np.ndarray:
+    """Return a parameter's values as float64; refuse what is no number, or has the name of something else."""
+    if name in (*fields, *RESERVED):
+        raise DataError("is a name of something else", field=f"{path}: parameter:{name}", value=name,
+                        hint="rename it")  # fmt: skip
+    if value.dtype.kind not in "iuf" or not np.isfinite(value).all():
+        raise DataError("must be finite numbers", field=f"{path}: parameter:{name}", value=value.tolist()[:4])
+    return value.astype(float)
 
 
 def _fitting(
@@ -191,6 +214,8 @@ def _even(times: np.ndarray, states: np.ndarray, path: Path | str) -> None:
     if states.ndim != 4 or times.shape != states.shape[1:2] or len(times) < 2:
         message = f"needs times [T] of states [n, T, N, C], two at least; they are {times.shape} of {states.shape}"
         raise DataError(message, field="file", value=str(path))
+    if times.dtype.kind not in "iuf":
+        raise DataError("must be numbers", field=f"{path}: times", value=str(times.dtype))
     step, last = np.diff(times.astype(float)), float(np.abs(times).max())
     slack = 1e-3 * step[0] + 4 * last * (np.finfo(times.dtype).eps if times.dtype.kind == "f" else 0)
     if not (step.min() > 0 and np.ptp(step) <= slack):
@@ -241,16 +266,18 @@ def interval(config: DataConfig, whole: Trajectories) -> float:
     return config.dt if math.isclose(config.dt, whole.dt, rel_tol=1e-6) else whole.dt
 
 
-def posed(config: DataConfig) -> tuple[System, Mesh]:
-    """Return the system and the mesh of a recipe.
+def posed(config: DataConfig, period: tuple[float, float] | None = None) -> tuple[System, Mesh]:
+    """Return the system and the mesh of a recipe; `period` is that of its mesh file, by default the square's.
 
     Raises:
         UsageError: unknown system, shape, boundary part or parameter.
         DataError: the mesh file is missing or malformed.
     """
     own = equations(config)
+    if not config.dt > 0:
+        raise UsageError("must be positive", field="data.dt", value=config.dt)
     if config.mesh:
-        mesh = read_mesh(config.mesh, (own.size, own.size) if own.shape == "square" else (0.0, 0.0))
+        mesh = read_mesh(config.mesh, period or ((own.size, own.size) if own.shape == "square" else (0.0, 0.0)))
         boundary = config.boundary or own.boundary
         return _bounded(config, dataclasses.replace(own, boundary=dict(boundary)), mesh), mesh
     mesh = shapes.make(own.shape, config.nodes)
@@ -295,7 +322,7 @@ def simulate(
     """
     store = folder(config, seed) if config.cache else None
     if store is not None and (store / "mesh.npz").exists():
-        mesh = _mesh(_read(store / "mesh.npz"))
+        mesh = _mesh(_read(store / "mesh.npz"), store / "mesh.npz")
     elif store is not None:
         _write(store / "mesh.npz", _content(mesh))
     times, out = np.arange(config.steps + 1) * config.dt, {}

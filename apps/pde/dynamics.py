@@ -19,7 +19,7 @@ from apps.pde.refine import Refiner
 from apps.pde.stepping import Imex, chebyshev, explicit
 from apps.pde.submesh import interpolation, refined
 from apps.pde.systems import System
-from core.errors import UsageError
+from core.errors import DataError, UsageError
 from core.noise import Stream
 
 __all__ = ["Dynamics"]
@@ -46,16 +46,19 @@ class Dynamics(nn.Module):
         mesh, self.between = _finer(mesh, config)
         names = tuple(system.parameters)
         conditions = read_conditions(mesh, system.boundary if mesh.groups else {}, fields, names)
-        sides = insulated(conditions) if config.operators == "rbf" else []
+        self.known = Known(self._told(), fields, names)
+        sides = insulated(conditions) if config.operators == "rbf" and not self.known.sloped else []
         conditions = [{p: Condition("free") if p in sides else c for p, c in own.items()} for own in conditions]
         plain = Operators(mesh, config.operators, config.k, config.degree, sides)  # type: ignore[arg-type]
         slopes = plain.stencils if config.operators != "cotangent" else None
         self.boundary = Padding(mesh, conditions, fields, slopes, system.parameters)
-        self.known = Known(self._told(), fields, names)
         fixed = self.boundary.dirichlet.all(-1)
         self.operators: nn.Module = plain
         self.net: nn.Module | None = None
         if config.kind == "phympgn":
+            if low := [k for k, least in (("rounds", 1), ("width", 4)) if getattr(config, k) < least]:
+                raise UsageError("is too small for the paper's network", field=f"model.{low[0]}",
+                                 value=getattr(config, low[0]), hint="model.rounds=5 model.width=128")  # fmt: skip
             if config.laplace == "block":
                 self.operators = LearnedOperators(mesh, plain, LaplaceBlock(mesh, len(fields), config.block))
             held = fixed if config.padding else torch.zeros_like(fixed)
@@ -220,9 +223,14 @@ class Dynamics(nn.Module):
         left out. With a finer mesh inside, its states are first those that the data spread to, then `sweeps`
         times those of `analysed` by the model so far, unless these leave what is finite; of an analysis
         the first `FORGET` of a trajectory is left out. `t` is the time of the first states.
+
+        Raises:
+            DataError: a trajectory has fewer than three states.
         """
         if not isinstance(self.net, Plus):
             return
+        if u.shape[1] < 3:
+            raise DataError("needs three at least, of which rates are measured", field="states", value=u.shape[1])
         if self.net.lift is not None:
             self.net.lift.measure(u)
             frames = min(frames, max(20, LIFTED // self.n))

@@ -188,7 +188,7 @@ def calibrate(
         spread = replace(one, memory=one.memory * whole)
         for _ in range(4):
             ratio, score, share = judge(spread)
-            if not math.isfinite(ratio) or abs(math.log(ratio)) < 0.02:
+            if not 0 < ratio < math.inf or abs(math.log(ratio)) < 0.02:
                 break
             spread = replace(spread, tendency=spread.tendency / ratio)
         found.append((score if math.isfinite(score) else math.inf, abs(share - 0.9), spread))
@@ -212,7 +212,7 @@ def conform(
         stride: length of a step, in states.
 
     Raises:
-        QuintetError: members left what is finite, so that no scale covers the truth.
+        QuintetError: members left what is finite or do not differ, so that no scale covers the truth.
     """
     steps = (valid.states.shape[1] - 1) // stride
     every = max(1, steps // frames)
@@ -224,6 +224,9 @@ def conform(
     if lost := sum(not all(finite(one, start) for one in each) for each in own):
         raise QuintetError(f"members are not finite on {lost} of {len(own)} validation trajectories", field="ensemble",
                            hint="train with longer windows")  # fmt: skip
+    if not np.ptp(own, axis=1).any():
+        raise QuintetError("members do not differ: the model's states do not move", field="ensemble",
+                           hint="train it, or tell it more terms")  # fmt: skip
     free = net.free.cpu().numpy()
     own, truth = own[..., free, :].astype(np.float64), truth[..., free, :]
     noise = Stream(seed, torch.arange(n)).fold(5).normal(*valid.states.shape[2:]).to(start)

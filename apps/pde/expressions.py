@@ -107,6 +107,7 @@ class Expression:
         self.spatial = spatial
         self.used: set[str] = set()
         self.asked: set[str] = set()  # of dx, dy, lap, div
+        self.sloped = False  # whether these are asked of places or slopes, which have a flux where the fields have none
         try:
             self._value = self._read(_shallow(ast.parse(self.text.strip(), mode="eval").body))
         except (SyntaxError, ValueError) as error:
@@ -170,6 +171,7 @@ class Expression:
         if not self.spatial:
             raise self._wrong(node, "derivatives cannot stand here")
         self.asked.add(name)
+        self.sloped |= any(getattr(n, "id", "") in ("x", "y", "dx", "dy") for a in node.args for n in ast.walk(a))
         keys = [ast.unparse(a) for a in node.args]
         if name == "div":
             return lambda scene: _flux(scene, keys, [a(scene) for a in arguments])

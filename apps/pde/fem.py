@@ -71,8 +71,11 @@ class Space:
         span = np.asarray(self.period)
         low, tolerance = self.mesh.p.min(1), 1e-7 * float(np.ptp(self.mesh.p))
         wrapped = np.where(span > 0, (where - low + tolerance) % np.where(span > 0, span, 1), where - low)
-        key = np.round(wrapped / tolerance / 20).astype(np.int64)
-        _, first, index = np.unique(key, axis=0, return_index=True, return_inverse=True)
+        made = []
+        for shift in (0.0, 0.29, 0.37) if span.any() else (0.0,):  # copies may stand where numbers are rounded up
+            key = np.round(wrapped / tolerance / 20 + shift).astype(np.int64)
+            made.append(np.unique(key, axis=0, return_index=True, return_inverse=True)[1:])
+        first, index = min(made, key=lambda found: len(found[0]))
         self.index = index.ravel()
         self.points = where[first]
         n = len(first)

@@ -86,6 +86,10 @@ def read_mesh(path: Path | str, period: tuple[float, float] = (0.0, 0.0), tagged
     except SystemExit:  # meshio's way of saying that it knows no reader
         raise DataError("not a mesh file that can be read", field="mesh", value=path.name) from None
     except Exception as error:  # each reader fails in its own way on a damaged file
+        if "Incompatible cell data 'gmsh:physical'" in str(error):
+            hint = "give each one, or have gmsh save those that have one alone (Mesh.SaveAll=0)"
+            raise DataError("some of its curves or surfaces have no physical group", field="mesh", value=path.name,
+                            hint=hint) from None  # fmt: skip
         message = f"cannot be read ({type(error).__name__})"
         raise DataError(message, field="mesh", value=path.name) from None
     kinds = {b.type for b in found.cells}
@@ -115,11 +119,9 @@ def _groups(found: Any) -> dict[str, np.ndarray]:
             for k in lines:
                 out.setdefault(key[len(MARK) :], []).append(found.cells[k].data[np.asarray(blocks[k]) > 0])
     if not out and "gmsh:physical" in found.cell_data:
-        names = {int(v[0]): n for n, v in found.field_data.items() if int(v[1]) == 1}
         for k in lines:
-            tags = np.asarray(found.cell_data["gmsh:physical"][k])
-            for tag in np.unique(tags[tags > 0]):
-                out.setdefault(names.get(int(tag), str(tag)), []).append(found.cells[k].data[tags == tag])
+            for name, own in _tagged(found, k).items():
+                out.setdefault(name, []).append(own)
     if not out:
         for name, blocks in found.cell_sets.items():
             own = [found.cells[k].data[np.asarray(blocks[k], np.int64)] for k in lines if blocks[k] is not None]
@@ -129,6 +131,19 @@ def _groups(found: Any) -> dict[str, np.ndarray]:
     return {name: edges for name, edges in joined.items() if len(edges)}
 
 
+def _tagged(found: Any, k: int) -> dict[str, np.ndarray]:
+    """Return the edges of block k by gmsh's physical groups.
+
+    A tag is negative where the curve runs the other way. A curve of several groups has the tag of the first; in the
+    form 4.1 its edges are in the sets of all of them.
+    """
+    names = {int(v[0]): n for n, v in found.field_data.items() if int(v[1]) == 1}
+    edges, tags = found.cells[k].data, np.abs(np.asarray(found.cell_data["gmsh:physical"][k]))
+    own = {names.get(int(tag), str(tag)): edges[tags == tag] for tag in np.unique(tags[tags > 0])}
+    sets = {n: found.cell_sets[n][k] for n in names.values() if n in found.cell_sets}
+    return own | {n: edges[rows] for n, rows in sets.items() if n not in own and rows is not None and len(rows)}
+
+
 def unfolded(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (points, triangles, node numbers) of a periodic mesh with its seam cut open, for pictures and files."""
     if not any(mesh.period):
@@ -136,8 +151,11 @@ def unfolded(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     corner = mesh.points[mesh.triangles[:, 0]][:, None]
     placed = corner + mesh.shortest(mesh.points[mesh.triangles] - corner)
     flat = placed.reshape(-1, 2)
-    key = np.round(flat / (1e-6 * np.ptp(mesh.points)), 0).astype(np.int64)
-    _, first, index = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    made = []
+    for shift in (0.0, 0.29, 0.37):  # corners of one node may stand on both sides of where numbers are rounded up
+        key = np.round(flat / (1e-6 * np.ptp(mesh.points)) + shift).astype(np.int64)
+        made.append(np.unique(key, axis=0, return_index=True, return_inverse=True)[1:])
+    first, index = min(made, key=lambda found: len(found[0]))
     return flat[first], index.reshape(-1, 3), mesh.triangles.ravel()[first]
 
 
@@ -231,7 +249,8 @@ def write_series(path: Path, mesh: Mesh, times: np.ndarray, fields: Mapping[str,
 def _npz(path: Path, mesh: Mesh, times: np.ndarray, fields: Mapping[str, np.ndarray]) -> None:
     part = path.with_name(f".part-{path.name}")
     with part.open("wb") as file:
-        own = {"points": mesh.points, "triangles": mesh.triangles, "times": times, **fields}
+        own = {"points": mesh.points, "triangles": mesh.triangles, "period": np.array(mesh.period), "times": times}
+        own |= {f"{MARK}{k}": v for k, v in mesh.groups.items()} | dict(fields)
         np.savez_compressed(file, **own)  # type: ignore[arg-type]
     os.replace(part, path)
 

@@ -20,7 +20,7 @@ from apps.pde.ensemble import members as draw_members
 from apps.pde.ensemble import read as read_spread
 from apps.pde.formats import read_mesh, write_series
 from apps.pde.mesh import Mesh
-from apps.pde.model import Recipe
+from apps.pde.model import DataConfig, Recipe
 from core.errors import QuintetError, UsageError
 from core.noise import Stream
 from core.run.config import instance, register
@@ -229,7 +229,7 @@ def build(recipe: Recipe, weights: Mapping[str, torch.Tensor], mesh: str = "", d
     """Return the model of a recipe with given weights, on its own mesh or another.
 
     The mesh and the time between states are those of the recipe's file where it has one; on another mesh the model does
-    without the file.
+    without the file. Sides of another mesh are one where they are in the recipe's (`_period`).
     """
     from apps.pde.data import fitting, interval, load
 
@@ -238,10 +238,24 @@ def build(recipe: Recipe, weights: Mapping[str, torch.Tensor], mesh: str = "", d
     if whole is not None and not mesh:
         own, grid = fitting(d, whole.mesh), whole.mesh
     else:
-        own, grid = posed(dataclasses.replace(d, mesh=mesh or d.mesh))
-    if mesh:
-        grid = read_mesh(mesh, grid.period)
+        other = _period(d, whole.mesh if whole is not None else None, mesh) if mesh else None
+        own, grid = posed(dataclasses.replace(d, mesh=mesh or d.mesh), other)
     net = Dynamics(recipe.model, own, grid, interval(d, whole) if whole is not None else d.dt, d.substeps)
     fill(net, weights, "checkpoint")
     seen = {"Re": (min(d.reynolds), max(d.reynolds))} if d.reynolds else {}
     return FieldModel(net.eval().to(device), recipe, seen)
+
+
+def _period(d: DataConfig, own: Mesh | None, mesh: str) -> tuple[float, float] | None:
+    """Return the period of another mesh for the model of a recipe, None where nothing is known of it.
+
+    It is the period of the model's `own` mesh, of its file or its shape; none where each side has a condition.
+    """
+    from apps.pde.data import equations
+
+    if own is None and (d.file or d.mesh):
+        return None
+    period = (own or posed(d)[1]).period
+    bare, conditions = read_mesh(mesh, tagged=False), equations(d).boundary
+    held = {tuple(sorted(e)) for part, edges in bare.groups.items() if part in conditions for e in edges.tolist()}
+    return (0.0, 0.0) if len(held) == len(bare.boundary) else period

@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 
 from core.errors import DataError, UsageError
 
-__all__ = ["Mesh", "Quality", "fold"]
+__all__ = ["Mesh", "Quality", "fold", "place"]
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,15 @@ class Mesh:
             raise DataError("has no triangles, or they name nodes that do not exist", field="mesh")
         free = np.setdiff1d(np.arange(len(points)), triangles)
         if len(free):
-            where = tuple(np.round(points[free[0]], 6).tolist())
+            where = place(points[free[0]])
             raise DataError(f"{len(free)} free nodes belong to no triangle, the first at {where}", field="mesh")
 
     def _check_triangles(self) -> None:
         area = self.signed_area
-        scale = (self.edge_vectors**2).sum(-1).max()
+        scale = (self.edge_vectors**2).sum(-1).max(1)
         flat = np.flatnonzero(np.abs(area) <= 1e-10 * scale)
         if len(flat):
-            where = tuple(np.round(self.points[self.triangles[flat[0], 0]], 6).tolist())
+            where = place(self.points[self.triangles[flat[0], 0]])
             raise DataError(f"{len(flat)} degenerate triangles without area, the first at {where}", field="mesh")
         if (area < 0).all():
             object.__setattr__(self, "triangles", self.triangles[:, ::-1].copy())
@@ -99,7 +99,7 @@ class Mesh:
                 self.__dict__.pop(name)
         elif (area < 0).any():
             first = int(np.flatnonzero(area < 0)[0])
-            where = tuple(np.round(self.points[self.triangles[first, 0]], 6).tolist())
+            where = place(self.points[self.triangles[first, 0]])
             raise DataError(f"{int((area < 0).sum())} inverted triangles, the first at {where}", field="mesh")
 
     def _check_edges(self) -> None:
@@ -115,8 +115,8 @@ class Mesh:
         loose = outside - named
         if self.tagged and loose:
             a, b = min(loose)
-            where = tuple(np.round((self.points[a] + self.points[b]) / 2, 6).tolist())
-            hint = f"name them as a physical group; there are {sorted(self.groups) or 'none'}"
+            where = place((self.points[a] + self.points[b]) / 2)
+            hint = f"name them (a physical group, or group:NAME); there are {sorted(self.groups) or 'none'}"
             raise DataError(f"{len(loose)} boundary edges belong to no group, one at {where}", field="mesh", hint=hint)
 
     def __len__(self) -> int:
@@ -253,7 +253,7 @@ def fold(mesh: Mesh, period: tuple[float, float]) -> tuple[Mesh, np.ndarray]:
         if not alone.any():
             break
     else:
-        where = tuple(np.round(mesh.points[alone][0], 6).tolist())
+        where = place(mesh.points[alone][0])
         raise DataError(f"{int(alone.sum())} nodes on a periodic side have no partner, one at {where}", field="mesh")
     groups = {}
     kept = {tuple(e) for e in _loose(index[mesh.triangles])}
@@ -262,6 +262,11 @@ def fold(mesh: Mesh, period: tuple[float, float]) -> tuple[Mesh, np.ndarray]:
         if inside:
             groups[name] = np.asarray(inside)
     return Mesh(wrapped[first], index[mesh.triangles], groups, period), index
+
+
+def place(point: np.ndarray) -> tuple[float, ...]:
+    """Return a point as it is printed, six digits in any units."""
+    return tuple(float(f"{x:.6g}") for x in point)
 
 
 def _loose(triangles: np.ndarray) -> list[list[int]]:

@@ -21,13 +21,20 @@ def mse(u: np.ndarray, truth: np.ndarray) -> float:
     return float(((u.astype(np.float64) - truth) ** 2).mean())
 
 
+def _wide(*states: np.ndarray) -> list[np.ndarray]:
+    """Return states as float64, in which their squares are numbers in any units."""
+    return [np.asarray(s, np.float64) for s in states]
+
+
 def relative(u: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return |u - truth| / |truth| at each time, [..., T]."""
+    u, truth = _wide(u, truth)
     return np.sqrt(((u - truth) ** 2).sum((-2, -1)) / (truth**2).sum((-2, -1)).clip(1e-300))
 
 
 def correlation(u: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return Pearson's correlation over nodes and fields, each field centred, at each time [..., T]."""
+    u, truth = _wide(u, truth)
     a, b = u - u.mean(-2, keepdims=True), truth - truth.mean(-2, keepdims=True)
     return (a * b).sum((-2, -1)) / np.sqrt((a**2).sum((-2, -1)) * (b**2).sum((-2, -1))).clip(1e-300)
 
@@ -82,7 +89,7 @@ def crps(ensemble: np.ndarray, truth: np.ndarray) -> float:
 
 def spread_skill(ensemble: np.ndarray, truth: np.ndarray) -> float:
     """Return the ratio of spread to error, 1 where an ensemble [M, ...] is calibrated (Fortin et al., 2014)."""
-    m = len(ensemble)
+    m, (ensemble, truth) = len(ensemble), _wide(ensemble, truth)
     spread = ensemble.var(0, ddof=1).mean() * (m + 1) / m
     return float(np.sqrt(spread / ((ensemble.mean(0) - truth) ** 2).mean()))
 

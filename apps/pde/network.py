@@ -37,6 +37,7 @@ from apps.pde.lift import Lift
 from apps.pde.mesh import Mesh
 from apps.pde.operators import Correction, Operators
 from apps.pde.passing import MessageLayer, edge_geometry, mlp
+from core.errors import DataError
 
 __all__ = ["Known", "Phympgn", "Plus", "node_types"]
 
@@ -56,6 +57,11 @@ class Known:
     def curved(self) -> bool:
         """Whether the terms ask for Laplacians at most (a function may ask for anything)."""
         return all(t is None or (isinstance(t, Expression) and t.asked <= {"lap"}) for t in self.terms)
+
+    @property
+    def sloped(self) -> bool:
+        """Whether a term differentiates what may have a flux through sides where the fields have none."""
+        return any(isinstance(t, Expression) and t.sloped for t in self.terms)
 
     def __call__(
         self, u: Tensor, t: Tensor | float, points: Tensor, parameters: Mapping[str, Any], operators: Any,
@@ -78,7 +84,7 @@ def node_types(mesh: Mesh, conditions: list[dict[str, Condition]]) -> Tensor:
         own = [c[part] for c in conditions]
         nodes = torch.from_numpy(mesh.nodes(part))
         if all(c.kind == "dirichlet" for c in own):
-            kind[nodes] = 1 if all(c.g is not None and c.g.text == "0" for c in own) else 2
+            kind[nodes] = 1 if all(c.g is not None and c.g.number == 0 for c in own) else 2
         elif all(c.kind == "free" for c in own):
             kind[nodes] = 3
     return nn.functional.one_hot(kind, 4).float()
@@ -332,13 +338,20 @@ class Plus(nn.Module):
         self.polynomial.bias.copy_(w[-1])
 
     def _measure(self, seen: Sequence[tuple[Tensor, Derivatives | None, Tensor]]) -> None:
-        """Set the units of all that the network sees and returns."""
+        """Set the units of all that the network sees and returns.
+
+        Raises:
+            DataError: they are beyond float32.
+        """
         C = self.fields
         spread = [torch.stack([(u - u.mean((0, 1))).square().mean((0, 1)),
                                *([(d[0] ** 2 + d[1] ** 2).mean((0, 1))[:C], d[2].square().mean((0, 1))[:C]] if d else
                                  [torch.ones(C)] * 2)]) for u, d, _ in seen]  # fmt: skip
         self.scale.copy_(torch.stack(spread).mean(0).sqrt().clamp_min(1e-6))
         self.out.copy_(torch.stack([r.square().mean((0, 1)) for _, _, r in seen]).mean(0).sqrt().clamp_min(1e-6))
+        if not bool(torch.isfinite(self.scale).all() and torch.isfinite(self.out).all()):
+            raise DataError("or their derivatives are beyond what float32 holds", field="states",
+                            hint="give lengths, times and values in units nearer to their size")  # fmt: skip
         if self.lift is not None:
             raw = [self.lift.raw(tuple(v[..., C:] for v in d)) for _, d, _ in seen if d]  # type: ignore[arg-type]
             size = torch.stack([torch.stack([v.square().mean((0, 1)) for v in pair]) for pair in raw]).mean(0)

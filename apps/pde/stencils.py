@@ -123,6 +123,15 @@ def _local(mesh: Mesh, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     return offset / h[:, None, None], h, again
 
 
+def _check(x: np.ndarray, again: np.ndarray, name: str, weights: np.ndarray, degree: int) -> None:
+    """Refuse weights [N, K] at scaled offsets that are not exact on the polynomials up to a degree."""
+    P = np.where(again[..., None], 0.0, monomials(x, degree))
+    off = np.abs(np.einsum("nk,nkm->nm", weights, P) - at_origin(name, degree)).max(1)
+    if (off > 1e-6 * np.abs(weights).sum(1).clip(1)).any():
+        raise DataError("has a stencil on which derivatives are not determined", field="mesh",
+                        hint="take a mesh with more nodes across, or a smaller model.degree")  # fmt: skip
+
+
 def rbf(
     mesh: Mesh, k: int = 31, degree: int = 4, power: int = 5, names: Sequence[str] = ("dx", "dy", "lap"),
     edge: int | None = None,
@@ -162,6 +171,7 @@ def rbf(
         except np.linalg.LinAlgError:
             raise DataError("has a stencil on which derivatives are not determined", field="mesh") from None
         for c, name in enumerate(names):
+            _check(xs, gone, name, w[:, :, c], degree)
             out[name][rows] = w[:, :, c] / h[rows, None] ** ORDER[name]
     return Stencils(index, out)
 
@@ -175,6 +185,8 @@ def least_squares(
     """
     count = len(exponents(degree)) - 1
     k = k or int(2.1 * (count + 1))
+    if k <= count:
+        raise UsageError(f"degree {degree} needs at least {count + 1} neighbours", field="neighbours", value=k)
     index = neighbours(mesh, k, 2 * k if len(mesh.boundary) else k)
     x, h, again = _local(mesh, index)
     P = monomials(x, degree)[:, 1:, 1:]
@@ -184,6 +196,7 @@ def least_squares(
     for name in names:
         rows = np.einsum("m,nmk->nk", at_origin(name, degree)[1:], inverse) * weight / h[:, None] ** ORDER[name]
         out[name] = np.concatenate([-rows.sum(1, keepdims=True), rows], 1)
+        _check(x, again, name, out[name] * h[:, None] ** ORDER[name], degree)
     return Stencils(index, out)
 
 

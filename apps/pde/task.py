@@ -161,7 +161,13 @@ def make(recipe: Recipe) -> FieldTask:
 
     `data.dt` becomes that of the recipe's file where it has one: a checkpoint keeps the recipe, so that its model steps
     as it was trained to when the file is gone.
+
+    Raises:
+        UsageError: the model is the known terms alone.
     """
+    if recipe.model.kind == "operators" and not recipe.model.refine:
+        raise UsageError("has nothing to learn", field="model.kind", value=recipe.model.kind,
+                         hint="`quintet pde evaluate` any run: known_operators is this")  # fmt: skip
     found = splits(recipe.data, recipe.seed)
     if recipe.data.file:
         recipe.data.dt = interval(recipe.data, found.train)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from apps.pde.mesh import Mesh
+from apps.pde.mesh import Mesh, place
 from core.errors import UsageError
 
 __all__ = ["carried", "transfer"]
@@ -72,7 +72,7 @@ def _nearest(mesh: Mesh, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     best, rows = away.argmin(1), np.arange(len(points))
     far, edge = away[rows, best], float(np.linalg.norm(mesh.edge_vectors, axis=-1).max())
     if far.max() > edge:
-        where = tuple(np.round(points[far.argmax()], 6).tolist())
+        where = place(points[far.argmax()])
         message = f"reaches {far.max():.3g} beyond the mesh of the trajectories, whose edges are at most {edge:.3g}"
         raise UsageError(message, field="mesh", value=where, hint="give a mesh of the same domain")
     share = s[rows, best]

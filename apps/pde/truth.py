@@ -27,6 +27,7 @@ __all__ = ["Label", "Orbit", "begin", "first", "labels", "length", "solve", "tap
 PARTS = ("train", "valid", "test")
 GRID = {"burgers": 128, "fitzhugh_nagumo": 128, "gray_scott": 192}
 POSED = ("cylinder", "cells")  # whose solvers know the boundary conditions of the system alone
+MOST = 4_000_000  # triangles of the elements
 WARM = 0.02  # largest step of FitzHugh-Nagumo's warm-up from noise, whose errors do not matter
 Say = Callable[[str], None]
 Move = Callable[[np.ndarray], np.ndarray]
@@ -43,7 +44,9 @@ class Label:
     @property
     def name(self) -> str:
         """The name of its file."""
-        return f"re-{self.reynolds:g}" if self.reynolds else f"{self.part}-{self.number:03d}"
+        short = f"{self.reynolds:g}"
+        exact = short if float(short) == self.reynolds else repr(self.reynolds)
+        return f"re-{exact}" if self.reynolds else f"{self.part}-{self.number:03d}"
 
     def seed(self, seed: int) -> int:
         """Return the seed of its initial state."""
@@ -77,13 +80,17 @@ def solve(
     """Run the solver of a system for one trajectory; a flow goes on from the file `state` where there is one.
 
     Raises:
-        UsageError: the system has no solver on that domain, or none with such conditions or a warm-up.
+        UsageError: the system has no solver on that domain, or none with such conditions or a warm-up, or the truth is
+            to be too coarse or too fine.
         DataError: the time step is beyond stability.
     """
     if own.name in POSED and (changed := [p for p, text in own.boundary.items() if text != _usual(own, p)]):
         hint = "leave it as it is; trajectories of your own come as data.file"
         raise UsageError("is not what this system's solver has there", field=f"boundary.{changed[0]}",
                          value=own.boundary[changed[0]], hint=hint)  # fmt: skip
+    if (size := len(mesh.triangles) * 4**config.fine) > MOST and not (all(mesh.period) and not mesh.groups):
+        raise UsageError(f"refines the mesh so often that it has {size:.0e} triangles", field="data.fine",
+                         value=config.fine, hint="0 is chosen; it is a grid's size on the torus alone")  # fmt: skip
     if label.reynolds:
         return _cylinder(config, mesh, label.reynolds, say, state)
     run = _cells if own.name == "cells" else _spectral if all(mesh.period) and not mesh.groups else _elements
@@ -111,6 +118,10 @@ def _spectral(config: DataConfig, own: System, mesh: Mesh, seed: int) -> np.ndar
     from apps.pde import spectral
 
     n, each = config.fine or GRID[own.name], _stride(config)
+    least = 3 * config.modes + 1 if own.name == "burgers" else 16
+    if n < least:
+        raise UsageError(f"is the size of a grid here, which needs {least} points in each direction to hold a start",
+                         field="data.fine", value=n, hint="0 is chosen")  # fmt: skip
     solver = spectral.Spectral(own.name, own.parameters, n, own.size)
     if own.name == "burgers":
         start = np.moveaxis(spectral.initial(solver.grid(), seed, own.size, config.modes), -1, 0)

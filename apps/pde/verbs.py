@@ -104,7 +104,7 @@ def rollout(name: str, *, steps: int, row: int, every: int, out: Path | None, me
     test = splits(model.recipe.data, model.recipe.seed).test
     if not 0 <= row < len(test):
         raise UsageError(f"the test part has {len(test)} trajectories", field="row", value=row)
-    given = {k: float(v[row]) for k, v in test.parameters.items()}
+    given = {k: float(v[row]) for k, v in test.parameters.items() if k in model.net.system.parameters}
     states = carried(test.mesh, test.states[row], model.mesh) if mesh_file else test.states[row]
     began, t = time.perf_counter(), float(test.times[0])
     if members > 1:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apps.pde import data, shapes, spectral, truth
+from apps.pde import data, shapes, spectral, truth, verbs
+from apps.pde.generate import build
 from apps.pde.model import DataConfig, ModelConfig, Recipe
 from apps.pde.task import make
 from core.errors import DataError, UsageError
@@ -139,3 +140,54 @@ def test_parts_without_trajectories_join() -> None:
     bare = data.Trajectories.of(mesh, own.fields, made["train"].times, [])
     found = data.joined({"train": made["train"], "valid": bare, "test": bare})
     assert np.array_equal(found.states, made["train"].states) and found.parameters["nu"].tolist() == [5e-3]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("period", np.array(0.0), r"period: needs two lengths, 0 for none; got 0\.0"),
+    ("period", np.array([0.0, -1.0]), "period: needs two lengths"),
+    ("points", np.full((61, 2), "a"), "points: must be numbers"),
+    ("times", np.array(["0", "1", "2", "3"]), "times: must be numbers"),
+    ("group:hole", np.arange(7), r"group:hole: needs the nodes of its edges, \[E, 2\]; got \(7,\)"),
+    ("group:hole", np.zeros((0, 2), int), "boundary edges belong to no group.*group:NAME.*'hole'"),
+    ("parameter:nu", np.array([0.1, np.nan, 0.1]), "parameter:nu: must be finite numbers"),
+    ("parameter:nu", np.array(["a", "b", "c"]), "parameter:nu: must be finite numbers"),
+    ("parameter:u", np.ones(3), "parameter:u: is a name of something else; .*rename it"),
+    ("parameter:t", np.ones(3), "parameter:t: is a name of something else"),
+])  # fmt: skip
+def test_arrays_of_another_kind_are_one_line(tmp_path: Path, name: str, value: np.ndarray, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        data.load(changed(tmp_path, **{name: value}))
+
+
+def test_numbers_of_any_machine_train(tmp_path: Path) -> None:
+    plain = data.load(changed(tmp_path, **{"parameter:nu": np.array([0.1, 0.2, 0.3])}))
+    turned = {k: v.astype(v.dtype.newbyteorder(">")) for k, v in np.load(tmp_path / "own.npz").items()
+              if v.dtype.kind in "if"}  # fmt: skip
+    config = DataConfig(shape="hole", file=str(changed(tmp_path, **turned)), train=1, valid=1, test=1)
+    found = data.load(config.file)
+    assert np.array_equal(found.states, plain.states) and found.dt == plain.dt
+    recipe = Recipe(model=ModelConfig(width=4, operators="least_squares"), data=config, window=3)
+    task = make(recipe)
+    assert task.loss(task.module(), task.batch(0, 0, 1), 0)[0].isfinite()
+
+
+def test_the_time_between_states_has_the_digits_of_all_times(tmp_path: Path) -> None:
+    late = (9000 + np.arange(4) * 1e-2).astype(np.float32)
+    assert data.load(changed(tmp_path, times=late)).dt == pytest.approx(1e-2, rel=0.01)  # the first two: 9.77e-3
+    assert data.load(changed(tmp_path)).dt == 0.01
+
+
+def test_a_parameter_of_ones_own_does_not_stop_a_rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = changed(tmp_path, **{"parameter:angle": np.arange(3.0)})
+    config = DataConfig(shape="hole", file=str(file), train=1, valid=1, test=1)
+    recipe = Recipe(model=ModelConfig(kind="operators", operators="least_squares"), data=config)
+    monkeypatch.setattr(verbs, "load", lambda name, mesh: build(recipe, {}))
+    found = verbs.rollout("x", steps=1, row=0, every=1, out=None, mesh_file="", members=1, noise=0.0, seed=0)
+    assert found["states"] == 2
+
+
+def test_rates_want_three_states() -> None:
+    config = DataConfig(nodes=60, steps=1, dt=0.01, fine=24, modes=1, train=1, valid=1, test=1)
+    recipe = Recipe(model=ModelConfig(width=4, operators="least_squares"), data=config, window=2)
+    with pytest.raises(DataError, match="states: needs three at least, of which rates are measured; got 2"):
+        make(recipe).module()

@@ -83,6 +83,71 @@ def test_gmsh_groups_become_parts(tmp_path: Path) -> None:
         formats.read_mesh(path)
 
 
+MSH4 = """$MeshFormat
+4.1 0 8
+$EndMeshFormat
+$PhysicalNames
+3
+1 1 "wall"
+1 2 "open"
+2 3 "domain"
+$EndPhysicalNames
+$Entities
+0 2 1 0
+1 0 0 0 1 1 0 TAGS 0
+2 0 0 0 0 1 0 1 2 0
+1 0 0 0 1 1 0 1 3 2 1 2
+$EndEntities
+$Nodes
+1 4 1 4
+2 1 0 4
+1
+2
+3
+4
+0 0 0
+1 0 0
+1 1 0
+0 1 0
+$EndNodes
+$Elements
+3 6 1 6
+1 1 1 3
+1 1 2
+2 2 3
+3 3 4
+1 2 1 1
+4 4 1
+2 1 2 2
+5 1 2 3
+6 1 3 4
+$EndElements
+"""
+
+
+def test_curves_of_gmsh_that_run_the_other_way_or_have_several_groups_keep_them(tmp_path: Path) -> None:
+    path = tmp_path / "square.msh"
+    for tags, want in (("1 1", 1), ("1 -1", 1), ("2 1 2", 4), ("2 2 1", 4)):
+        path.write_text(MSH4.replace("TAGS", tags))
+        found = {k: len(v) for k, v in formats.read_mesh(path).groups.items()}
+        assert found == {"wall": 3, "open": want}
+    path.write_text(MSH4.replace("TAGS", "0"))
+    with pytest.raises(DataError, match="some of its curves or surfaces have no physical group; .*give each one"):
+        formats.read_mesh(path)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_places_and_flat_triangles_are_told_in_any_units(unit: float) -> None:
+    with pytest.raises(DataError) as caught:
+        Mesh(SQUARE * unit, TWO, {}, tagged=True)
+    assert f"one at ({0.5 * unit}, 0.0)" in str(caught.value)
+    points = np.concatenate([SQUARE, [[2e6, 0.5]]]) * unit  # a triangle of a mesh that is far larger elsewhere
+    long = np.array([[0, 1, 2], [0, 2, 3], [1, 4, 2]])
+    assert len(Mesh(points, long)) == 5
+    with pytest.raises(DataError, match="1 degenerate triangles without area"):
+        Mesh(np.concatenate([SQUARE, [[2, 1 + 1e-12]]]) * unit, np.array([[0, 1, 2], [0, 2, 3], [3, 4, 2]]))
+
+
 @pytest.mark.parametrize("ending", [".vtu", ".msh"])
 def test_names_survive_files(tmp_path: Path, ending: str) -> None:
     mesh = Mesh(SQUARE, TWO, SIDES, tagged=True)
@@ -231,3 +296,25 @@ def test_a_series_may_be_written_again(tmp_path: Path, ending: str) -> None:
     for _ in range(2):
         path = formats.write_series(tmp_path / f"run{ending}", Mesh(SQUARE, TWO), np.zeros(1), {"u": np.ones((1, 4))})
     assert path.is_file()
+
+
+def test_arrays_of_a_series_hold_its_whole_mesh(tmp_path: Path) -> None:
+    hole = shapes.make("hole", 80)
+    path = tmp_path / "own.npz"
+    formats.write_series(path, hole, np.arange(2), {"u": np.zeros((2, len(hole)))})
+    with np.load(path) as found:
+        assert found["period"].tolist() == [1, 1] and np.array_equal(found["group:hole"], hole.groups["hole"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_seam_is_cut_without_cracks_wherever_nodes_are_rounded(seed: int) -> None:
+    n, rng = 20, np.random.default_rng(seed)
+    x = np.linspace(0, 1, n + 1)
+    points = np.stack(np.meshgrid(x, x, indexing="ij"), -1)
+    points[1:-1, 1:-1] += 0.004 * rng.standard_normal((n - 1, n - 1, 2))
+    points[1:-1, 1:-1] = points[1:-1, 1:-1].round(6) + 5e-7
+    i = np.arange((n + 1) ** 2).reshape(n + 1, n + 1)
+    a, b, c, d = (k.ravel() for k in (i[:-1, :-1], i[1:, :-1], i[1:, 1:], i[:-1, 1:]))
+    cells = np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
+    mesh = fold(Mesh(points.reshape(-1, 2), cells), (1.0, 0.0))[0]
+    assert len(mesh) == n * (n + 1) and len(formats.unfolded(mesh)[0]) == (n + 1) ** 2

@@ -311,6 +311,21 @@ def test_metrics_by_hand() -> None:
     assert power.argmax() == 2 and power[2] == pytest.approx(0.5, rel=0.05)
 
 
+@pytest.mark.parametrize(("mean", "size"), [(0.0, 1e-22), (0.0, 1e12), (300.0, 1e-2)])
+def test_metrics_are_those_of_float64_in_any_units(mean: float, size: float) -> None:
+    rng = np.random.default_rng(0)
+    truth = (mean + size * rng.standard_normal((3, 4000, 2))).astype(np.float32)
+    u = (truth + 0.5 * size * rng.standard_normal(truth.shape)).astype(np.float32)
+    a, b = (s.astype(np.float64) for s in (u, truth))
+    by_hand = [np.corrcoef(*(np.ravel(s[0] - s[0].mean(0)) for s in (a, b)))[0, 1],
+               np.linalg.norm(a[0] - b[0]) / np.linalg.norm(b[0])]  # fmt: skip
+    assert [metrics.correlation(u, truth)[0], metrics.relative(u, truth)[0]] == pytest.approx(by_hand, rel=1e-9)
+    both = np.stack([u, u[::-1]])
+    wide = both.astype(np.float64)
+    skill = np.sqrt(1.5 * wide.var(0, ddof=1).mean() / np.square(wide.mean(0) - b).mean())
+    assert metrics.spread_skill(both, truth) == pytest.approx(skill, rel=1e-9)
+
+
 def test_a_still_network_leaves_uniform_states_alone() -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)

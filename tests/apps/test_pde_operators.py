@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from apps.pde import shapes, stencils
 from apps.pde.boundary import Padding, read_conditions
+from apps.pde.dynamics import Dynamics
 from apps.pde.expressions import Expression, Scene
 from apps.pde.laplacian import LaplaceBlock, cotangent, voronoi
-from apps.pde.operators import Correction, Operators, SparseMap
+from apps.pde.mesh import Mesh
+from apps.pde.model import ModelConfig
+from apps.pde.operators import FAMILIES, Correction, Operators, SparseMap
+from apps.pde.systems import system
 from core.errors import DataError, UsageError
 
 TAU = 2 * np.pi
@@ -188,3 +195,31 @@ def test_wrong_boundaries_are_one_line() -> None:
     ):  # fmt: skip
         with pytest.raises((UsageError, DataError), match=line):
             read_conditions(mesh, boundary, ("u", "v"), ("nu",))
+
+
+def test_stencils_that_determine_no_derivatives_are_refused() -> None:
+    with pytest.raises(UsageError, match="degree 3 needs at least 10 neighbours; got 6"):
+        Operators(shapes.jittered(8), "least_squares", k=6)
+    x = np.arange(41.0)
+    points = np.stack(np.meshgrid(x, x[:2], indexing="ij"), -1).reshape(-1, 2)  # two rows: no y^2
+    a = 2 * np.arange(40)
+    strip = Mesh(points, np.concatenate([np.stack([a, a + 2, a + 3], 1), np.stack([a, a + 3, a + 1], 1)]))
+    for family in FAMILIES[:2]:
+        with pytest.raises(DataError, match="has a stencil on which derivatives are not determined"):
+            Operators(strip, family)
+    slope = Operators(strip, "least_squares", degree=1)(torch.from_numpy(points)[None])
+    assert np.allclose(slope[0][0], [1, 0]) and np.allclose(slope[1][0], [0, 1])
+
+
+@pytest.mark.parametrize(("term", "want"), [
+    ("dx(x*u)", lambda x, u, ux: u + x * ux), ("dx(dx(u))", lambda x, u, ux: -np.pi**2 * u),
+    ("lap(u)", lambda x, u, ux: -np.pi**2 * u),
+])  # fmt: skip
+def test_terms_are_right_at_sides_without_flux(term: str, want: Callable[..., np.ndarray]) -> None:
+    mesh = shapes.relaxed(shapes.Box(1, 1), 0.07, {}, rounds=20)
+    own = replace(system("burgers"), boundary=dict.fromkeys(mesh.groups, "neumann(0)"))
+    config = ModelConfig(kind="operators", knowledge="none", terms={"u": term, "v": "0"})
+    x = mesh.points[:, 0]
+    u, ux = np.cos(np.pi * x), -np.pi * np.sin(np.pi * x)
+    rate = Dynamics(config, own, mesh, 0.01).rate(torch.from_numpy(np.stack([u, u], -1))[None], 0.0)
+    assert relative(rate[0, :, 0].numpy(), want(x, u, ux)) < 0.01

@@ -5,16 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from apps.pde import data, fem, truth
 from apps.pde.boundary import insulated, read_conditions
 from apps.pde.dynamics import Dynamics, finite
+from apps.pde.ensemble import calibrate, conform
 from apps.pde.formats import write_mesh
 from apps.pde.generate import FieldModel, build
 from apps.pde.mesh import Mesh, fold
 from apps.pde.model import DataConfig, ModelConfig, Recipe
+from apps.pde.network import node_types
 from apps.pde.systems import SYSTEMS
-from core.errors import DataError, UsageError
+from apps.pde.task import make
+from core.errors import DataError, QuintetError, UsageError
 from core.noise import Stream
 
 WALLS = {"left": "dirichlet(1); dirichlet(0)", "right": "free", "bottom": "dirichlet(0)", "top": "neumann(0)"}
@@ -242,3 +246,61 @@ def test_starts_are_as_long_as_the_mesh_in_any_units(tmp_path: Path) -> None:
     assert np.allclose(starts[1], starts[0], atol=1e-6) and np.allclose(drawn[1], drawn[0], atol=1e-6)
     for states in (starts, drawn):
         assert states[2].std() == pytest.approx(states[0].std(), rel=0.3)
+
+
+def test_a_truth_too_coarse_or_too_fine_is_refused(tmp_path: Path) -> None:
+    for changes, words in (({"fine": 24}, r"data\.fine: refines the mesh so often that it has 2e\+16 triangles"),
+                           ({"dt": 0.0}, r"data\.dt: must be positive")):  # fmt: skip
+        with pytest.raises(UsageError, match=words):
+            data.splits(own(tmp_path, rectangle(6), **changes), 0)
+    plain = DataConfig(nodes=60, steps=1, dt=0.01, train=1, valid=1, test=1)
+    for name, fine, least in (("burgers", 18, 19), ("gray_scott", 1, 16)):
+        with pytest.raises(UsageError, match=rf"data\.fine: is the size of a grid here, which needs {least} points"):
+            data.splits(replace(plain, system=name, fine=fine), 0)
+    assert data.splits(replace(plain, fine=19), 0).train.states.any()
+
+
+def test_known_terms_alone_have_nothing_to_learn() -> None:
+    with pytest.raises(UsageError, match=r"model\.kind: has nothing to learn"):
+        make(Recipe(model=ModelConfig(kind="operators")))
+
+
+@pytest.mark.parametrize("zero", ["dirichlet(0)", "dirichlet(0.0)", "dirichlet()", "dirichlet( -0 )"])
+def test_a_wall_is_an_obstacle_however_its_zero_is_written(zero: str) -> None:
+    mesh = rectangle(4)
+    kinds = node_types(mesh, read_conditions(mesh, dict.fromkeys(mesh.groups, zero), ("u", "v"), ()))
+    assert kinds[mesh.boundary_nodes].argmax(1).eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"), [({"rounds": 0, "width": 16}, "rounds"), ({"rounds": 2, "width": 3}, "width")]
+)
+def test_the_papers_network_has_rounds_and_width(settings: dict[str, int], name: str) -> None:
+    mesh = rectangle(6)
+    walls = replace(SYSTEMS["burgers"], boundary=dict.fromkeys(mesh.groups, "dirichlet(0)"))
+    with pytest.raises(UsageError, match=rf"model\.{name}: is too small for the paper's network"):
+        Dynamics(ModelConfig(kind="phympgn", operators="cotangent", **settings), walls, mesh, 0.01)  # type: ignore[arg-type]
+
+
+def test_units_beyond_float32_are_one_line() -> None:
+    mesh = rectangle(6, 1e-9, 1e-9)
+    free = replace(SYSTEMS["burgers"], boundary=dict.fromkeys(mesh.groups, "free"))
+    net = Dynamics(ModelConfig(operators="least_squares"), free, mesh, 1e-9)
+    u = np.random.default_rng(0).standard_normal((1, 4, len(mesh), 2)).astype(np.float32)
+    with pytest.raises(DataError, match="states: or their derivatives are beyond what float32 holds"):
+        net.calibrate(torch.from_numpy(1e2 * u))
+
+
+def test_members_that_do_not_move_cannot_be_calibrated() -> None:
+    mesh = rectangle(6)
+    free = replace(SYSTEMS["burgers"], boundary=dict.fromkeys(mesh.groups, "free"))
+    net = Dynamics(ModelConfig(kind="operators", knowledge="none", operators="least_squares"), free, mesh, 0.01)
+    u = np.random.default_rng(0).standard_normal((2, 5, len(mesh), 2)).astype(np.float32)
+    valid = data.Trajectories(mesh, ("u", "v"), np.arange(5) * 0.01, u)
+    with pytest.raises(QuintetError, match="ensemble: members do not differ"):
+        conform(net, valid, calibrate(net, valid, 4), 4)
+
+
+def test_near_reynolds_numbers_have_files_of_their_own() -> None:
+    names = [truth.Label("train", 0, re).name for re in (160.0, 160.00001, 1234567.0, 1234568.0, 0.0)]
+    assert len({*names}) == 5 and names[0] == "re-160"

@@ -12,7 +12,7 @@ from apps.pde import fem, flow, shapes
 from apps.pde.boundary import Padding, read_conditions
 from apps.pde.cells import Cells, limit, random_start
 from apps.pde.expressions import Expression, Scene
-from apps.pde.mesh import Mesh
+from apps.pde.mesh import Mesh, fold
 from apps.pde.operators import Operators
 from apps.pde.systems import system
 from apps.pde.truth import _onto
@@ -128,3 +128,20 @@ def test_three_meshes_give_order_and_limit() -> None:
     found = pde_solver.limit(sizes, [2 + 3 * h**3.3 for h in sizes])
     assert found["order"] == pytest.approx(3.3) and found["value"] == pytest.approx(2.0)
     assert np.isnan(pde_solver.limit(sizes, [1.0, 2.0, 1.0])["value"])
+
+
+def test_unknowns_of_a_seam_are_one_wherever_they_are_rounded() -> None:
+    rng, n = np.random.default_rng(32), 20
+    y = np.linspace(0, 1, n + 1)
+    points = np.stack(np.meshgrid(y, y, indexing="ij"), -1)
+    points[1:-1, 1:-1] += 0.004 * rng.standard_normal((n - 1, n - 1, 2))
+    y[1:-1] += 0.004 * rng.standard_normal(n - 1)
+    y[1:-1] = np.round(y[1:-1] / 2e-6) * 2e-6 + 0.9e-6  # where the key of the unknowns turns
+    points[[0, -1], :, 1] = y
+    points[:, [0, -1], 0] = y[:, None]
+    i = np.arange((n + 1) ** 2).reshape(n + 1, n + 1)
+    a, b, c, d = (k.ravel() for k in (i[:-1, :-1], i[1:, :-1], i[1:, 1:], i[:-1, 1:]))
+    cells = np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
+    mesh = fold(Mesh(points.reshape(-1, 2).round(7), cells), (1.0, 1.0))[0]
+    for degree, count in ((1, len(mesh)), (2, len(mesh) + len(mesh.edges))):
+        assert len(fem.spaces(mesh, (degree,))[0][0]) == count

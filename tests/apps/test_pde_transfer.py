@@ -14,12 +14,12 @@ from apps.pde import data, shapes, verbs
 from apps.pde.data import Splits, Trajectories
 from apps.pde.dynamics import Dynamics
 from apps.pde.formats import read_mesh, write_mesh
-from apps.pde.generate import FieldModel
+from apps.pde.generate import FieldModel, build
 from apps.pde.mesh import Mesh
-from apps.pde.model import ModelConfig, Recipe
+from apps.pde.model import DataConfig, ModelConfig, Recipe
 from apps.pde.systems import system
 from apps.pde.transfer import carried, transfer
-from core.errors import UsageError
+from core.errors import DataError, UsageError
 
 BOX = shapes.Box(1, 1)
 COARSE, FINE = (shapes.relaxed(BOX, h, {}, rounds=8) for h in (0.16, 0.12))
@@ -87,3 +87,27 @@ def test_ensembles_are_calibrated_on_the_models_own_nodes_alone(monkeypatch: pyt
     net = Dynamics(ModelConfig(kind="operators", operators="least_squares"), free, twin, 1e-3)
     with pytest.raises(UsageError, match="calibrated on the mesh of the recipe"):
         FieldModel(net, Recipe()).calibrate(0)
+
+
+@pytest.mark.parametrize("unit", [1.0, 2 * np.pi])
+def test_a_model_of_a_torus_stays_on_one_on_another_mesh(tmp_path: Path, unit: float) -> None:
+    points = np.stack(np.meshgrid(*[np.linspace(0, unit, 13)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    i = np.arange(169).reshape(13, 13)
+    a, b, c, d = (k.ravel() for k in (i[:-1, :-1], i[1:, :-1], i[1:, 1:], i[:-1, 1:]))
+    cells = np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
+    used, cells = np.unique(cells[np.abs(points[cells].mean(1) / unit - 0.5).max(1) > 0.2], return_inverse=True)
+    bare = Mesh(points[used], cells.reshape(-1, 3))
+    middle = bare.points[bare.boundary].mean(1) / unit
+    sides = (np.minimum(middle, 1 - middle).min(1) < 1e-9).astype(int)
+    parts = {n: bare.boundary[sides == k] for k, n in enumerate(("hole", "sides"))}
+    file = write_mesh(tmp_path / "cut.msh", Mesh(bare.points, bare.triangles, parts))
+    recipe = Recipe(model=ModelConfig(kind="operators", operators="least_squares"), data=DataConfig(shape="hole"))
+    if unit != 1:
+        own = shapes.make("hole", 100)
+        own = Mesh(own.points * unit, own.triangles, own.groups, (unit, unit))
+        whole = Trajectories(own, ("u", "v"), np.arange(3) * 1e-3, np.zeros((3, 3, len(own), 2), np.float32))
+        recipe.data.file = str(whole.save(tmp_path / "own.npz"))
+    found = build(recipe, {}, str(file)).mesh
+    assert found.period == (unit, unit) and set(found.groups) == {"hole"}
+    with pytest.raises(DataError, match="boundary part 'sides' has no condition"):
+        build(replace(recipe, data=replace(recipe.data, file="", mesh=str(file))), {})
