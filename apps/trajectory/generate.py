@@ -173,7 +173,7 @@ class TripModel(Sampler):
 
     @torch.inference_mode()
     def nll(self, trips: Trips, block: int = 1, draws: int = 1, seed: int = 0, order: Order = "random") -> np.ndarray:
-        """Return nats of each trip given origin, destination and departure, float64 [n].
+        """Return nats of each trip given origin, destination and departure, float64 [n], on the open roads.
 
         Exact at block size 1 or under an order (`in-order`, `confidence`); otherwise the bound, averaged over `draws`
         random masks (`likelihood.py`).

@@ -220,7 +220,7 @@ def departure(when: str | float | datetime | None) -> float:
         raise UsageError("not a time of day", field="depart", value=when, hint=forms)
     try:
         value = float(when)
-    except ValueError:
+    except (TypeError, ValueError):
         try:
             return departure(datetime.fromisoformat(str(when).strip()))
         except ValueError:

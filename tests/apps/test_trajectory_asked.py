@@ -1,0 +1,73 @@
+"""How a model is asked from Python: one place or an array of segments, and what cannot be answered is said so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from apps import trajectory
+from apps.trajectory.data import Trips
+from apps.trajectory.generate import TripModel
+from core.errors import InfeasibleError, UsageError
+
+
+@pytest.fixture(scope="module")
+def model() -> TripModel:
+    return trajectory.load("toy")
+
+
+def test_one_place_each_is_one_request(model: TripModel) -> None:
+    """As with n=1; an accepted destination may be a set of segments in an array."""
+    for origin, destination in ((3, 200), ("3", "node:9"), (np.int64(3), 200)):
+        whole = model.sample(n=1, origin=origin, destination=destination, seed=2)
+        assert np.array_equal(model.sample(origin, destination, seed=2).segment, whole.segment)
+    assert model.sample([3, 4], [200, (200, 201)]).destination[1] in (200, 201)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"origin": [3, 4], "destination": 200}, "destination"),
+        ({"origin": ["node:5"], "destination": [200]}, "origin"),
+        ({"origin": [3], "destination": [199.5]}, "destination"),
+        ({"origin": (-26.99, 45.0), "destination": [200, 201]}, "origin"),
+        ({"origin": [3], "destination": [200], "depart": ["08:15"]}, "depart"),
+        ({"origin": 3, "destination": 200, "depart": ["08:15"]}, "depart"),
+        ({"origin": 3, "destination": 200, "n": 2, "index": [5, 6]}, "index"),
+        ({"origin": None, "destination": None}, "origin"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line(model: TripModel, asked: dict, field: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        model.sample(**asked)
+    assert caught.value.field == field and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("limits", "field"),
+    [
+        ({"min_km": 3.0, "max_km": 3.0}, "min_km and max_km"),
+        ({"min_hops": 30, "max_km": 2.6}, "min_hops and max_km"),
+        ({"max_km": 2.0}, "max_km"),
+        ({"min_hops": 200}, "min_hops"),
+    ],
+    ids=str,
+)
+def test_a_refusal_names_the_limits_that_cannot_hold(model: TripModel, limits: dict, field: str) -> None:
+    """The shortest trip, 2.2 km, is the reason only where it is longer than the limit."""
+    with pytest.raises(InfeasibleError) as caught:
+        model.sample(3, 200, **limits)
+    assert caught.value.field == field and ("shortest" in str(caught.value)) == (field == "max_km")
+
+
+def test_what_cannot_be_drawn_has_no_probability(model: TripModel) -> None:
+    """Illegal steps and round trips, at any block and order; the trips beside them keep their nats."""
+    good = model.sample([3], [200], seed=0, timed=False)
+    round_trip = model.sample(n=1, origin=3, destination=3, via=[100], timed=False)
+    cut = np.delete(good.segment, 4)
+    mixed = Trips.from_lists(model.network, [good.segment, cut, round_trip.segment, [3, 200], [3]])
+    for block, order in ((1, "random"), (4, "random"), (4, "in-order"), (4, "confidence")):
+        nats = model.nll(mixed, block, order=order)  # type: ignore[arg-type]
+        assert np.isfinite(nats[0]) and np.isinf(nats[1:4]).all() and nats[4] == 0.0
+    assert model.nll(mixed)[0] == pytest.approx(model.nll(good)[0], abs=1e-5)
