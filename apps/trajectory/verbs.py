@@ -68,9 +68,6 @@ def load(name: str, network: str, settings: Mapping[str, Any] | None = None) -> 
     single()
     model = trajectory.load(name, network or None)
     given = {k: v for k, v in (settings or {}).items() if v is not None}
-    longest = model.recipe.model.block
-    if given.get("block", 1) > longest:
-        raise UsageError(f"the model was trained for blocks of at most {longest}", field="block", value=given["block"])
     say(f"{name}: {model.network!r}, {time.perf_counter() - began:.1f} s")
     return model.set(**given) if given else model
 

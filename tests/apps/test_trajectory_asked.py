@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import pandas
 import pytest
 
 from apps import trajectory
 from apps.trajectory.data import Trips
 from apps.trajectory.generate import TripModel
+from apps.trajectory.model import ModelConfig, Recipe, SampleConfig
+from apps.trajectory.requests import Request, sample_all
+from apps.trajectory.task import make
 from core.errors import InfeasibleError, UsageError
 
 
@@ -71,3 +78,24 @@ def test_what_cannot_be_drawn_has_no_probability(model: TripModel) -> None:
         nats = model.nll(mixed, block, order=order)  # type: ignore[arg-type]
         assert np.isfinite(nats[0]) and np.isinf(nats[1:4]).all() and nats[4] == 0.0
     assert model.nll(mixed)[0] == pytest.approx(model.nll(good)[0], abs=1e-5)
+
+
+def test_the_names_of_trips_survive_a_table_of_numbers(model: TripModel, tmp_path: Path) -> None:
+    """Readers that guess types (pandas) keep the trips of a table of requests apart."""
+    asked = [Request(3, 5), Request(4, 8)]
+    trips = sample_all(model, asked, 11)
+    trips.write(tmp_path / "t.csv")
+    groups = pandas.read_csv(tmp_path / "t.csv").groupby("traj_id", sort=False)["segment_id"]
+    assert [walk.tolist() for _, walk in groups] == [walk.tolist() for walk in trips.lists()]
+
+
+def test_a_block_is_no_longer_than_the_network_can_read(model: TripModel) -> None:
+    trips = model.sample([3], [5])
+    longest = model.recipe.model.block
+    assert np.isfinite(model.nll(trips, longest)).all() and len(model.set(block=longest).sample([3], [5])) == 1
+    recipe = Recipe(model=ModelConfig(block=8))
+    settings = ({"blocks": [1, 9]}, {"blocks": []}, {"sample": SampleConfig(block=9), "blocks": [8]})
+    calls = [lambda given=given: make(replace(recipe, **given)) for given in settings]
+    for call in (lambda: model.nll(trips, longest + 1), lambda: model.set(block=longest + 1), *calls):
+        with pytest.raises(UsageError, match="block"):
+            call()
