@@ -171,8 +171,10 @@ def _ids(text: str) -> list[str]:
 
 
 def _clock(text: str) -> np.ndarray:
-    moments = [w.removesuffix("Z") for w in _ids(text)]
-    return np.array(moments, dtype="datetime64[ms]").astype(np.int64) / 1000.0
+    moments = np.array([w.removesuffix("Z") for w in _ids(text)], dtype="datetime64[ms]")
+    if np.isnat(moments).any():
+        raise ValueError(text)
+    return moments.astype(np.int64) / 1000.0
 
 
 class _SumoNetwork:
