@@ -12,7 +12,7 @@ import torch
 from apps.trajectory.choice import likeliest
 from apps.trajectory.data import Trips
 from apps.trajectory.places import Place, several
-from apps.trajectory.requests import Request, Wishes, departure
+from apps.trajectory.requests import LATEST, Request, Wishes, departure
 from core.errors import UsageError
 
 __all__ = ["Sampler"]
@@ -121,12 +121,18 @@ def _numbers(given: Any, name: str) -> np.ndarray:
 
 
 def _seconds(given: Any) -> np.ndarray:
-    """Return departures that are given one by one, float64 [n]."""
+    """Return departures that are given one by one, as unix seconds or datetime64, float64 [n]."""
+    found = np.asarray(given)
+    if found.dtype.kind == "M":
+        return np.where(np.isnat(found), np.nan, found.astype("datetime64[us]").astype(np.int64) / 1e6)
     try:
-        return np.asarray(given, np.float64)
+        found = found.astype(np.float64)
     except (TypeError, ValueError):
+        found = np.array([np.inf])
+    if (abs(found) > LATEST).any():
         hint = 'use `requests.departure` on each, or give one of all ("08:15")'
-        raise UsageError("an array holds unix seconds", field="depart", value=str(given)[:60], hint=hint) from None
+        raise UsageError("an array holds unix seconds", field="depart", value=str(given)[:60], hint=hint)
+    return found
 
 
 def _check(segments: int, origin: np.ndarray, targets: list[tuple[int, ...]], **others: np.ndarray) -> None:

@@ -40,6 +40,7 @@ def test_one_place_each_is_one_request(model: TripModel) -> None:
         ({"origin": (-26.99, 45.0), "destination": [200, 201]}, "origin"),
         ({"origin": [3], "destination": [200], "depart": ["08:15"]}, "depart"),
         ({"origin": 3, "destination": 200, "depart": ["08:15"]}, "depart"),
+        ({"origin": [3], "destination": [200], "depart": [1.37e12]}, "depart"),
         ({"origin": 3, "destination": 200, "n": 2, "index": [5, 6]}, "index"),
         ({"origin": None, "destination": None}, "origin"),
     ],
@@ -49,6 +50,15 @@ def test_a_mistake_is_one_line(model: TripModel, asked: dict, field: str) -> Non
     with pytest.raises(UsageError) as caught:
         model.sample(**asked)
     assert caught.value.field == field and "\n" not in str(caught.value)
+
+
+def test_departures_are_seconds_whatever_clock_counts_them(model: TripModel) -> None:
+    """Columns of pandas count nanoseconds; unknown ones stay unknown."""
+    moments = np.array(["2013-07-01T08:15:00.5", "NaT"], dtype="datetime64[ns]")
+    for unit in ("ns", "ms"):
+        found = model.sample([3, 4], [200, 201], moments.astype(f"datetime64[{unit}]"), timed=False).depart
+        np.testing.assert_array_equal(found, [1372666500.5, np.nan])
+    assert model.sample([3], [200], np.datetime64("2013-07-01T08:15"), timed=False).depart[0] == 1372666500.0
 
 
 @pytest.mark.parametrize(
