@@ -105,6 +105,7 @@ class Sampler(ABC):
     ) -> Trips:
         """Return for each request the likeliest trip found among greedy decodes and `draws` samples (exact `nll`)."""
         asked: Any = self
+        origin, destination = np.atleast_1d(origin), np.atleast_1d(destination)
         return likeliest(asked, self.candidates(origin, destination, depart, seed, draws))
 
 

@@ -10,11 +10,13 @@ import pandas
 import pytest
 
 from apps import trajectory
+from apps.trajectory.choice import choice_set
 from apps.trajectory.data import Trips
 from apps.trajectory.generate import TripModel
 from apps.trajectory.model import ModelConfig, Recipe, SampleConfig
 from apps.trajectory.requests import Request, sample_all
 from apps.trajectory.task import make
+from apps.trajectory.whatif import close
 from core.errors import InfeasibleError, UsageError
 
 
@@ -50,6 +52,22 @@ def test_a_mistake_is_one_line(model: TripModel, asked: dict, field: str) -> Non
     with pytest.raises(UsageError) as caught:
         model.sample(**asked)
     assert caught.value.field == field and "\n" not in str(caught.value)
+
+
+def test_the_likeliest_trip_and_a_choice_set_take_numbers_too(model: TripModel) -> None:
+    one, many = model.most_likely(3, 200, draws=3), model.most_likely(np.array([3]), np.array([200]), draws=3)
+    assert np.array_equal(one.segment, many.segment)
+    one, many = choice_set(model, 3, 200, n=2, draws=4), choice_set(model, [3], [200], n=2, draws=4)
+    assert [t.segment.tolist() for t in one] == [t.segment.tolist() for t in many]
+
+
+def test_a_round_trip_is_not_rerouted_to_nowhere(model: TripModel) -> None:
+    """Its ends say that it is there already: a closure on its way must not turn it into a trip of one segment."""
+    tour = model.sample(n=1, origin=3, destination=3, min_km=2.0)
+    with pytest.raises(UsageError, match="round trip"):
+        close(model, tour, [int(tour.segment[4])])
+    unused = np.setdiff1d(np.arange(model.network.n), tour.segment)
+    assert not len(close(model, tour, unused[:1]).affected)
 
 
 def test_departures_are_seconds_whatever_clock_counts_them(model: TripModel) -> None:

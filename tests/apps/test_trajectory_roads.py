@@ -174,6 +174,6 @@ def test_a_way_is_every_segment_that_it_is_part_of(tmp_path: Path) -> None:
 
 def test_an_extract_that_cuts_ways_says_how_to_keep_them(tmp_path: Path) -> None:
     path = osm(tmp_path)
-    path.write_text(path.read_text().replace('<nd ref="3"/></way>', '<nd ref="3"/><nd ref="99"/></way>'))
+    path.write_text(path.read_text().replace('<nd ref="3"/><tag', '<nd ref="3"/><nd ref="99"/><tag'))
     with pytest.raises(DataError, match="complete_ways"):
         from_osm(path, cache=tmp_path / "cache")
