@@ -357,7 +357,7 @@ def _need_departures(trips: Trips, target: str) -> None:
     unknown = np.flatnonzero(~np.isfinite(trips.depart))
     if len(unknown):
         raise UsageError(f"{target} needs a departure time, {len(unknown)} of {len(trips)} trips have none",
-                         field="depart", value=trips.id[unknown[0]], hint="sample with depart=")  # fmt: skip
+                         field="depart", value=trips.id[unknown[0]], hint="sample with depart=, match GPS with times")  # fmt: skip
 
 
 def to_map(trips: Trips, path: str | Path) -> None:

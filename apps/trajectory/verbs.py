@@ -167,8 +167,6 @@ def match(network: str, traces: Path, out: Path | None, report: Path | None) -> 
     roads = open_network(network)
     say(f"{len(fixes)} traces to {roads!r}")
     result = matching.match(roads, fixes)
-    if out is not None:
-        result.trips.write(out)
     if report is not None:
         with export.writing(report) as file:
             rows = csv.writer(file, lineterminator="\n")
@@ -176,6 +174,8 @@ def match(network: str, traces: Path, out: Path | None, report: Path | None) -> 
             for r in result.report:
                 metres = "" if np.isnan(r.median_metres) else round(r.median_metres, 2)
                 rows.writerow((r.id, r.fixes, r.matched, r.off_road, r.trips, metres, "; ".join(r.breaks)))
+    if out is not None:
+        result.trips.write(out)
     written = {k: str(v) for k, v in (("out", out), ("report", report)) if v is not None}
     return {**written, **{k.replace(" ", "_"): v for k, v in result.summary().items()}}
 

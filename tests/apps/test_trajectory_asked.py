@@ -10,6 +10,7 @@ import pandas
 import pytest
 
 from apps import trajectory
+from apps.trajectory import verbs
 from apps.trajectory.choice import choice_set
 from apps.trajectory.data import Trips
 from apps.trajectory.generate import TripModel
@@ -127,3 +128,14 @@ def test_a_block_is_no_longer_than_the_network_can_read(model: TripModel) -> Non
     for call in (lambda: model.nll(trips, longest + 1), lambda: model.set(block=longest + 1), *calls):
         with pytest.raises(UsageError, match="block"):
             call()
+
+
+def test_the_report_of_a_match_outlives_its_table(model: TripModel, tmp_path: Path) -> None:
+    """GPS without times fits no SUMO routes; what became of each trace was found all the same."""
+    model.network.save(tmp_path / "city.npz")
+    lonlat = model.network.polyline(model.sample([3], [200]).segment)
+    points = "".join(f'<trkpt lat="{lat}" lon="{lon}"/>' for lon, lat in lonlat)
+    (tmp_path / "t.gpx").write_text(f'<gpx version="1.1"><trk><trkseg>{points}</trkseg></trk></gpx>')
+    with pytest.raises(UsageError, match="match GPS with times"):
+        verbs.match(str(tmp_path / "city.npz"), tmp_path / "t.gpx", tmp_path / "t.rou.xml", tmp_path / "r.csv")
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 2 and not (tmp_path / "t.rou.xml").exists()
