@@ -356,8 +356,9 @@ def _roadmap(network: RoadNetwork, geo, rel) -> None:  # type: ignore[no-untyped
 def _need_departures(trips: Trips, target: str) -> None:
     unknown = np.flatnonzero(~np.isfinite(trips.depart))
     if len(unknown):
-        raise UsageError(f"{target} needs a departure time, {len(unknown)} of {len(trips)} trips have none",
-                         field="depart", value=trips.id[unknown[0]], hint="sample with depart=, match GPS with times")  # fmt: skip
+        message = f"{target} needs a departure time, {len(unknown)} of {len(trips)} trips have none"
+        hint = "sample with depart=, match GPS with times"
+        raise UsageError(message, field="depart", value=trips.id[unknown[0]], hint=hint)
 
 
 def to_map(trips: Trips, path: str | Path) -> None:
