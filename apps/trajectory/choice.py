@@ -85,6 +85,7 @@ def choice_set(
     """
     if not 1 <= n <= draws:
         raise UsageError(f"must be between 1 and the number of draws, {draws}", field="n", value=n)
+    origin, destination = np.atleast_1d(origin), np.atleast_1d(destination)
     rows, spread = np.arange(len(origin)), model.set(strata=draws)
     found = [
         spread.sample(origin, destination, depart, seed, rows * draws + k, timed=False).lists() for k in range(draws)

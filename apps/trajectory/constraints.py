@@ -113,7 +113,11 @@ def _explain(fields: Fields, origin: int, target: tuple[int, ...], rules: Rules,
         product = visit_product(fields, rules)
         rest = shortest_metres(fields.network, product, target, rules)[product.start(np.array([origin]))[0]]
         shortest = (rest + fields.network.length[origin]) / 1000
-        raise InfeasibleError(f"the shortest admissible trip is {shortest:.2f} km", field="max_km", value=rules.max_km)
-    limits = ["min_hops"] if rules.min_hops > budget else [k for k in ("min_hops", "min_km") if getattr(rules, k)]
+        if shortest > rules.max_km:
+            reason = f"the shortest admissible trip is {shortest:.2f} km"
+            raise InfeasibleError(reason, field="max_km", value=rules.max_km)
+    asked = [k for k in ("min_hops", "min_km", "max_km") if getattr(rules, k)]
+    limits = ["min_hops"] if rules.min_hops > budget else asked
+    limits += ["max_hops"] if limits in ([], ["max_km"]) else []
     reason = f"no trip to segment {target[0]} satisfies all rules within {budget} segments"
-    raise InfeasibleError(reason, field=" and ".join(limits) or "max_hops")
+    raise InfeasibleError(reason, field=" and ".join(limits))

@@ -30,7 +30,7 @@ SPUR = 200.0
 _T = TypeVar("_T")
 _Run = tuple[list[int], list[int]]
 
-__all__ = ["SPUR", "Trips", "cell", "open_text", "read_matched", "split", "table"]
+__all__ = ["SPUR", "Trips", "cell", "distinct", "open_text", "read_matched", "split", "table"]
 
 
 @dataclass(eq=False)
@@ -144,14 +144,14 @@ class Trips:
 
     @classmethod
     def concat(cls, parts: Sequence[Trips]) -> Trips:
-        """Join collections over the same network."""
+        """Join collections over the same network; names that repeat are counted, see `distinct`."""
         if not parts or any(p.network is not parts[0].network for p in parts):
             raise UsageError("only trips over one and the same network can be joined", field="trips")
         sizes = np.concatenate([p.hops() for p in parts])
         columns = ("segment", "enter", "depart")
         segment, enter, depart = (np.concatenate([getattr(p, k) for p in parts]) for k in columns)
         ptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        return cls(parts[0].network, ptr, segment, enter, depart, [i for p in parts for i in p.id])
+        return cls(parts[0].network, ptr, segment, enter, depart, distinct([i for p in parts for i in p.id]))
 
     def legal(self) -> np.ndarray:
         """[n] bool: whether every step of each trip is a transition of the network."""
@@ -189,6 +189,20 @@ class Trips:
         from apps.trajectory import export
 
         export.to_hoser(self, folder, name)
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Return names that all differ: a, a, a.2, a becomes a, a.3, a.2, a.4 (a table tells trips apart by name only)."""
+    taken, count, out = set(names), Counter[str](), []
+    for name in names:
+        count[name] += 1
+        own = name
+        while count[name] > 1 and own in taken:
+            own = f"{name}.{count[name]}"
+            count[name] += own in taken
+        taken.add(own)
+        out.append(own)
+    return out
 
 
 def split(

@@ -63,6 +63,8 @@ __all__ = [
 Array = NDArray[np.float64]
 COLUMNS = ("traj_id", "t", "lon", "lat", "segment_id", "u", "v", "key", "speed")
 DAY = 86400.0
+SAME = 0.01
+"""Metres below which the end of a segment and the start of the next are one vertex; SUMO's junctions have a width."""
 
 
 @contextmanager
@@ -111,7 +113,7 @@ def track(trips: Trips, i: int) -> tuple[Array, Array]:
         line = network.geom_xy[network.geom_ptr[s] : network.geom_ptr[s + 1]]
         along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
         part = along / along[-1] if along[-1] > 0 else np.linspace(0.0, 1.0, len(line))
-        first = 1 if xy else 0
+        first = int(bool(xy) and np.hypot(*(line[0] - xy[-1][-1])) < SAME)
         xy.append(line[first:])
         seconds.append((start + part * (stop - start))[first:])
     return network.to_lonlat(np.concatenate(xy)), np.concatenate(seconds)
@@ -354,8 +356,9 @@ def _roadmap(network: RoadNetwork, geo, rel) -> None:  # type: ignore[no-untyped
 def _need_departures(trips: Trips, target: str) -> None:
     unknown = np.flatnonzero(~np.isfinite(trips.depart))
     if len(unknown):
-        raise UsageError(f"{target} needs a departure time, {len(unknown)} of {len(trips)} trips have none",
-                         field="depart", value=trips.id[unknown[0]], hint="sample with depart=")  # fmt: skip
+        message = f"{target} needs a departure time, {len(unknown)} of {len(trips)} trips have none"
+        hint = "sample with depart=, match GPS with times"
+        raise UsageError(message, field="depart", value=trips.id[unknown[0]], hint=hint)
 
 
 def to_map(trips: Trips, path: str | Path) -> None:

@@ -87,8 +87,9 @@ def _polyline(path: Path, line: int, text: str) -> np.ndarray:
 
 
 def _road(text: str | None) -> str:
-    first = (text or "").strip("[]'\" ").split(",")[0].strip("'\" ").removeprefix("highway.")
-    return first if first in _NUMBER else "other"
+    """Return the first road class that a list of tags or a SUMO type (cycleway.lane|highway.primary) names."""
+    named = (word.strip("[]'\" ").removeprefix("highway.") for word in re.split(r"[,|]", text or ""))
+    return next((word for word in named if word in _NUMBER), "other")
 
 
 def _number(text: str | None) -> float | None:
@@ -170,8 +171,10 @@ def _ids(text: str) -> list[str]:
 
 
 def _clock(text: str) -> np.ndarray:
-    moments = [w.removesuffix("Z") for w in _ids(text)]
-    return np.array(moments, dtype="datetime64[ms]").astype(np.int64) / 1000.0
+    moments = np.array([w.removesuffix("Z") for w in _ids(text)], dtype="datetime64[ms]")
+    if np.isnat(moments).any():
+        raise ValueError(text)
+    return moments.astype(np.int64) / 1000.0
 
 
 class _SumoNetwork:
@@ -255,36 +258,49 @@ def read_sumo_network(path: str | Path) -> RoadNetwork:
 
 
 class _SumoRoutes:
-    """Collects the vehicles (name, departure, name of the route) and the routes."""
+    """Collects the vehicles (name, departure, name of the route), the routes, and what `to_sumo` says of time 0."""
 
     def __init__(self) -> None:
         self.routes: dict[str, str] = {}
         self.vehicles: list[tuple[str, str, str | None]] = []
+        self.inside, self.midnight = False, 0.0
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         if tag == "vehicle":
             self.vehicles.append((attributes.get("id", ""), attributes.get("depart", ""), attributes.get("route")))
-        elif tag == "route" and "id" in attributes:
-            self.routes[attributes["id"]] = attributes.get("edges", "")
-        elif tag == "route" and self.vehicles and self.vehicles[-1][2] is None:
+            self.inside = True
+        elif tag == "route" and self.inside and self.vehicles[-1][2] is None:
             name, depart, _ = self.vehicles[-1]
             self.routes[f"of {name}"] = attributes.get("edges", "")
             self.vehicles[-1] = (name, depart, f"of {name}")
+        elif tag == "route" and "id" in attributes:
+            self.routes[attributes["id"]] = attributes.get("edges", "")
+
+    def end(self, tag: str) -> None:
+        self.inside = self.inside and tag != "vehicle"
+
+    def comment(self, text: str) -> None:
+        if said := re.fullmatch(r" time 0 is (\S+)Z ", text):
+            self.midnight = float(_clock(said[1])[0])
 
 
-def read_sumo(path: str | Path, network: RoadNetwork, *, midnight: float = 0.0) -> Trips:
+def read_sumo(path: str | Path, network: RoadNetwork, *, midnight: float | None = None) -> Trips:
     """Read SUMO routes (.rou.xml, .rou.xml.gz): every vehicle with a list of edges; `report` counts the others.
 
     Args:
-        path: the routes. network: the SUMO network. midnight: unix seconds of SUMO's time 0.
+        path: the routes.
+        network: the SUMO network.
+        midnight: unix seconds of SUMO's time 0; by default what the file's comment (`export.to_sumo`) says, else 0.
 
     Raises:
         DataError: malformed, or no vehicle has a route on the network.
     """
     number = {str(name): i for i, name in enumerate(network.label)}
     file, parser = _SumoRoutes(), expat.ParserCreate()
-    parser.StartElementHandler = file.start
+    parser.StartElementHandler, parser.EndElementHandler = file.start, file.end
+    parser.CommentHandler = file.comment
     parse(path, parser)
+    begin = file.midnight if midnight is None else midnight
     lists, departs, names, counts = [], [], [], Counter()
     for name, depart, route in file.vehicles:
         edges = file.routes.get(route or "", "").split()
@@ -294,7 +310,7 @@ def read_sumo(path: str | Path, network: RoadNetwork, *, midnight: float = 0.0) 
         counts[case] += 1
         if case == "read":
             lists.append(walk)
-            departs.append(midnight + _seconds_or_nan(depart))
+            departs.append(begin + _seconds_or_nan(depart))
             names.append(name)
     if not lists:
         raise DataError(f"no vehicle with a route on this network ({dict(counts)})", field=str(path))
@@ -304,7 +320,9 @@ def read_sumo(path: str | Path, network: RoadNetwork, *, midnight: float = 0.0) 
 
 
 def _seconds_or_nan(text: str) -> float:
+    """Return the seconds of a SUMO time ("27.5", "08:15:00", "1:08:15:00"), NaN where it is none."""
     try:
-        return float(text)
+        units = [float(part) for part in reversed(text.split(":"))]
+        return sum(unit * size for unit, size in zip(units, (1, 60, 3600, 86400), strict=False))
     except ValueError:
         return float("nan")

@@ -20,7 +20,7 @@ from apps.trajectory.data import Trips
 from apps.trajectory.encoder import graph_tensors
 from apps.trajectory.field import Fields
 from apps.trajectory.likelihood import Order, nll
-from apps.trajectory.model import Recipe, TripNet
+from apps.trajectory.model import Recipe, TripNet, fitting
 from apps.trajectory.network import RoadNetwork
 from apps.trajectory.prior import RoutePrior, from_vector
 from apps.trajectory.sampler import Sampler
@@ -81,6 +81,7 @@ class TripModel(Sampler):
         """Return the model with other sampling defaults (block, steps, solver, guidance, mode, detour)."""
         out = self.obeying(self.rules)
         out.recipe = replace(self.recipe, sample=replace(self.recipe.sample, **changes))  # type: ignore[arg-type]
+        fitting(out.recipe.sample.block, out.recipe)
         return out
 
     def draw(
@@ -173,12 +174,12 @@ class TripModel(Sampler):
 
     @torch.inference_mode()
     def nll(self, trips: Trips, block: int = 1, draws: int = 1, seed: int = 0, order: Order = "random") -> np.ndarray:
-        """Return nats of each trip given origin, destination and departure, float64 [n].
+        """Return nats of each trip given origin, destination and departure, float64 [n], on the open roads.
 
         Exact at block size 1 or under an order (`in-order`, `confidence`); otherwise the bound, averaged over `draws`
         random masks (`likelihood.py`).
         """
-        return nll(self, trips, block, draws, seed, order)
+        return nll(self, trips, fitting(block, self.recipe), draws, seed, order)
 
     def candidates(
         self, origin: np.ndarray, destination: np.ndarray, depart: np.ndarray | None, seed: int, draws: int
@@ -209,6 +210,7 @@ def restore(name: str | Path, network: RoadNetwork | str | None = None, device: 
 
     saved = find(name, "trajectory")
     recipe = instance(OmegaConf.create(saved.config), Recipe)
+    fitting(recipe.sample.block, recipe, "sample.block")
     state = saved.inference
     net = fill(TripNet(recipe.model, len(state.get("experience", ()))), state, saved.path)
     if not isinstance(network, RoadNetwork):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from xml.parsers import expat
 import numpy as np
 import shapely
 
-from apps.trajectory.data import Trips, cell, open_text, table
+from apps.trajectory.data import Trips, cell, distinct, open_text, table
 from apps.trajectory.markup import parse
 from apps.trajectory.network import RoadNetwork
 from apps.trajectory.traffic import PERIODS, Traffic, normal, period, segment_time
@@ -57,7 +57,8 @@ class GpsTrace:
 def read_gps(path: str | Path) -> list[GpsTrace]:
     """Read traces: .gpx (1.0, 1.1), .csv with columns for time, latitude, longitude and maybe a name, or .csv with the
     columns TRIP_ID, TIMESTAMP, POLYLINE of the Porto taxi trips (a fix every 15 s); each also compressed (.gz).
-    Where most points of a track have a time, those without one are left out; where fewer have, none counts.
+    Where most points of a track have a time, those without one are left out; where fewer have, none counts. Names that
+    repeat are counted (a, a.2, a.3).
 
     Raises:
         DataError: the file is missing, malformed, of another kind, or empty.
@@ -69,6 +70,8 @@ def read_gps(path: str | Path) -> list[GpsTrace]:
     traces = _read_gpx(path) if kind == "gpx" else _read_csv(path)
     if not traces:
         raise DataError("no trace of two fixes or more", field=str(path))
+    for trace, name in zip(traces, distinct([t.id for t in traces]), strict=True):
+        trace.id = name
     return traces
 
 
@@ -210,16 +213,7 @@ class _Gpx:
 def _read_gpx(path: Path) -> list[GpsTrace]:
     gpx = _Gpx(path)
     parse(path, gpx.parser)
-    return [trace for name, fixes in _unique(gpx.segments) if (trace := _trace(name, fixes)) is not None]
-
-
-def _unique(named: Iterable[tuple[str, list]]) -> list[tuple[str, list]]:
-    seen: dict[str, int] = {}
-    out = []
-    for name, fixes in named:
-        seen[name] = seen.get(name, 0) + 1
-        out.append((name if seen[name] == 1 else f"{name}.{seen[name]}", fixes))
-    return out
+    return [trace for name, fixes in gpx.segments if (trace := _trace(name, fixes)) is not None]
 
 
 def observe(

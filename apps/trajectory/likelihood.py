@@ -7,7 +7,9 @@
 
 An order that depends only on what is already known makes the law of one site at a time a product of predictions,
 -log p = sum_k -log D(x_{i_k} | known after k - 1), and this is the law of the sampler with as many steps as sites.
-Trips are cut at their first arrival: there the law of the model ends.
+Trips are cut at their first arrival: there the law of the model ends. What this law cannot draw (a step that the roads
+do not have, a round trip without via points) has infinitely many nats. It is the law on the open roads: the rules that
+a model obeys do not enter.
 """
 
 from __future__ import annotations
@@ -34,10 +36,11 @@ Order = Literal["random", "in-order", "confidence"]
 def nll(model: TripModel, trips: Trips, block: int, draws: int, seed: int, order: Order) -> np.ndarray:
     """Return nats of each trip given origin, destination and departure, float64 [n] (see the module)."""
     walks = [trim(t) for t in trips.lists()]
+    drawn = trips.legal() & ((trips.origin != trips.destination) | (trips.hops() == 1))
     collate = Collator(model.fields, max(model.recipe.data.max_hops, int(trips.hops().max(initial=2)) - 1))
-    out = np.zeros(len(trips))
+    out = np.where(drawn, 0.0, np.inf)
     for rows in _by_length(walks, model.batch):
-        first, rows = int(rows[0]), rows[[len(walks[i]) > 1 for i in rows]]
+        first, rows = int(rows[0]), rows[[drawn[i] and len(walks[i]) > 1 for i in rows]]
         if not len(rows):
             continue  # a trip that stays where it is has one way to do so
         some, depart = [walks[i] for i in rows], trips.depart[rows]

@@ -117,8 +117,8 @@ def _page(
             continue
         shown = [k for k in features[0]["properties"] if k not in ("colour", "width", "opacity")]
         folium.GeoJson(
-            {"type": "FeatureCollection", "features": features},
-            name=name,
+            {"type": "FeatureCollection", "features": [_harmless(f) for f in features]},
+            name=html.escape(name),
             style_function=_style,
             tooltip=folium.GeoJsonTooltip(shown),
         ).add_to(view)
@@ -131,6 +131,12 @@ def _page(
     page = root.render()
     with writing(path) as file:
         file.write(page)
+
+
+def _harmless(feature: dict) -> dict:
+    """Escape the words of a feature: a tooltip is HTML, and names of trips and roads come from strangers' files."""
+    words = {k: html.escape(v) if isinstance(v, str) else v for k, v in feature["properties"].items()}
+    return feature | {"properties": words}
 
 
 def _style(feature: dict) -> dict:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import shapely
 
-from apps.trajectory.data import Trips
+from apps.trajectory.data import Trips, distinct
 from apps.trajectory.gps import GpsTrace
 from apps.trajectory.network import RoadNetwork
 from core.errors import UsageError
@@ -145,14 +145,14 @@ def match(network: RoadNetwork, traces: Sequence[GpsTrace], matcher: Matcher | N
             times.append(enter)
             departs.append(begin)
             names.append(trace.id if reports[i].trips == 1 else f"{trace.id}/{reports[i].trips}")
-    trips = Trips.from_lists(network, lists, np.array(departs), times, names)
+    trips = Trips.from_lists(network, lists, np.array(departs), times, distinct(names))
     return MatchResult(trips, reports)
 
 
 def _prepare(network: RoadNetwork, traces: Sequence[GpsTrace], reports: list[TraceReport], model: Matcher) -> _Fixes:
     """Thin the fixes, find their candidates at once, and drop the fixes that have none."""
     xy = [network.to_xy(t.lonlat) for t in traces]
-    kept = [_moving(p, 2 * model.sigma) for p in xy]
+    kept = [_moving(p, t.t, model) for p, t in zip(xy, traces, strict=True)]
     trace = np.repeat(np.arange(len(traces)), [len(k) for k in kept])
     row = np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
     point = np.concatenate([p[k] for p, k in zip(xy, kept, strict=True)]) if kept else np.empty((0, 2))
@@ -178,11 +178,14 @@ def _prepare(network: RoadNetwork, traces: Sequence[GpsTrace], reports: list[Tra
     return _Fixes(trace[rank], row[rank], rank, t[rank], point[rank], ptr, segment, offset, away)
 
 
-def _moving(xy: np.ndarray, step: float) -> np.ndarray:
-    """Return the rows that lie at least `step` metres from the last row kept, and always the first and the last."""
+def _moving(xy: np.ndarray, t: np.ndarray, model: Matcher) -> np.ndarray:
+    """Return the rows that lie at least 2 sigma from the last row kept, and always the first and the last of the trace
+    and on both sides of a gap (a vehicle that parked sets out from where it stood)."""
     kept: list[int] = []
+    gap = np.diff(t) > model.max_gap
+    ends = np.concatenate([[True], gap]) | np.concatenate([gap, [True]])
     for i in range(len(xy)):
-        if i in (0, len(xy) - 1) or np.hypot(*(xy[i] - xy[kept[-1]])) >= step:
+        if ends[i] or np.hypot(*(xy[i] - xy[kept[-1]])) >= 2 * model.sigma:
             kept.append(i)
     return np.array(kept, dtype=np.int64)
 

@@ -98,14 +98,14 @@ class Mixture(Sampler):
             m.draw(origin[rows], [targets[i] for i in rows], depart[rows], seed, streams[rows], greedy)
             for m, rows in parts
         ]
-        return self._in_order(drawn, [rows for _, rows in parts])
+        return self._in_order(drawn, [rows for _, rows in parts], [str(i) for i in range(len(origin))])
 
     def time(self, trips: Trips, seed: int = 0, index: np.ndarray | None = None, *, greedy: bool = False) -> Trips:
         """Return the trips with the times at which segments are entered, each by the member of its stream."""
         streams = np.arange(len(trips)) if index is None else np.asarray(index, np.int64)
         parts = self._shared(streams)
         timed = [m.time(trips.select(rows), seed, streams[rows], greedy=greedy) for m, rows in parts]
-        return self._in_order(timed, [rows for _, rows in parts])
+        return self._in_order(timed, [rows for _, rows in parts], trips.id)
 
     def nll(self, trips: Trips, block: int = 1, draws: int = 1, seed: int = 0, order: Order = "random") -> np.ndarray:
         """Return nats of each trip under the mixture, float64 [n]; exact where `TripModel.nll` is."""
@@ -125,7 +125,8 @@ class Mixture(Sampler):
         found = [(m, np.flatnonzero(owner == k)) for k, m in enumerate(self.members)]
         return [(m, rows) for m, rows in found if len(rows)] or [(self.members[0], np.arange(0))]
 
-    def _in_order(self, parts: list[Trips], rows: list[np.ndarray]) -> Trips:
-        """Join parts whose trips have these places in the whole."""
+    def _in_order(self, parts: list[Trips], rows: list[np.ndarray], names: list[str]) -> Trips:
+        """Join parts whose trips have these places in the whole, and name them."""
         here = [replace(p, network=self.network) for p in parts]
-        return Trips.concat(here).select(np.argsort(np.concatenate(rows), kind="stable"))
+        joined = Trips.concat(here).select(np.argsort(np.concatenate(rows), kind="stable"))
+        return replace(joined, id=list(names))

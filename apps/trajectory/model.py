@@ -31,13 +31,14 @@ from apps.trajectory.chains import CHAINS
 from apps.trajectory.encoder import RoadEncoder
 from apps.trajectory.field import VIEW
 from apps.trajectory.prior import SIZE
+from core.errors import UsageError
 from core.nn.transformer import BlockTransformer, KVCache, TransformerConfig
 from core.run.config import LoggerConfig, OptimConfig, TrainerConfig, setting
 
 if TYPE_CHECKING:
     from apps.trajectory.batch import Batch
 
-__all__ = ["DataConfig", "ModelConfig", "Recipe", "SampleConfig", "TripNet", "clock"]
+__all__ = ["DataConfig", "ModelConfig", "Recipe", "SampleConfig", "TripNet", "clock", "fitting"]
 
 
 @dataclass
@@ -121,6 +122,19 @@ class Recipe:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+def fitting(block: int, recipe: Recipe, name: str = "block") -> int:
+    """Return a block length that the network of a recipe can read.
+
+    Raises:
+        UsageError: longer than its places within a block (`model.block`).
+    """
+    longest = recipe.model.block
+    if block > longest:
+        hint = f"the network reads blocks of at most model.block = {longest}"
+        raise UsageError("is too long", field=name, value=block, hint=hint)
+    return block
 
 
 def clock(depart: Tensor) -> Tensor:

@@ -125,7 +125,9 @@ def _read(path: Path, simplify: bool) -> MultiDiGraph:
         raise DataError(f"cannot be read ({error})", field=field) from None
     except Exception as error:
         detail = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise DataError(f"not a usable OpenStreetMap file ({detail})", field=field) from None
+        cut = "the extract lacks points of its ways: cut it with `osmium extract --strategy=complete_ways`"
+        hint = cut if "missing nodes" in detail else None
+        raise DataError(f"not a usable OpenStreetMap file ({detail})", field=field, hint=hint) from None
 
 
 def _download(place: str) -> MultiDiGraph:

@@ -175,7 +175,8 @@ def sample_all(
 ) -> Trips:
     """Draw n trips of each request; all share the rules (via, closures, limits) of the first.
 
-    Trip k of request i has the stream i * n + k and, with several requests, the name "i.k".
+    Trip k of request i has the stream i * n + k and, with several requests, the name "i-k" (no reader takes it for a
+    number: as numbers, 0.1 and 0.10 would be one trip).
     """
     if not requests:
         raise UsageError("no request", field="requests")
@@ -191,7 +192,7 @@ def sample_all(
         drawn.append(model.obeying(own).sample(origin, target, depart, seed, index, greedy=greedy, timed=timed))
     trips = Trips.concat(drawn)
     if len(requests) > 1:
-        trips.id = [f"{i}.{k}" for i in range(len(requests)) for k in range(n)]
+        trips.id = [f"{i}-{k}" for i in range(len(requests)) for k in range(n)]
     return trips
 
 
@@ -220,7 +221,7 @@ def departure(when: str | float | datetime | None) -> float:
         raise UsageError("not a time of day", field="depart", value=when, hint=forms)
     try:
         value = float(when)
-    except ValueError:
+    except (TypeError, ValueError):
         try:
             return departure(datetime.fromisoformat(str(when).strip()))
         except ValueError:

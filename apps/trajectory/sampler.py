@@ -11,8 +11,8 @@ import torch
 
 from apps.trajectory.choice import likeliest
 from apps.trajectory.data import Trips
-from apps.trajectory.places import Place
-from apps.trajectory.requests import Request, Wishes, departure
+from apps.trajectory.places import Place, several
+from apps.trajectory.requests import LATEST, Request, Wishes, departure
 from core.errors import UsageError
 
 __all__ = ["Sampler"]
@@ -65,11 +65,11 @@ class Sampler(ABC):
             destination: segments [n], or the accepted segments of each trip; with `n` a place.
             depart: unix seconds [n], NaN or None unknown; or one departure of all (`requests.departure`).
             seed: all randomness.
-            index: number of each trip's stream, int64 [n] (0 ... n - 1 by default): trip i is a function of
-                (seed, index[i]) and its request, whatever the batch.
+            index: number of each trip's stream, int64 [n] (0 ... n - 1 by default; not with `n`): trip i is a function
+                of (seed, index[i]) and its request, whatever the batch.
             greedy: the most likely value of each site instead of a draw.
             timed: give each segment the time at which it is entered.
-            n: number of trips of one request.
+            n: number of trips of one request; 1 by default where origin and destination are one place each, no arrays.
             wishes: with `n` the other fields of a `requests.Request` (via, closed, forbid, max_km, ...).
 
         Returns:
@@ -77,18 +77,19 @@ class Sampler(ABC):
 
         Raises:
             InfeasibleError: a request that no trip satisfies, before anything is sampled.
-            UsageError: there is no such segment, or the arrays are not of one length.
+            UsageError: there is no such segment, the arrays are not of one length, or `index` stands beside `n`.
         """
         asked: Any = self
-        if n is not None or wishes:
+        if n is not None or wishes or (several(origin) is not origin and several(destination) is not destination):
+            if index is not None:
+                raise UsageError("goes with arrays of segments; trip i of one request has the stream i", field="index")
             moment: Any = depart
             request = Request(origin, destination, depart=moment, **wishes)
             return request.sample(asked, 1 if n is None else n, seed, greedy=greedy, timed=timed)
-        start = np.atleast_1d(np.asarray(origin, np.int64))
-        ends: Any = destination
-        targets = [tuple(int(v) for v in np.atleast_1d(np.asarray(d))) for d in ends]
+        start = _numbers(origin, "origin")
+        targets = [tuple(_numbers(d, "destination").tolist()) for d in several(destination)]  # type: ignore[arg-type]
         moments: Any = departure(depart) if np.ndim(depart) == 0 else depart  # type: ignore[arg-type]
-        when = np.full(len(start), moments) if np.ndim(moments) == 0 else np.asarray(moments, float)
+        when = np.full(len(start), moments) if np.ndim(moments) == 0 else _seconds(moments)
         streams = np.arange(len(start)) if index is None else np.asarray(index, np.int64)
         _check(asked.network.n, start, targets, depart=when, index=streams)
         trips = self.draw(start, targets, when, seed, streams, greedy)
@@ -104,7 +105,35 @@ class Sampler(ABC):
     ) -> Trips:
         """Return for each request the likeliest trip found among greedy decodes and `draws` samples (exact `nll`)."""
         asked: Any = self
+        origin, destination = np.atleast_1d(origin), np.atleast_1d(destination)
         return likeliest(asked, self.candidates(origin, destination, depart, seed, draws))
+
+
+def _numbers(given: Any, name: str) -> np.ndarray:
+    """Return the numbers of segments, int64 [k]; refuse what is a place."""
+    try:
+        found = np.atleast_1d(np.asarray(given, np.float64))
+    except (TypeError, ValueError):
+        found = np.array([np.nan])
+    if not (np.floor(found) == found).all():
+        raise UsageError("segments in an array are whole numbers", field=name, value=str(given)[:60],
+                         hint="for a place say how many trips: n=1")  # fmt: skip
+    return found.astype(np.int64)
+
+
+def _seconds(given: Any) -> np.ndarray:
+    """Return departures that are given one by one, as unix seconds or datetime64, float64 [n]."""
+    found = np.asarray(given)
+    if found.dtype.kind == "M":
+        return np.where(np.isnat(found), np.nan, found.astype("datetime64[us]").astype(np.int64) / 1e6)
+    try:
+        found = found.astype(np.float64)
+    except (TypeError, ValueError):
+        found = np.array([np.inf])
+    if (abs(found) > LATEST).any():
+        hint = 'use `requests.departure` on each, or give one of all ("08:15")'
+        raise UsageError("an array holds unix seconds", field="depart", value=str(given)[:60], hint=hint)
+    return found
 
 
 def _check(segments: int, origin: np.ndarray, targets: list[tuple[int, ...]], **others: np.ndarray) -> None:

@@ -22,7 +22,7 @@ from apps.trajectory.batch import Batch, Collator
 from apps.trajectory.data import Trips
 from apps.trajectory.encoder import graph_tensors
 from apps.trajectory.field import Fields
-from apps.trajectory.model import DataConfig, Recipe, TripNet
+from apps.trajectory.model import DataConfig, Recipe, TripNet, fitting
 from apps.trajectory.network import RoadNetwork
 from apps.trajectory.prior import RoutePrior, from_vector, to_vector
 from apps.trajectory.sources import keep, kept, open_network, read_splits
@@ -269,5 +269,13 @@ class TripTask:
 
 
 def make(recipe: Recipe) -> TripTask:
-    """Return the task of a recipe."""
+    """Return the task of a recipe.
+
+    Raises:
+        UsageError: no block length to train with, or one that the network cannot read.
+    """
+    if not recipe.blocks:
+        raise UsageError("at least one block length is needed", field="blocks")
+    for name, block in (("sample.block", recipe.sample.block), ("blocks", max(recipe.blocks))):
+        fitting(block, recipe, name)
     return TripTask(recipe, corpus(recipe.data, recipe.seed))

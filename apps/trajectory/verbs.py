@@ -68,9 +68,6 @@ def load(name: str, network: str, settings: Mapping[str, Any] | None = None) -> 
     single()
     model = trajectory.load(name, network or None)
     given = {k: v for k, v in (settings or {}).items() if v is not None}
-    longest = model.recipe.model.block
-    if given.get("block", 1) > longest:
-        raise UsageError(f"the model was trained for blocks of at most {longest}", field="block", value=given["block"])
     say(f"{name}: {model.network!r}, {time.perf_counter() - began:.1f} s")
     return model.set(**given) if given else model
 
@@ -170,8 +167,6 @@ def match(network: str, traces: Path, out: Path | None, report: Path | None) -> 
     roads = open_network(network)
     say(f"{len(fixes)} traces to {roads!r}")
     result = matching.match(roads, fixes)
-    if out is not None:
-        result.trips.write(out)
     if report is not None:
         with export.writing(report) as file:
             rows = csv.writer(file, lineterminator="\n")
@@ -179,6 +174,8 @@ def match(network: str, traces: Path, out: Path | None, report: Path | None) -> 
             for r in result.report:
                 metres = "" if np.isnan(r.median_metres) else round(r.median_metres, 2)
                 rows.writerow((r.id, r.fixes, r.matched, r.off_road, r.trips, metres, "; ".join(r.breaks)))
+    if out is not None:
+        result.trips.write(out)
     written = {k: str(v) for k, v in (("out", out), ("report", report)) if v is not None}
     return {**written, **{k.replace(" ", "_"): v for k, v in result.summary().items()}}
 

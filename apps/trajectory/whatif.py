@@ -191,13 +191,17 @@ def close(router: Router, before: Trips, closed: int | Sequence[Any] | np.ndarra
         seed: the one of `before`.
 
     Raises:
-        UsageError: an unknown segment, nothing to close, or no trips.
+        UsageError: an unknown segment, nothing to close, no trips, or a round trip over a closed segment.
     """
     if not len(before):
         raise UsageError("no trips to reroute", field="before")
     network = before.network
     mask = closures(network, closed)
     hit = np.flatnonzero(np.add.reduceat(mask[before.segment], before.ptr[:-1], dtype=np.int64))
+    tours = hit[(before.origin[hit] == before.destination[hit]) & (before.hops()[hit] > 1)]
+    if len(tours):
+        hint = "its ends do not say where it went: leave it out, or part it"
+        raise UsageError("a round trip cannot be drawn again", field="before", value=before.id[tours[0]], hint=hint)
     most = getattr(router, "most_hops", np.inf)
     possible = reachable(network, before.origin[hit], before.destination[hit], mask, most)
     affected, stranded = hit[possible], hit[~possible]

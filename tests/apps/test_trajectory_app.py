@@ -113,7 +113,7 @@ def test_a_table_of_requests(quintet: Quintet, run_folder: Path, tmp_path: Path)
     (tmp_path / "zone.geojson").write_text(json.dumps(zone))
     done = quintet("sample", run_folder, "--od", "od.csv", "-n", 2, "--close-polygon", "zone.geojson")
     rows = [f["properties"] for f in json.loads(done.out)["features"]]
-    assert [r["id"] for r in rows] == ["0.0", "0.1", "1.0", "1.1"]
+    assert [r["id"] for r in rows] == ["0-0", "0-1", "1-0", "1-1"]
     assert [r["destination"] for r in rows] == [200, 200, 17, 17] and rows[2]["depart"] is None
 
 
@@ -311,7 +311,7 @@ BAD = {
         (["evaluate", "{model}", "-n", "-5"], 2, "'-n': Input should be greater than or equal to 1"),
         (["whatif", "{model}", "--busiest", "1", "-n", "-1"], 2, "'-n': Input should be greater than or equal to 1"),
         (["sample", "{model}", *ENDS, "--depart", "1700000000000"], 2, "if these are milliseconds write 1700000000"),
-        (["sample", "{model}", *ENDS, "--block", "999"], 2, "block: the model was trained"),
+        (["sample", "{model}", *ENDS, "--block", "999"], 2, "block: is too long; got 999"),
         (["sample", "{model}", *ENDS, "--closed", "200"], 2, "destination: the segment is closed"),
         (["sample", "{model}", *ENDS, "--max-km", "0.5"], 2, "max_km: the shortest"),
         (["sample", "{model}", *ENDS, "--forbid", "primry"], 2, "did you mean 'primary'"),

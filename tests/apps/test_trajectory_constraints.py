@@ -300,7 +300,7 @@ def test_a_trip_does_not_depend_on_how_many_are_drawn(city: RoadNetwork, model: 
     assert [t.tolist() for t in many.lists()[:3]] == [t.tolist() for t in few.lists()]
     assert len({int(o) for o in many.origin}) > 3
     two = sample_all(model, [Request(3, 200), Request(3, 150)], 2, 4)
-    assert two.id == ["0.0", "0.1", "1.0", "1.1"] and two.destination.tolist() == [200, 200, 150, 150]
+    assert two.id == ["0-0", "0-1", "1-0", "1-1"] and two.destination.tolist() == [200, 200, 150, 150]
 
 
 def test_kilometre_limits_are_those_of_the_whole_trip(city: RoadNetwork, model: TripModel) -> None:

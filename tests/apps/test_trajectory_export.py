@@ -243,6 +243,24 @@ def test_maps_hold_their_data_and_a_picture(trips, tmp_path) -> None:
     assert '"change": ' in (tmp_path / "d.html").read_text()
 
 
+def test_names_from_strangers_are_words_on_a_map(trips, tmp_path) -> None:
+    """A tooltip is HTML: the name of a GPX track must not run when the mouse passes over its trip."""
+    named = trips.select([0, 1])
+    named.id = ["<img src=x onerror=alert(1)>", "a & b"]
+    maps.trips_map({"<b>trips</b>": named}, tmp_path / "m.html")
+    page = (tmp_path / "m.html").read_text()
+    assert "\\u0026lt;img src=x" in page and "a \\u0026amp; b" in page
+    assert "\\u003cimg" not in page and "\\u003cb" not in page and "<img src=x" not in page
+
+
+@pytest.mark.parametrize("times", ["NaT,2013-07-01T08:15:00Z", "2013-07-01T08:15:00Z,soon"])
+def test_a_time_that_is_none_is_no_time_in_a_distant_past(trips, tmp_path, times: str) -> None:
+    start = trips.lists()[0][:2].tolist()
+    (tmp_path / "t.csv").write_text(f'traj_id,rid_list,time_list\n0,"{start}","{times}"\n')
+    with pytest.raises(DataError, match="line 2, column 'time_list' is not readable"):
+        read_hoser(tmp_path / "t.csv", trips.network)
+
+
 def test_pictures_draw_every_kind(city, trips) -> None:
     ways = KShortest(city, k=3).alternatives(trips.origin[:1], trips.destination[:1])
     figures = [

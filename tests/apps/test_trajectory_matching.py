@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from apps.trajectory.city import synthetic_city
+from apps.trajectory.data import Trips, distinct
 from apps.trajectory.gps import GpsTrace, observe, read_gps
 from apps.trajectory.logit import simulate
 from apps.trajectory.matching import Matcher, match
 from apps.trajectory.network import RoadNetwork
 from apps.trajectory.osm import from_osm
+from apps.trajectory.sources import read_trips
 from benchmarks.trajectory_matching import segment_scores
 from core.errors import UsageError
 
@@ -148,3 +150,31 @@ def test_real_taxis_are_matched() -> None:
     traces = read_gps(SHARED / "porto/porto_taxi.csv.gz")[:200]
     result = match(net, traces)
     assert result.trips.check() == [] and result.summary()["matched"] >= 0.95 * len(traces)
+
+
+def test_who_parked_sets_out_from_where_it_stood(city: RoadNetwork, long_trace: tuple[np.ndarray, GpsTrace]) -> None:
+    """The fix after a gap begins the second trip, though the vehicle has not moved since the one before."""
+    path, trace = long_trace
+    k = len(trace) // 2
+    t = np.concatenate([trace.t[: k + 1], trace.t[k:] + 3600.0])
+    found = match(city, [GpsTrace("a", t, np.concatenate([trace.lonlat[: k + 1], trace.lonlat[k:]]))])
+    first, second = found.trips.lists()
+    assert found.trips.depart[1] == trace.t[k] + 3600.0 and found.report[0].matched == len(t)
+    assert second[0] == first[-1] and [*first, *second[1:]] == path.tolist()
+
+
+def test_trips_of_one_name_stay_apart(city: RoadNetwork, tmp_path: Path) -> None:
+    """Names that repeat, or that parts of a trace would repeat, are counted, so that what is written can be read."""
+    assert distinct(["a", "a", "a.2", "a"]) == ["a", "a.3", "a.2", "a.4"]
+    traces = observe(simulate(city, 4, seed=4), interval=5.0, sigma=1.0)
+    rows = [f'7,{t.t[0]:.0f},"{t.lonlat.tolist()}"' for t in traces]
+    (tmp_path / "p.csv").write_text("\n".join(["TRIP_ID,TIMESTAMP,POLYLINE", *rows]))
+    named = read_gps(tmp_path / "p.csv")
+    assert [t.id for t in named] == ["7", "7.2", "7.3", "7.4"]
+    parked = GpsTrace("7", np.concatenate([traces[0].t, traces[0].t + 1e4]), np.tile(traces[0].lonlat, (2, 1)))
+    found = match(city, [parked, GpsTrace("7/2", named[1].t, named[1].lonlat), *named[2:]]).trips
+    assert len(found) == 5 and len(set(found.id)) == 5
+    both = Trips.concat([found, found])
+    both.write(tmp_path / "t.csv")
+    again = read_trips(tmp_path / "t.csv", city)
+    assert again.id == both.id and np.array_equal(again.segment, both.segment)

@@ -119,3 +119,11 @@ def test_members_must_share_the_roads(pair: tuple[TripModel, TripModel]) -> None
         Mixture([pair[0], member(0, (6, 4))])
     with pytest.raises(UsageError, match="members"):
         Mixture([])
+
+
+def test_trips_of_a_mixture_have_names_of_their_own(pair: tuple[TripModel, TripModel]) -> None:
+    """As those of one model: a table tells trips apart by name."""
+    both = Mixture(pair)
+    assert both.sample(ORIGIN, DESTINATION).id == ["0", "1", "2"] == pair[0].sample(ORIGIN, DESTINATION).id
+    named = Trips.from_lists(both.network, both.sample(ORIGIN, DESTINATION).lists(), id=["x", "y", "z"])
+    assert both.time(named).id == ["x", "y", "z"]

@@ -11,6 +11,7 @@ import pytest
 from apps.trajectory.network import ROAD_CLASSES, RoadNetwork
 from apps.trajectory.osm import from_osm, from_place
 from apps.trajectory.places import closures, resolve
+from core.errors import DataError
 
 PLACE = {1: (10.0, 50.0), 2: (10.004, 50.0), 3: (10.008, 50.0), 4: (10.004, 50.004)}
 
@@ -169,3 +170,10 @@ def test_a_way_is_every_segment_that_it_is_part_of(tmp_path: Path) -> None:
         found = [set(resolve(network, f"way:{w}", "touch", "closed")) for w in (11, 12, 13, 14)]
         assert found[0] == found[1] and len(found[0]) == 2 and found[0] <= set(direct.tolist())
         assert not found[0] & (found[2] | found[3]) and set().union(*found) == set(range(net.n))
+
+
+def test_an_extract_that_cuts_ways_says_how_to_keep_them(tmp_path: Path) -> None:
+    path = osm(tmp_path)
+    path.write_text(path.read_text().replace('<nd ref="3"/><tag', '<nd ref="3"/><nd ref="99"/><tag'))
+    with pytest.raises(DataError, match="complete_ways"):
+        from_osm(path, cache=tmp_path / "cache")
