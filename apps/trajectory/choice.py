@@ -63,8 +63,8 @@ def cover(similarity: np.ndarray, n: int) -> list[int]:
 
 def choice_set(
     model: TripModel | Mixture,
-    origin: Sequence[int] | np.ndarray,
-    destination: Sequence[int] | np.ndarray,
+    origin: Sequence[int] | np.ndarray | int,
+    destination: Sequence[int] | np.ndarray | int,
     depart: np.ndarray | None = None,
     n: int = 5,
     draws: int = 40,

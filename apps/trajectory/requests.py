@@ -196,7 +196,7 @@ def sample_all(
     return trips
 
 
-def departure(when: str | float | datetime | None) -> float:
+def departure(when: str | float | datetime | np.datetime64 | None) -> float:
     """Return unix seconds of a departure, NaN for None or "".
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Unpack
 
@@ -49,9 +50,9 @@ class Sampler(ABC):
         self,
         origin: Place,
         destination: Place,
-        depart: np.ndarray | str | float | datetime | None = None,
+        depart: np.ndarray | np.datetime64 | Sequence[Any] | str | float | datetime | None = None,
         seed: int = 0,
-        index: np.ndarray | None = None,
+        index: np.ndarray | Sequence[int] | None = None,
         *,
         greedy: bool = False,
         timed: bool = True,
@@ -84,6 +85,8 @@ class Sampler(ABC):
             if index is not None:
                 raise UsageError("goes with arrays of segments; trip i of one request has the stream i", field="index")
             moment: Any = depart
+            if np.ndim(moment):
+                raise UsageError("one request has one departure", field="depart", value=str(depart)[:60])
             request = Request(origin, destination, depart=moment, **wishes)
             return request.sample(asked, 1 if n is None else n, seed, greedy=greedy, timed=timed)
         start = _numbers(origin, "origin")
@@ -97,8 +100,8 @@ class Sampler(ABC):
 
     def most_likely(
         self,
-        origin: np.ndarray,
-        destination: np.ndarray,
+        origin: np.ndarray | Sequence[int] | int,
+        destination: np.ndarray | Sequence[int] | int,
         depart: np.ndarray | None = None,
         seed: int = 0,
         draws: int = 16,

@@ -45,7 +45,7 @@ def test_one_place_each_is_one_request(model: TripModel) -> None:
         ({"origin": 3, "destination": 200, "depart": ["08:15"]}, "depart"),
         ({"origin": [3], "destination": [200], "depart": [1.37e12]}, "depart"),
         ({"origin": 3, "destination": 200, "n": 2, "index": [5, 6]}, "index"),
-        ({"origin": None, "destination": None}, "origin"),
+        ({"origin": {}, "destination": {}}, "origin"),
     ],
     ids=str,
 )
